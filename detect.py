@@ -1,0 +1,58 @@
+"""Find defects in images, folders, videos and camera streams with a trained or exported model.
+
+    python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
+
+Exit status: 0 all pictures were looked at, 1 some could not be read, 2 wrong arguments or input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cfg.errors import guard
+from engine.arguments import count, fraction, image_size
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="detect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", required=True, help="best.pt, or an exported .onnx, .torchscript or OpenVINO folder")
+    add("--source", required=True, nargs="+", help="image, folder (recursive), glob, video, .txt list, camera number, URL")
+    add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained or exported)")
+    add("--conf", type=fraction, default=0.25, help="lowest confidence that is reported (default %(default)s)")
+    add("--iou", type=fraction, default=0.45, help="overlap above which boxes are one object (default %(default)s)")
+    add("--max-det", type=count, default=300, help="most objects per image (default %(default)s)")
+    add("--device", default="", help="cpu, or the number of a GPU (default: the first GPU, else cpu)")
+    add("--batch", type=count, default=1, help="images at once (default %(default)s)")
+    add("--classes", nargs="+", help="report these classes only: indices or names")
+    add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
+    add("--half", action="store_true", help="float16, where the device allows it")
+    add("--save-txt", action="store_true", help="labels/NAME.txt in YOLO format")
+    add("--save-conf", action="store_true", help="with confidence in labels/NAME.txt (implies --save-txt)")
+    add("--save-json", action="store_true", help="results.json")
+    add("--save-csv", action="store_true", help="results.csv")
+    add("--save-coco", action="store_true", help="coco.json")
+    add("--no-draw", dest="draw", action="store_false", help="no annotated images or videos")
+    add("--line-width", type=count, help="of the drawn boxes, in pixels (default: by image size)")
+    add("--project", default="runs/detect", help="folder of the runs (default %(default)s)")
+    add("--name", default="exp", help="name of this run; numbered when it exists (default %(default)s)")
+    add("--exist-ok", action="store_true", help="write into an existing run folder")
+    add("--view", action="store_true", help="show the results in a window; q ends the run")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run detection; return the exit status."""
+    arguments = parse(argv)
+    arguments.save_txt |= arguments.save_conf
+    from engine.predictor import DetectOptions, detect
+
+    return 1 if detect(DetectOptions(**vars(arguments))).skipped else 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))

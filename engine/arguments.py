@@ -1,0 +1,34 @@
+"""Value types shared by the command lines. Imports nothing heavy, so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def image_size(text: str) -> list[int]:
+    """Parse ``"640"`` or ``"480,640"`` (height, width) into one or two pixel counts of at least 1."""
+    try:
+        size = [int(part) for part in text.replace("x", ",").split(",")]
+    except ValueError:
+        size = []
+    if len(size) not in (1, 2) or min(size) < 1:
+        raise argparse.ArgumentTypeError(f"expected pixels as 640 or height,width as 480,640, got '{text}'")
+    return size
+
+
+def fraction(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got '{text}'")
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a whole number of at least 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
+    return int(text)

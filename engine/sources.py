@@ -1,0 +1,326 @@
+"""What detect.py looks at: images, folders, globs, list files, videos, cameras and network streams.
+
+ultralytics reads videos and streams. Listing and reading images is done here, because a folder must be walked
+recursively without holding it in memory, and an unreadable image must be told, skipped and counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+from PIL import Image
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError
+from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
+from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
+from ultralytics.utils import ops
+from ultralytics.utils.patches import imread
+
+IMAGE_SUFFIXES = frozenset(f".{name.lower()}" for name in IMG_FORMATS)
+VIDEO_SUFFIXES = frozenset(f".{name.lower()}" for name in VID_FORMATS)
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
+STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
+END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # first bytes of JPEG and PNG -> what closes the file
+TAIL_BYTES = 4096
+
+Batch = tuple[list[str], list[np.ndarray], list["Item"]]
+Skip = Callable[[Path, str], None]
+
+
+class Unreadable(Exception):
+    """An image or video that cannot be decoded; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture on its way through the detector.
+
+    Attributes:
+        path: the file or stream it comes from.
+        relative: where its outputs go below the run folder, with the source's own file name.
+        kind: ``image``, ``video`` or ``stream``.
+        label: how a progress line calls it, such as ``image 3/120``.
+        frame: frame number from 1 in a video or stream, None for an image.
+        fps: frames per second of a video or stream, 0 for an image.
+    """
+
+    path: Path
+    relative: PurePath
+    kind: str
+    label: str
+    frame: int | None = None
+    fps: float = 0.0
+
+
+def is_stream(source: str) -> bool:
+    """True for a camera index, a stream URL or a ``.streams`` file, and False for everything that lies on a disk."""
+    if Path(source).suffix.lower() == ".streams":
+        return True
+    return (source.isdigit() and not Path(source).exists()) or source.lower().startswith(STREAM_SCHEMES)
+
+
+class FileList:
+    """The files of one or more sources, listed anew and lazily at every iteration.
+
+    Every source is checked at construction. Relative output paths start at the source's own folder; with several
+    sources at their common parent, so that equal names in different folders never meet.
+
+    Args:
+        sources: files, folders (walked recursively), globs, or ``.txt`` files with one path or glob per line.
+        exclude: folder that is never entered: the run folder, which may lie below a source.
+
+    Raises:
+        UserError: a source is missing, empty or of an unknown kind.
+    """
+
+    def __init__(self, sources: Iterable[str], exclude: Path | None = None) -> None:
+        self.sources = list(sources)
+        self.exclude = exclude.resolve() if exclude else None
+        roots = [_root(source, self._list(source)) for source in self.sources]
+        for source in self.sources:
+            if next(self._list(source), None) is None:
+                raise UserError(f"--source {source}: expected images or videos, got none; known extensions: {_known()}")
+        self.base = _common(roots)
+        self.total = sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[tuple[Path, PurePath]]:
+        """Yield (absolute path, path relative to the outputs)."""
+        for source in self.sources:
+            for path in self._list(source):
+                inside = self.base is not None and path.is_relative_to(self.base)
+                yield path, path.relative_to(self.base if inside else path.anchor)
+
+    def _list(self, source: str) -> Iterator[Path]:
+        path = Path(source)
+        if path.is_dir():
+            return _walk(path, self.exclude)
+        if path.is_file():
+            return _read_list(path) if path.suffix.lower() == ".txt" else _one(source)
+        if glob.has_magic(source):
+            return _match(source)
+        raise UserError(f"--source {source}: expected a file, folder, glob, camera number or stream URL, but nothing "
+                        "is there; check the path")
+
+
+def _one(source: str) -> Iterator[Path]:
+    if Path(source).suffix.lower() not in MEDIA_SUFFIXES:
+        raise UserError(f"--source {source}: expected an image or a video, got '{Path(source).suffix or 'no extension'}'"
+                        f"; known extensions: {_known()}")
+    return iter([_absolute(source)])
+
+
+def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
+    """Yield the media files below a folder in alphabetical order, one folder's names in memory at a time."""
+    for here, folders, names in os.walk(_absolute(folder)):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
+        for name in sorted(names):
+            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
+                yield Path(here) / name
+
+
+def _match(pattern: str) -> Iterator[Path]:
+    found = sorted(glob.glob(pattern, recursive=True))
+    return (_absolute(name) for name in found if Path(name).suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(name))
+
+
+def _read_list(path: Path) -> Iterator[Path]:
+    """Yield the files that a list names, relative to the working folder or else to the list; missing ones too."""
+    try:
+        with path.open(encoding="utf-8-sig") as lines:
+            for line in lines:
+                entry = line.strip()
+                if not entry or entry.startswith("#"):
+                    continue
+                nearby = str(path.parent / entry)
+                if glob.has_magic(entry) and not os.path.exists(entry) and not os.path.exists(nearby):
+                    yield from _match(entry if glob.glob(entry, recursive=True) else nearby)
+                else:
+                    yield _absolute(entry if os.path.exists(entry) else nearby)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--source {path}: expected a text file with one path per line ({error})") from None
+
+
+def _root(source: str, files: Iterator[Path]) -> Path | None:
+    """Return the folder that a source's output paths are relative to."""
+    path = Path(source)
+    if path.is_dir():
+        return _absolute(path)
+    if path.is_file() and path.suffix.lower() != ".txt":
+        return _absolute(path).parent
+    root: Path | None = None
+    for file in files:
+        root = file.parent if root is None else _common([root, file.parent])
+    return root
+
+
+def _common(folders: Iterable[Path | None]) -> Path | None:
+    """Return the deepest folder that holds all given ones; None where there is none (two drives)."""
+    try:
+        return Path(os.path.commonpath([str(folder) for folder in folders if folder is not None]))
+    except ValueError:
+        return None
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(path))  # not resolve(): a linked file keeps the name the user knows
+
+
+def _known() -> str:
+    return " ".join(sorted(MEDIA_SUFFIXES))
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read an image as training reads it: (H, W, 3) BGR, uint8, turned upright by its EXIF tag.
+
+    Grey is repeated into three channels, an alpha channel is dropped, 16 bits keep their high byte.
+
+    Raises:
+        Unreadable: missing, empty, truncated or not an image.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise Unreadable("empty file")
+        if not _is_closed(path):
+            with Image.open(path) as image:  # decodes strictly, where OpenCV fills what is missing with grey
+                image.load()
+        image_bgr = imread(path, cv2.IMREAD_COLOR)
+    except OSError as error:
+        raise Unreadable(error.strerror.lower() if error.strerror else str(error)) from None
+    except (cv2.error, Image.DecompressionBombError, SyntaxError, ValueError) as error:
+        raise Unreadable(" ".join(str(error).split())) from None
+    if image_bgr is None:
+        raise Unreadable("not an image, or its data are corrupt")
+    return np.repeat(image_bgr, 3, axis=2) if image_bgr.shape[2] == 1 else image_bgr
+
+
+def _is_closed(path: Path) -> bool:
+    """True when the file ends as its format demands, or the format has no end marker we know."""
+    with path.open("rb") as file:
+        marker = END_MARKERS.get(file.read(2))
+        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
+        return marker is None or marker in file.read()
+
+
+class MediaSource:
+    """Batches of images and video frames in the form that ultralytics' predictor iterates over.
+
+    A batch holds pictures of one size only: then each is letterboxed exactly as it would be alone and the result does
+    not depend on the batch size.
+
+    Args:
+        files: what to read.
+        batch: pictures per batch.
+        skip: called with (path, reason) for everything unreadable.
+    """
+
+    mode = "image"
+    source_type = SourceTypes()
+
+    def __init__(self, files: FileList, batch: int, skip: Skip) -> None:
+        self.files, self.batch, self.skip = files, batch, skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        paths: list[str] = []
+        images: list[np.ndarray] = []
+        items: list[Item] = []
+        for item, image in self._pictures():
+            if images and (len(images) == self.batch or image.shape != images[0].shape):
+                yield paths, images, items
+                paths, images, items = [], [], []
+            paths.append(str(item.path))
+            images.append(image)
+            items.append(item)
+        if images:
+            yield paths, images, items
+
+    def _pictures(self) -> Iterator[tuple[Item, np.ndarray]]:
+        for number, (path, relative) in enumerate(self.files, start=1):
+            try:
+                if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() not in IMAGE_SUFFIXES:
+                    yield from self._frames(path, relative, number)
+                else:
+                    yield Item(path, relative, "image", f"image {number}/{self.files.total}"), read_image(path)
+            except Unreadable as error:
+                self.skip(path, str(error))
+
+    def _frames(self, path: Path, relative: PurePath, number: int) -> Iterator[tuple[Item, np.ndarray]]:
+        try:
+            loader = LoadImagesAndVideos([str(path)])
+        except FileNotFoundError:
+            raise Unreadable("not a video, or its data are corrupt" if path.exists() else "no such file") from None
+        try:
+            frame = 0
+            for frame, (_, images, _) in enumerate((b for b in loader if b[1]), start=1):
+                label = f"video {number}/{self.files.total} (frame {frame}/{loader.frames})"
+                yield Item(path, relative, "video", label, frame, loader.fps), images[0]
+            if frame == 0:
+                raise Unreadable("video without a readable frame")
+        finally:
+            loader.close()
+
+
+class StreamSource:
+    """Frames of cameras and network streams, all read at once by ultralytics' LoadStreams.
+
+    Raises:
+        UserError: a stream cannot be opened.
+    """
+
+    mode = "stream"
+    source_type = SourceTypes(stream=True)
+
+    def __init__(self, sources: Iterable[str]) -> None:
+        listed = [name for source in sources for name in _stream_names(source)]
+        for source in listed:
+            if source.lower().startswith("http") and Path(source.split("?")[0]).suffix.lower() in IMAGE_SUFFIXES:
+                raise UserError(f"--source {source}: expected a video stream, got the address of an image; download it")
+        self.relative = [PurePath(ops.clean_str(name).replace(os.sep, "_")) for name in listed]
+        self.names = listed
+        with tempfile.TemporaryDirectory() as folder:  # LoadStreams takes several streams only as a list file
+            file = Path(folder) / "list.streams"
+            file.write_text("\n".join(listed), encoding="utf-8")
+            try:
+                self.loader = LoadStreams(str(file), buffer=False)
+            except (ConnectionError, NotImplementedError, ModuleNotFoundError) as error:
+                raise UserError(f"--source {' '.join(listed)}: expected a stream that opens, got: {error}; check the "
+                                "camera number, address and network") from None
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number, (_, images, _) in enumerate(self.loader, start=1):
+            items = [
+                Item(Path(name), relative, "stream", f"{i}: frame {number}", number, self.loader.fps[i])
+                for i, (name, relative) in enumerate(zip(self.names, self.relative, strict=True))
+            ]
+            yield self.names, images, items
+
+    def close(self) -> None:
+        """Stop the reading threads and release the captures."""
+        self.loader.close()
+
+
+def _stream_names(source: str) -> list[str]:
+    if Path(source).suffix.lower() != ".streams":
+        return [source]
+    try:
+        names = Path(source).read_text(encoding="utf-8-sig").split()
+    except OSError as error:
+        raise UserError(f"--source {source}: cannot be read ({error}); give a text file with one stream per line") from None
+    if not names:
+        raise UserError(f"--source {source}: expected one stream per line, got an empty file")
+    return names
+
+
+def open_source(sources: list[str], batch: int, skip: Skip, exclude: Path | None = None) -> MediaSource | StreamSource:
+    """Open what ``--source`` names. Raises `UserError` when something is missing, empty or cannot be combined."""
+    streams = [source for source in sources if is_stream(source)]
+    if streams and len(streams) < len(sources):
+        raise UserError(f"--source {streams[0]}: expected files only or streams only, got both; run them separately")
+    return StreamSource(streams) if streams else MediaSource(FileList(sources, exclude), batch, skip)

@@ -1,0 +1,115 @@
+"""Weights in any form that can be run: our .pt, or an exported ONNX, TorchScript or OpenVINO model."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError
+from engine.checkpoint import load_detector
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.backends.base import BaseBackend
+from ultralytics.utils.torch_utils import select_device
+
+OPENVINO_ENDING = "_openvino_model"
+RUNTIMES = {".onnx": "onnxruntime", "openvino": "openvino"}  # form of the weights -> Python package that runs it
+DEFAULT_SIZE = 640
+
+
+def locate_weights(weights: str | Path) -> Path:
+    """Return the file or OpenVINO folder behind ``--weights``.
+
+    Raises:
+        UserError: missing, of an unknown kind, or the package that runs it is not installed.
+    """
+    path = Path(weights)
+    if path.suffix == ".xml":
+        path = path.parent
+    if not path.exists():
+        raise UserError(f"--weights {weights}: expected a model file, but nothing is there; check the path")
+    if path.is_dir():
+        if not any(path.glob("*.xml")) or OPENVINO_ENDING not in path.name:
+            raise UserError(f"--weights {weights}: expected an OpenVINO folder named NAME{OPENVINO_ENDING} with an .xml "
+                            "file in it; export one with export.py --format openvino")
+        require(RUNTIMES["openvino"], f"--weights {weights}")
+    elif path.suffix not in (".pt", ".onnx", ".torchscript"):
+        raise UserError(f"--weights {weights}: expected .pt, .onnx, .torchscript or an OpenVINO folder, got "
+                        f"'{path.suffix or path.name}'; export to one of these with export.py")
+    elif path.suffix in RUNTIMES:
+        require(RUNTIMES[path.suffix], f"--weights {weights}")
+    return path
+
+
+def require(package: str, reason: str) -> None:
+    """Raise `UserError` with the pip line when a package is not installed; nothing is ever installed by Tandem."""
+    if importlib.util.find_spec(package) is None:
+        raise UserError(f"{reason}: expected the package {package} to be installed; pip install {package}")
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what export.py stored in an exported model (`engine.exporter.metadata`), values in plain Python types.
+
+    ONNX keeps text only, so values that read as Python literals are turned back. Empty for a model of another origin.
+    """
+    return {key: _literal(value) for key, value in BaseBackend.read_metadata(str(path)).items()}
+
+
+def _literal(value: Any) -> Any:
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):
+        return value
+
+
+def pick_device(device: str) -> torch.device:
+    """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. Raises `UserError` if absent."""
+    try:
+        threads = torch.get_num_threads()
+        picked = select_device(device, verbose=False)
+        torch.set_num_threads(threads)  # select_device leaves one core less than there are, a half of a small machine
+    except (ValueError, AssertionError, RuntimeError) as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"--device {device}: expected cpu or the number of a GPU that is there ({detail[:200]})") from None
+    return picked
+
+
+def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[AutoBackend, list[int]]:
+    """Load weights of any form for inference.
+
+    Args:
+        path: as `locate_weights` returned it.
+        device: where it runs.
+        half: float16, where device and format allow it.
+
+    Returns:
+        The model, fused, and the input size (height, width) or (side,) that it was trained or exported with.
+
+    Raises:
+        UserError: not readable as what its name says, or no detector.
+    """
+    if path.suffix == ".pt":
+        detector, _ = load_detector(path, device)
+        size = _size(getattr(detector, "args", None))
+        return AutoBackend(detector, device=device, fp16=half, verbose=False), size
+    try:
+        backend = AutoBackend(str(path), device=device, fp16=half, verbose=False)
+    except UserError:
+        raise
+    except Exception as error:  # each runtime raises its own classes for a file that it cannot read
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {detail[:200]}); export it again") from None
+    if backend.task not in (None, "detect"):
+        raise UserError(f"{path}: expected a detection model, got one for '{backend.task}'")
+    size = getattr(backend, "imgsz", None) or [DEFAULT_SIZE]
+    return backend, [int(side) for side in size]
+
+
+def _size(args: Any) -> list[int]:
+    value = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
+    sizes = [value] if isinstance(value, int) else list(value or [DEFAULT_SIZE])
+    return [int(side) for side in sizes]
