@@ -1,0 +1,10 @@
+"""Data sets: find and check them, convert, split and enlarge them, and make the built-in sample.
+
+Everything here speaks the YOLO layout (`images/<part>/*`, `labels/<part>/*.txt`, a data YAML) and needs numpy, OpenCV,
+Pillow and SciPy only, so that it can run before, and without, the deep-learning libraries. Command lines:
+`python -m data.convert`, `data.split`, `data.expand`, `data.check`, `data.sample`.
+"""
+
+from data.dataset import DataSummary, resolve, validate
+
+__all__ = ["DataSummary", "resolve", "validate"]

@@ -1,0 +1,161 @@
+"""Find a data set from its YAML (`resolve`) and check the labels before a run starts (`validate`)."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cfg import UserError, find, nearest, read_yaml
+from data.labels import LABEL_ERRORS, read_labels
+from data.layout import PARTS, label_path, list_images
+
+WHAT = {"train": "training images", "val": "validation images", "test": "test images"}
+
+
+@dataclass(frozen=True)
+class DataSummary:
+    """What a data set holds: class names by index, and per part (train, val, test) its folders and counts.
+
+    `boxes_per_class` has shape (nc,) for each part; `background` counts images without boxes.
+    """
+
+    names: dict[int, str]
+    nc: int
+    paths: dict[str, list[Path]]
+    images: dict[str, int]
+    boxes: dict[str, int]
+    background: dict[str, int]
+    boxes_per_class: dict[str, np.ndarray]
+
+
+def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> dict[str, Any]:
+    """Return the content of a data YAML with absolute paths, `names` as {index: name} and `nc`.
+
+    `path` may be absolute; a relative one is looked for from the current directory, then beside the YAML. Without
+    `path` everything is relative to the YAML. `TANDEM_DATASETS` takes the place of a leading `datasets`. A `download`
+    key is dropped: nothing is fetched or run.
+
+    Args:
+        data: YAML path, folder with a `data.yaml`, or short name of a file in `cfg/data`.
+        require: parts that must be named and exist.
+
+    Raises:
+        UserError: no such YAML, wrong `names`/`nc`, or a required part is not named or not there.
+    """
+    file = Path(data) / "data.yaml" if (Path(data) / "data.yaml").is_file() else find("data", data)
+    content = read_yaml(file)
+    content.pop("download", None)
+    content["names"] = _names(file, content)
+    content["nc"] = len(content["names"])
+    root = _root(file, content.get("path"))
+    content["path"] = str(root)
+    for part in PARTS:
+        if content.get(part):
+            content[part] = _absolute(file, part, content[part], root)
+        elif part in require:
+            raise UserError(f"{file}: expected a key '{part}' with the {WHAT[part]}, got none"
+                            f"{nearest(part, [k for k in content if k not in PARTS])}; add it, or divide the data "
+                            "set with `python -m data.split`")
+    for part in require:
+        for path in part_paths(content, part):
+            if not path.exists():
+                raise UserError(missing_text(file, content, part, path))
+    return content
+
+
+def part_paths(content: dict[str, Any], part: str) -> list[Path]:
+    """Return the folders or list files of one part of a resolved data YAML; empty when the part is not named."""
+    value = content.get(part) or []
+    return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
+
+
+def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> str:
+    """Say in one line which folder is missing, where it was expected, and how a person gets it."""
+    fix = " ".join(str(content.get("download_help") or "").split())
+    fix = fix or f"correct 'path' or '{part}' in the YAML, or put the images there"
+    return f"{file}: {WHAT[part]} not found: expected {path}; {fix}"
+
+
+def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
+    names, nc = content.get("names"), content.get("nc")
+    if names is None and isinstance(nc, int) and nc > 0:
+        names = [f"class_{i}" for i in range(nc)]
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict) or not names:
+        raise UserError(f"{file}: expected 'names' to list the classes, got {names!r}; write `names: [scratch, pit]`")
+    if sorted(names, key=str) != sorted(range(len(names)), key=str):
+        raise UserError(f"{file}: expected 'names' to have the keys 0 to {len(names) - 1}, got {list(names)}; renumber")
+    names = {i: str(names[i]) for i in range(len(names))}
+    if len(set(names.values())) < len(names):
+        raise UserError(f"{file}: expected distinct 'names', got {list(names.values())}; rename the repeated class")
+    if nc is not None and nc != len(names):
+        raise UserError(f"{file}: expected 'nc' to be the number of 'names' ({len(names)}), got {nc}; drop 'nc'")
+    return names
+
+
+def _root(file: Path, path: Any) -> Path:
+    if path is None:
+        return file.parent.resolve()
+    given, datasets = Path(str(path)).expanduser(), os.environ.get("TANDEM_DATASETS")
+    if datasets and given.parts[:1] == ("datasets",):
+        return Path(datasets, *given.parts[1:]).resolve()
+    beside = file.parent / given
+    return (beside if not given.exists() and beside.exists() else given).resolve()
+
+
+def _absolute(file: Path, part: str, value: Any, root: Path) -> str | list[str]:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(entry, str) for entry in entries):
+        raise UserError(f"{file}: expected '{part}' to be a folder, a list file or a list of them, got {value!r}")
+    paths = [os.path.normpath(root / entry) for entry in entries]
+    return paths if isinstance(value, list) else paths[0]
+
+
+def validate(data: str | Path) -> DataSummary:
+    """Read every label file of a data set, fast and without opening an image, and refuse what cannot be trained on.
+
+    Raises:
+        UserError: folders missing, no images, a label line with an error (`data.labels.LABEL_ERRORS`: ultralytics
+            would drop the whole image without a word), or no boxes in the training part.
+    """
+    content = resolve(data)
+    nc, parts = content["nc"], [p for p in PARTS if content.get(p)]
+    paths = {part: part_paths(content, part) for part in parts}
+    images, background, per_class, errors = {}, {}, {}, []
+    for part in parts:
+        files = [image for entry in paths[part] if entry.exists() for image in list_images(entry)]
+        if not files and part != "test":
+            raise UserError(f"{data}: {WHAT[part]}: expected images in {paths[part][0]}, got none; put them there")
+        per_class[part], background[part], found = _count(files, nc)
+        images[part], errors = len(files), errors + found
+    if errors:
+        (path, problem), files = errors[0], len({path for path, _ in errors})
+        more = f" ({len(errors)} such problems in {files} files: `python -m data.check --data {data}`)"
+        place = f"{path}:{problem.line}" if problem.line else f"{path}"
+        raise UserError(f"{place}: {problem.text}{more if len(errors) > 1 else ''}")
+    boxes = {part: int(counts.sum()) for part, counts in per_class.items()}
+    if not boxes["train"]:
+        example = label_path(list_images(paths["train"][0])[0])
+        raise UserError(f"{data}: expected boxes in the training part, got none in {images['train']} images; labels "
+                        f"are looked for as in {example}")
+    return DataSummary(content["names"], nc, paths, images, boxes, background, per_class)
+
+
+def _count(files: list[Path], nc: int) -> tuple[np.ndarray, int, list]:
+    """Return boxes per class (nc,), the number of images without boxes, and [(label file, problem)]."""
+    counts, background, errors = np.zeros(nc, dtype=np.int64), 0, []
+    for image in files:
+        path = label_path(image)
+        if not path.exists():
+            background += 1
+            continue
+        labels = read_labels(path, nc)
+        errors += [(path, p) for p in labels.problems if p.code in LABEL_ERRORS]
+        counts += np.bincount(labels.rows[:, 0].astype(int), minlength=nc)[:nc]
+        background += not len(labels.rows)
+    return counts, background, errors
