@@ -1,0 +1,334 @@
+"""Checkpoints are data, not code: state dict, model YAML and metadata in plain types.
+
+`best.pt` ("tandem-detector") holds the student alone; `last.pt` ("tandem-run") the same fields, with the averaged student
+under ``state``, and what a resumed run needs under ``run``. Both load with `torch.load(weights_only=True)` in any process,
+whatever can be imported there. Files of other programs go through `engine.foreign`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import types
+import warnings
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import models.environment  # noqa: F401  (before ultralytics)
+from cfg import UserError
+from cfg.version import VERSION as TANDEM_VERSION
+from engine.foreign import Inert, build_stock, find_module, harvest_state_dict, is_torchscript, load_inert, rebuild
+
+DETECTOR, RUN = "tandem-detector", "tandem-run"
+VERSION = 1
+FIELDS = ("kind", "yaml", "nc", "names", "stride", "state", "meta")
+YOLOV5_FIRST_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Outcome of `transfer`: `matched` of `total` tensors were copied; `skipped` names those that found no place."""
+
+    matched: int
+    total: int
+    skipped: list[str]
+
+
+# -- write --------------------------------------------------------------------------------------------------------------
+
+
+def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
+    """Return the content of a checkpoint of format `kind`: what rebuilds `detector` (YAML, names, strides), its state in fp32, `meta`.
+
+    Date and library versions are added to `meta` where it has none. Tensors are copies on the CPU.
+    """
+    import ultralytics
+    from models.detector import Detector
+
+    versions = {"tandem": TANDEM_VERSION, "torch": str(torch.__version__), "ultralytics": ultralytics.__version__}
+    names = detector.names if isinstance(detector.names, dict) else dict(enumerate(detector.names))
+    state = {k: v.detach().float() if v.is_floating_point() else v.detach() for k, v in detector.state_dict().items()}
+    return plain(
+        {
+            "format": kind,
+            "version": VERSION,
+            "kind": "tandem" if isinstance(detector, Detector) else "ultralytics",
+            "yaml": detector.yaml,
+            "nc": len(names),
+            "names": names,
+            "stride": [int(s) for s in detector.stride],
+            "state": state,
+            "meta": {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "versions": versions} | meta,
+        }
+    )
+
+
+def save_student(path: str | Path, detector: nn.Module, meta: dict[str, Any]) -> None:
+    """Write `best.pt`: one detector, ours or a stock ultralytics one, and nothing else. Raises as `save_atomic`."""
+    save_atomic(path, pack(detector, meta))
+
+
+def save_atomic(path: str | Path, content: dict[str, Any]) -> None:
+    """Write `content` (plain types and tensors) so that `path` holds the old or the new file, never half of one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; a file that was there before is intact.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Serialised in memory first: torch's file writer aborts the process when the disk fills up under it.
+    buffer = io.BytesIO()
+    torch.save(plain(content), buffer)
+    try:
+        with part.open("wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from None
+    finally:
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder that refused the file; its error is already on the way
+
+
+def plain(value: Any, where: str = "checkpoint") -> Any:
+    """Return `value` in types that `torch.load(weights_only=True)` reads: numbers, str, list, tuple, dict, CPU tensors.
+
+    Raises:
+        TypeError: something inside has no plain form; the message says where.
+    """
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, Tensor):
+        # Contiguous, and a copy where it is a view: torch.save writes a view's whole storage.
+        tensor = value.detach().cpu().contiguous()
+        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
+    if isinstance(value, types.SimpleNamespace):
+        value = vars(value)
+    if isinstance(value, dict):
+        return {plain(k, where): plain(v, f"{where}.{k}") for k, v in value.items()}
+    if isinstance(value, (list, set, torch.Size)):
+        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, tuple):
+        return tuple(plain(v, f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    for base in (bool, int, float, str):
+        if isinstance(value, base):
+            return base(value)
+    if isinstance(value, (Path, torch.device)):
+        return str(value)
+    raise TypeError(f"{where}: {type(value).__name__} has no plain form; store numbers, text, lists, dicts or tensors")
+
+
+# -- read ---------------------------------------------------------------------------------------------------------------
+
+
+def read(path: str | Path) -> Any:
+    """Load any checkpoint file without running code from it: plain content, or `Inert` objects for pickled classes.
+
+    Raises:
+        UserError: no such file, empty, damaged, not a checkpoint, refused by the unpickler, or of a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: weights file not found; give the path of a .pt file")
+    if not path.stat().st_size:
+        raise UserError(f"{path}: expected a checkpoint, got an empty file; train or copy it again")
+    try:
+        if is_torchscript(path):
+            raise UserError(f"{path}: expected a checkpoint, got a TorchScript export; rename it to end in .torchscript")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles that are not data; the next reader judges them
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions") from None
+    except UserError:
+        raise
+    except Exception:  # a pickled model, a damaged file or no checkpoint at all: the next reader tells which
+        return load_inert(path)
+    if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
+        missing = [field for field in FIELDS if field not in content]
+        if missing or content.get("version", 0) > VERSION:
+            reason = f"lacks {', '.join(missing)}" if missing else f"is of version {content['version']}, newer than {VERSION}"
+            raise UserError(f"{path}: the checkpoint {reason}; save it again with this version of Tandem")
+    return content
+
+
+def load_detector(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+    """Rebuild the detector of a checkpoint.
+
+    Args:
+        path: `best.pt` or `last.pt` of Tandem (of the latter, the averaged student), or an ultralytics detection .pt.
+        device: where the module goes.
+
+    Returns:
+        The module in float32 and eval mode (every parameter trainable), and the checkpoint's fields (`FIELDS`, and
+        ``run`` for `last.pt`) in plain types.
+
+    Raises:
+        UserError: as `read`; or the file holds tensors without a model that can be built.
+    """
+    path, content = Path(path), read(path)
+    module = find_module(content)
+    if module is not None:
+        detector = rebuild(path, module)
+        content = _describe_foreign(detector, content)
+    elif isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
+        detector = _rebuild_own(path, content)
+    else:
+        raise UserError(
+            f"{path}: expected a checkpoint with a model, got bare tensors or something else; "
+            "weights alone can start a training: train.py --cfg MODEL.yaml --weights FILE"
+        )
+    detector.task = "detect"
+    detector.args = _with_defaults(content["meta"].get("train_args"))
+    return detector.float().eval().to(device), content
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Return name -> tensor (CPU, as stored) of any checkpoint: ours, ultralytics, YOLOv5, or a bare state dict.
+
+    Raises:
+        UserError: as `read`; or there is not one named tensor in the file.
+    """
+    content = read(path)
+    module = find_module(content)
+    state = harvest_state_dict(module) if module is not None else _named_tensors(content)
+    if not state:
+        raise UserError(f"{path}: expected a checkpoint with named tensors, got none; give a .pt file of a detector")
+    return state
+
+
+@torch.no_grad()
+def transfer(model: nn.Module, state: dict[str, Tensor]) -> Transfer:
+    """Copy into `model`, in place, every tensor of `state` whose name and shape match one of the model's.
+
+    YOLOv5 stores anchor sizes in grid cells (``....anchors``, (levels, anchors, 2)); a model that keeps them in pixels
+    (``....anchor_wh``) takes them times YOLOv5's strides 8, 16, 32 ...
+    """
+    own, skipped = model.state_dict(), []
+    for name, tensor in state.items():
+        pixels = f"{name.removesuffix('.anchors')}.anchor_wh"
+        if name.endswith(".anchors") and name not in own and pixels in own:
+            target, tensor = own[pixels], _anchors_in_pixels(tensor)
+        else:
+            target = own.get(name)
+        if target is None or target.shape != tensor.shape:
+            skipped.append(name)
+        else:
+            target.copy_(tensor)
+    return Transfer(len(state) - len(skipped), len(state), skipped)
+
+
+# -- ultralytics --------------------------------------------------------------------------------------------------------
+
+
+def install() -> None:
+    """Make ultralytics read every .pt file through `load_detector`: its trainer, validator, predictor and AutoBackend.
+
+    All of them call `ultralytics.nn.tasks.load_checkpoint`, which looks `torch_safe_load` up when it runs. The original
+    runs any code that a file holds. (`strip_optimizer` and the DDP launcher load files of their own run by other means.)
+    """
+    import ultralytics.nn
+    from ultralytics.nn import tasks
+
+    tasks.torch_safe_load = ultralytics.nn.torch_safe_load = _torch_safe_load
+
+
+def _torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple[dict[str, Any], str]:
+    """Answer as `ultralytics.nn.tasks.torch_safe_load`: (checkpoint with a built module under ``ema``, path)."""
+    module, content = load_detector(weight)
+    meta = content["meta"]
+    own = {key: value for key, value in content.items() if key not in ("state", "run")}
+    ckpt = {
+        "epoch": -1 if meta.get("epoch") is None else meta["epoch"],
+        "model": None,
+        "train_args": meta.get("train_args") or {},
+        "train_metrics": meta.get("metrics"),
+        "date": meta.get("date"),
+        "version": (meta.get("versions") or {}).get("ultralytics"),
+        "tandem": own,
+    }
+    return {**ckpt, **content.get("run", {}), "ema": module}, str(weight)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------------
+
+
+def _rebuild_own(path: Path, content: dict[str, Any]) -> nn.Module:
+    names = {int(k): str(v) for k, v in content["names"].items()}
+    if content["kind"] == "ultralytics":
+        return build_stock(path, content["yaml"], names, content["state"])
+    from models.detector import Detector
+
+    try:
+        detector = Detector(content["yaml"], nc=content["nc"], ch=content["yaml"].get("channels", 3), names=names)
+        detector.load_state_dict(content["state"])
+    except (UserError, RuntimeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: the model of this checkpoint cannot be built ({detail}); train it again") from None
+    detector.names = names
+    return detector
+
+
+def _describe_foreign(detector: nn.Module, content: Any) -> dict[str, Any]:
+    """Return the fields that our own checkpoints have for an ultralytics checkpoint that was just rebuilt."""
+    fields = content if isinstance(content, dict) else {}
+    epoch, args = fields.get("epoch"), fields.get("train_args")
+    meta = {
+        "train_args": {k: v for k, v in args.items() if _is_plain(v)} if isinstance(args, dict) else {},
+        "epoch": epoch if isinstance(epoch, int) else None,
+        "date": str(fields.get("date") or ""),
+        "versions": {"ultralytics": str(fields.get("version") or "")},
+    }
+    return {
+        "format": "ultralytics",
+        "kind": "ultralytics",
+        "yaml": detector.yaml,
+        "nc": len(detector.names),
+        "names": detector.names,
+        "stride": [int(s) for s in detector.stride],
+        "state": detector.state_dict(),
+        "meta": meta,
+    }
+
+
+def _named_tensors(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of a (possibly nested) plain checkpoint: the first of the usual keys that holds some."""
+    if not isinstance(content, dict):
+        return {}
+    nested = [content.get(key) for key in ("state", "state_dict", "ema", "model")]
+    for candidate in (*nested, content):
+        if isinstance(candidate, dict):
+            found = {k: v for k, v in candidate.items() if isinstance(k, str) and isinstance(v, Tensor)}
+            if len(found) > len(candidate) // 2:  # more tensors than anything else: a state dict, not a record beside it
+                return found
+    return {}
+
+
+def _anchors_in_pixels(anchors: Tensor) -> Tensor:
+    """YOLOv5's anchors (levels, anchors, 2) in grid cells -> pixels."""
+    strides = YOLOV5_FIRST_STRIDE * 2 ** torch.arange(len(anchors), device=anchors.device)
+    return anchors.float() * strides.view(-1, *[1] * (anchors.ndim - 1))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, Inert)
+
+
+def _with_defaults(train_args: dict[str, Any] | None) -> dict[str, Any]:
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    return {**DEFAULT_CFG_DICT, **(train_args or {})}

@@ -1,0 +1,108 @@
+#!/usr/bin/env python
+"""Validate weights on a data set: accuracy (COCO definitions), size and speed; table, plots and JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from cfg import UserError, guard
+from engine.arguments import count, fraction
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--weights", required=True, help=".pt, .onnx, .torchscript or an OpenVINO folder")
+    parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
+    parser.add_argument("--imgsz", type=count, help="input size in pixels (default: as trained or exported)")
+    parser.add_argument("--batch", type=count, default=16, help="images per batch (exported models: as exported)")
+    parser.add_argument("--device", help="cpu or a GPU number (default: first GPU, else cpu)")
+    parser.add_argument("--split", default="val", choices=("train", "val", "test"))
+    parser.add_argument("--conf", type=fraction, default=0.001, help="score threshold; AP needs a low one")
+    parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
+    parser.add_argument("--half", action="store_true", help="half precision (GPU)")
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
+    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="curves and confusion matrix")
+    parser.add_argument("--project", default="runs/val", help="folder of the run folders")
+    parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
+    parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Run the command line."""
+    args = parse()
+    save_dir = Path(args.save_dir).resolve() if args.save_dir else fresh_folder(Path(args.project).resolve(), args.name)
+    stdout = os.dup(1)
+    try:
+        if args.json == "-":
+            os.dup2(2, 1)  # the libraries' progress goes to stderr, so that stdout is nothing but JSON
+        result = _evaluate(args, save_dir)
+    finally:
+        sys.stdout.flush()
+        os.dup2(stdout, 1)
+        os.close(stdout)
+    text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+    if args.json == "-":
+        print(text)
+        return 0
+    if args.json:
+        try:
+            Path(args.json).write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"--json {args.json}: cannot be written ({error.strerror}); choose another file") from None
+    print(table(result))
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
+    from engine.validator import evaluate  # heavy: not for --help
+
+    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half")
+    return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
+
+
+def fresh_folder(project: Path, name: str) -> Path:
+    """Return project/name, or the first of name2, name3 ... that does not exist."""
+    number, folder = 1, project / name
+    while folder.exists():
+        number += 1
+        folder = project / f"{name}{number}"
+    return folder
+
+
+def table(result: dict[str, Any]) -> str:
+    """Format the result of `engine.validator.evaluate` for people."""
+
+    def cell(value: float | None) -> str:
+        return f"{'-':>10}" if value is None else f"{value:>10.4f}"
+
+    metrics, model, speed, settings = (result[key] for key in ("metrics", "model", "speed", "settings"))
+    width = max(8, *(len(row["name"]) for row in result["per_class"]))
+    columns = ("precision", "recall", "F1", "AP50", "AP50-95", "AP75", "AR100")
+    lines = [f"{'class':<{width}}{'boxes':>8}" + "".join(f"{column:>10}" for column in columns)]
+    overall = metrics | {"AP50": metrics["mAP50"], "AP50-95": metrics["mAP50-95"]}
+    rows = [{"name": "all", "boxes": sum(row["boxes"] for row in result["per_class"])} | overall, *result["per_class"]]
+    lines += [f"{row['name']:<{width}}{row['boxes']:>8}" + "".join(cell(row[c]) for c in columns) for row in rows]
+    more = ("AR1", "AR10", "AR100", "AP_small", "AP_medium", "AP_large")
+    lines += ["", "  ".join(f"{name} {cell(metrics[name]).strip()}" for name in more)]
+    lines += [f"precision, recall and F1 at confidence {metrics['best_conf']:.3f}, where F1 is largest"]
+    counted = "" if model["parameters"] is None else (
+        f", {model['parameters']:,} parameters, {model['layers']} layers, {model['gflops']:.1f} GFLOPs at {model['imgsz']}"
+    )  # fmt: skip
+    lines += [f"model: {model['format']}, {model['size_mb']:.1f} MB{counted}"]
+    lines += [
+        f"speed at batch 1, {'x'.join(map(str, speed['imgsz']))}, {settings['device']}: {speed['fps']:.1f} FPS "
+        f"(inference {speed['inference_ms']:.1f} ms + NMS {speed['postprocess_ms']:.1f} ms; "
+        f"letterbox {speed['preprocess_ms']:.1f} ms before)"
+    ]
+    return "\n".join([*lines, f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"])
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
