@@ -1,0 +1,154 @@
+"""`python -m data.sample --out datasets/sample`: the built-in data set of steel-like images, made in seconds.
+
+Everything can be tried without a download: a detector must learn it, since the plates differ in brightness and light, the
+defects are faint, and streaks, water marks, stains and dust of the same contrast lie beside them. Seeded: the same
+arguments give the same files, bit by bit, with the same versions of numpy and OpenCV on one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from cfg import UserError, guard
+from data.layout import DatasetWriter, find_images, staging, xyxy_to_rows
+from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
+
+VERSION = 1  # raise it when the pictures change: samples made by another version are made anew
+MARKER = "sample.json"
+SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
+MIN_SIDE = 6  # pixels; the smallest side of a box
+EMPTY = 0.1  # share of images without defects
+
+
+def make_image(rng: np.random.Generator, size: int, first: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Draw one plate.
+
+    Args:
+        rng: the only source of chance.
+        size: side in pixels.
+        first: class index of the first defect (so that small samples hold every class), ``None`` for no defects.
+
+    Returns:
+        pixels (size, size), uint8; label rows (n, 5).
+    """
+    plate = draw_plate(rng, size)
+    for draw in rng.choice(len(HARMLESS), rng.integers(1, 5)):
+        plate.grey += HARMLESS[draw](rng, plate)
+    classes, boxes = [], []
+    wanted = 0 if first is None else int(rng.choice((1, 2, 3, 4, 5), p=(0.25, 0.3, 0.2, 0.15, 0.1)))
+    for i in range(wanted):
+        kind = first if i == 0 else int(rng.integers(len(DEFECTS)))
+        box = _add_defect(rng, plate, kind, boxes)
+        if box is not None:
+            classes.append(kind)
+            boxes.append(box)
+    if rng.random() < 0.4:  # now and then a mark crosses the defects
+        plate.grey += HARMLESS[rng.integers(2)](rng, plate)
+    plate.grey += rng.normal(0, rng.uniform(0.8, 2.2), plate.grey.shape)
+    pixels = np.clip(np.round(plate.grey), 0, 255).astype(np.uint8)
+    return pixels, xyxy_to_rows(np.array(classes), np.array(boxes), size, size)
+
+
+def _add_defect(rng: np.random.Generator, plate: Plate, kind: int, boxes: list[np.ndarray]) -> np.ndarray | None:
+    """Draw a defect where it hides no other; return its box (4,) `x1 y1 x2 y2`, ``None`` when no place was found."""
+    draw = list(DEFECTS.values())[kind]
+    for _ in range(12):
+        change = draw(rng, plate, rng.uniform(0.06, 0.94, 2) * plate.size)
+        box = box_of(change)
+        if box is not None and all(_overlap(box, other) < 0.25 for other in boxes):
+            plate.grey += change
+            return box
+    return None
+
+
+def box_of(change: np.ndarray) -> np.ndarray | None:
+    """Return the box `x1 y1 x2 y2` of the visible part of a change of grey (H, W), at least `MIN_SIDE` wide and high.
+
+    Visible is what reaches 30 % of the strongest change, after a blur that takes single pixels out.
+    """
+    strength = cv2.GaussianBlur(np.abs(change).astype(np.float32), (3, 3), 0.8)
+    peak = strength.max()
+    ys, xs = np.nonzero(strength > 0.3 * peak)
+    if peak < 1 or len(xs) < 6:
+        return None
+    size = change.shape[0]
+    corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=np.float64)
+    for low, high in ((0, 2), (1, 3)):
+        lack = max(MIN_SIDE - (corners[high] - corners[low]), 0) / 2
+        corners[low], corners[high] = corners[low] - lack, corners[high] + lack
+        move = max(-corners[low], 0) - max(corners[high] - size, 0)
+        corners[[low, high]] += move
+    return corners
+
+
+def _overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """Return the common area over the smaller area of two boxes `x1 y1 x2 y2`."""
+    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
+    return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
+
+
+def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int = 0) -> Path:
+    """Make the sample data set, or find it made already by the same arguments. Returns the path of its `data.yaml`.
+
+    Args:
+        out: folder for images/, labels/, data.yaml (train, val, test 70:20:10).
+        images: how many, at least 10.
+        size: side in pixels, at least 64.
+        seed: another seed gives other images.
+
+    Raises:
+        UserError: too few or too small images, or `out` holds something else or cannot be written.
+    """
+    if images < 10 or size < 64 or seed < 0:
+        raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
+    out, marker = Path(out), {"version": VERSION, "images": images, "size": size, "seed": seed}
+    ours = _read_marker(out)
+    if ours == marker and len(find_images(out / "images")) == images:
+        return out / "data.yaml"
+    with staging(out, overwrite=ours is not None) as folder:
+        writer = DatasetWriter(folder, list(DEFECTS))
+        parts = _parts(images, seed)
+        for i, part in enumerate(parts):
+            rng = np.random.default_rng((seed, i))
+            first = None if rng.random() < EMPTY else i % len(DEFECTS)
+            pixels, rows = make_image(rng, size, first)
+            writer.add_pixels(pixels, ".png", part, f"steel_{i:04d}", rows)
+        writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}")
+        (folder / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+    return out / "data.yaml"
+
+
+def _read_marker(out: Path) -> dict | None:
+    try:
+        return json.loads((out / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _parts(images: int, seed: int) -> list[str]:
+    """Return the part of each image, shuffled, in the exact shares (rounded, train takes the rest)."""
+    val, test = (max(round(images * SHARES[part]), 1) for part in ("val", "test"))
+    parts = ["train"] * (images - val - test) + ["val"] * val + ["test"] * test
+    return [parts[i] for i in np.random.default_rng(seed).permutation(images)]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m data.sample", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--out", type=Path, default=Path("datasets/sample"), help="folder (default: datasets/sample)")
+    parser.add_argument("--images", type=int, default=300, help="how many (default: 300)")
+    parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
+    parser.add_argument("--seed", type=int, default=0, help="another seed gives other images (default: 0)")
+    options = parser.parse_args(argv)
+    print(make_sample(options.out, options.images, options.size, options.seed))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
