@@ -1,0 +1,29 @@
+"""Mistakes a user can make, told in one line: what was expected, what came, and the fix."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable
+
+
+class UserError(ValueError):
+    """Wrong input from outside (an argument, a file, a data set). Its message is shown to the user as it is."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name closest to `name`, or ``""`` when none is close."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def guard(main: Callable[[], int | None]) -> int:
+    """Run a command line; return its exit status, 2 after a `UserError` (printed as one line), 130 after Ctrl-C."""
+    try:
+        return main() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130

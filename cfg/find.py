@@ -1,0 +1,52 @@
+"""Find and read the YAML files of `cfg/` by short name or by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cfg.errors import UserError, nearest
+
+ROOT = Path(__file__).resolve().parent
+
+
+def find(kind: str, name: str | Path) -> Path:
+    """Return the path of a configuration file.
+
+    Args:
+        kind: folder below `cfg/`: ``models``, ``distill``, ``data`` or ``train``.
+        name: a path that exists, or a file name below that folder, with or without ``.yaml``.
+
+    Raises:
+        UserError: no such file; the message lists where it was looked for and the nearest known name.
+    """
+    given = Path(name)
+    for candidate in (given, given.with_name(given.name + ".yaml")):
+        if candidate.is_file():
+            return candidate.resolve()
+    folder = ROOT / kind
+    known = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*.yaml"))}
+    by_name = {p.name: p for p in known.values()} | known
+    for key in (str(name), f"{name}.yaml"):
+        if key in by_name:
+            return by_name[key]
+    raise UserError(
+        f"{kind} configuration '{name}' not found: expected a YAML file at that path or one of "
+        f"cfg/{kind}: {', '.join(known) or 'none'}{nearest(f'{name}', known)}"
+    )
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises `UserError` naming the file when it is unreadable, not YAML or not a mapping."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file") from None
+    except yaml.YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: not valid YAML ({detail}); correct the file at that line") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a YAML mapping (key: value lines), got {type(content).__name__}")
+    return content

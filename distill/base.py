@@ -1,0 +1,173 @@
+"""The interface between networks and distillation methods: `Spec`, `View`, `Step`, `Distiller`.
+
+A method never sees a model, only views of it by pyramid level (`p2` = stride 4 ... `p7` = stride 128), so that it works for
+any teacher and any student whose strides can be paired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cfg import UserError
+from models.registry import Registry
+
+METHODS = Registry("distillation method", "distill.methods")
+
+
+@dataclass(frozen=True)
+class Level:
+    """One pyramid level a head reads: C channels, image pixels per cell."""
+
+    channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What is known of a network before any tensor: levels by name, classes, box distribution bins, attention."""
+
+    label: str  # for messages: "teacher t-model.yaml"
+    levels: Mapping[str, Level]
+    nc: int
+    names: Mapping[int, str]
+    bins: int | None = None  # bins of a discrete box distribution per side, None when boxes are plain numbers
+    attention: frozenset[str] = frozenset()  # levels whose features come from a dual attention module
+
+    @property
+    def strides(self) -> list[int]:
+        """Strides of all levels, in the head's order."""
+        return [level.stride for level in self.levels.values()]
+
+
+@dataclass
+class View:
+    """What one network shows on one batch."""
+
+    spec: Spec
+    feats: dict[str, Tensor]  # level -> (B, C, H, W), what the head reads
+    raw: dict[str, Any]  # the head's raw output
+    attention: Mapping[str, nn.Module] = field(default_factory=dict)  # level -> the network's own dual attention
+
+    def box_bins(self) -> Tensor:
+        """Logits of the box distributions, (B, 4 * bins, A). Raises `UserError` when the head predicts plain numbers."""
+        if self.spec.bins is None:
+            raise UserError(f"{self.spec.label}: its head has no box distributions; use a method that compares features")
+        return self.raw["boxes"]
+
+
+@dataclass
+class Step:
+    """All that a method may look at in one training step; costly parts are computed on first use."""
+
+    batch: Mapping[str, Any]  # ultralytics' batch: img (B, 3, H, W), batch_idx (N,), cls (N, 1), bboxes (N, 4) xywh 0..1
+    student: View
+    progress: float  # 0 at the start of training, 1 at its end
+    see_teacher: Callable[[], View] | None = None
+    assign: Callable[[], Any] | None = None
+    run_head: Callable[[list[Tensor]], View] | None = None
+    score: Callable[[View], dict[str, Tensor]] | None = None
+
+    @cached_property
+    def teacher(self) -> View:
+        """The frozen teacher's view of the batch."""
+        if self.see_teacher is None:
+            raise UserError("this distillation method needs a teacher; give one with --teacher t.pt")
+        return self.see_teacher()
+
+    @cached_property
+    def assignment(self) -> Any:
+        """Which predictions answer for which ground truth, as the student's detection loss has it."""
+        if self.assign is None:
+            raise UserError("this student's detection loss does not share its assignment; use a feature method")
+        return self.assign()
+
+    def head(self, feats: list[Tensor]) -> View:
+        """The student's own head on other features: batch statistics untouched, the given list left as it was."""
+        return self.run_head(list(feats))
+
+    def task_loss(self, view: View) -> dict[str, Tensor]:
+        """The detection loss of any view on the batch's labels."""
+        return self.score(view)
+
+    @property
+    def size(self) -> int:
+        """B, the number of images."""
+        return len(self.batch["img"])
+
+
+class Distiller(nn.Module):
+    """Base of all methods: `losses(step)` gives named 0-d terms, means over images, finite without boxes.
+
+    Args:
+        student, teacher: what is distilled into what; the constructor refuses pairs it cannot serve.
+
+    Attributes:
+        uses_teacher: whether a trained teacher must be given.
+        weight_names: loss term -> adaptive weight it shares with others; a term that is absent has its own.
+    """
+
+    uses_teacher: ClassVar[bool] = True
+    weight_names: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, student: Spec, teacher: Spec | None) -> None:
+        super().__init__()
+        if self.uses_teacher and teacher is None:
+            raise UserError(f"{type(self).__name__} needs a teacher; give one with --teacher t.pt")
+        if teacher is not None:
+            check_classes(student, teacher)
+        self.pairs = pair_levels(student, teacher) if teacher is not None else list(student.levels)
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """Named losses of one step, the same names on every step."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """One line for the run's header: levels and adapter parameters."""
+        parameters = sum(p.numel() for p in self.parameters() if p.requires_grad)
+        return f"levels {', '.join(self.pairs)}; {parameters:,} adapter parameters"
+
+
+def level_names(strides: list[int]) -> list[str]:
+    """`p3` for stride 8 and so on; a second level of the same stride is `p3b`, a third `p3c`."""
+    names: list[str] = []
+    for stride in strides:
+        name = f"p{round(math.log2(stride))}"
+        repeated = sum(n.rstrip("bcdef") == name for n in names)
+        names.append(name + ("bcdef"[repeated - 1] if repeated else ""))
+    return names
+
+
+def check_classes(student: Spec, teacher: Spec) -> None:
+    """Raise `UserError` when the two have different numbers of classes or different class names."""
+    if student.nc != teacher.nc:
+        raise UserError(
+            f"{teacher.label} knows {teacher.nc} classes, {student.label} {student.nc}: "
+            "expected the same; train the teacher on the student's data"
+        )
+    ours, theirs = list(student.names.values()), list(teacher.names.values())
+    named = all(not str(n).isdigit() for n in ours + theirs)
+    if named and ours != theirs:
+        raise UserError(f"{teacher.label} has classes {theirs}, {student.label} {ours}: expected the same, in the same order")
+
+
+def pair_levels(student: Spec, teacher: Spec) -> list[str]:
+    """Names of the levels both have, paired by stride. Raises `UserError` with both lists of strides when there is none."""
+    pairs = [name for name in student.levels if name in teacher.levels]
+    if not pairs:
+        raise UserError(
+            f"no common stride: {student.label} has strides {student.strides}, {teacher.label} {teacher.strides}; "
+            "choose a teacher or a student with levels of the same stride"
+        )
+    return pairs
+
+
+def float32(view: View) -> dict[str, Tensor]:
+    """A view's features in float32, where losses are computed whatever the forward pass ran in."""
+    return {name: x.float() for name, x in view.feats.items()}

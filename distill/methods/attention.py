@@ -1,0 +1,102 @@
+"""Attention-guided distillation of foreground and background (Zhang et al. 2022, section 3.3, eqs. 5-13)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfg import UserError
+from distill.adapters import Adapter
+from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.masks import Masks, box_masks
+
+
+def free_attention(features: Tensor) -> Tensor:
+    """`M(F)` for a teacher without dual attention: parameter-free gates, both of mean 1. (B, C, H, W) -> (B, C, H, W).
+
+    Channels are weighted by the softmax of their mean |F| over positions, positions by the softmax of theirs over channels.
+    """
+    batch, channels, height, width = features.shape
+    magnitude = features.abs()
+    channel = magnitude.mean((2, 3)).softmax(1).view(batch, channels, 1, 1) * channels
+    spatial = magnitude.mean(1).flatten(1).softmax(1).view(batch, 1, height, width) * (height * width)
+    return (channel + spatial) * features
+
+
+def attention_mask(attended: Tensor, temperature: float) -> Tensor:
+    """eq. 10: softmax of `M(F) / T` over the H * W positions of each channel, times H * W so that its mean is 1."""
+    positions = attended.shape[2] * attended.shape[3]
+    return (attended / temperature).flatten(2).softmax(2).view_as(attended) * positions
+
+
+def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
+    """eq. 11: foreground and background sums of `ScaleMask * AttentionMask * |F_T - f(F_S)|^2`, each a mean over images.
+
+    teacher, student, attention: (B, C, H, W).
+    """
+    weighted = attention * (teacher - student).square() * masks.scale
+    foreground = (weighted * masks.foreground).sum((1, 2, 3)).mean()
+    background = (weighted * (1 - masks.foreground)).sum((1, 2, 3)).mean()
+    return foreground, background
+
+
+@METHODS.register("attention")
+class AttentionDistiller(Distiller):
+    """Pull the student's neck towards the teacher's where the teacher attends, foreground and background apart.
+
+    `M` of eq. 9 is the teacher's own frozen dual attention at each level, applied to both sides; if either side's attention
+    could learn, eq. 13 would be minimised by shrinking both maps to a constant.
+
+    Args:
+        temperature: T of eq. 10 (paper: 20).
+        foreground, background: weights of the two terms of eq. 11 within `L_fg`.
+        gains: base gains of the three losses (see cfg/distill/attention.yaml on how they were measured).
+    """
+
+    weight_names = {"fg_loss": "feature", "bg_loss": "feature", "att_loss": "attention", "global_loss": "global"}
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        temperature: float = 20.0,
+        foreground: float = 1.0,
+        background: float = 1.0,
+        gains: dict[str, float] | None = None,
+    ) -> None:
+        super().__init__(student, teacher)
+        if temperature <= 0:
+            raise UserError(f"attention: expected temperature above 0, got {temperature}; the paper's is 20")
+        self.temperature, self.foreground, self.background = temperature, foreground, background
+        self.gains = {"feature": 1.0, "attention": 1.0, "global": 1.0} | (gains or {})
+        self.adapters = nn.ModuleDict({n: Adapter(student.levels[n], teacher.levels[n]) for n in self.pairs})
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """`fg_loss`, `bg_loss` (eq. 11), `att_loss` (eq. 12), `global_loss` (eq. 13), gains included, summed over levels."""
+        teacher_feats, student_feats = float32(step.teacher), float32(step.student)
+        levels = [self._level(n, teacher_feats[n], student_feats[n], step) for n in self.pairs]
+        fg, bg, attention, whole = (torch.stack(terms).sum() for terms in zip(*levels))
+        return {
+            "fg_loss": fg * self.gains["feature"] * self.foreground,
+            "bg_loss": bg * self.gains["feature"] * self.background,
+            "att_loss": attention * self.gains["attention"],
+            "global_loss": whole * self.gains["global"],
+        }
+
+    def _level(self, name: str, teacher: Tensor, student: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        grid_hw = (teacher.shape[2], teacher.shape[3])
+        student = self.adapters[name](student, grid_hw)
+        module = step.teacher.attention.get(name)
+        attend = module.attend if module is not None else free_attention
+        attended_teacher, attended_student = attend(teacher), attend(student)
+        mask_teacher = attention_mask(attended_teacher, self.temperature)
+        mask_student = attention_mask(attended_student, self.temperature)
+        masks = box_masks(step.batch["bboxes"].to(teacher.device), step.batch["batch_idx"], step.size, grid_hw)
+        fg, bg = masked_square_error(teacher, student, mask_teacher, masks)
+        attention = F.smooth_l1_loss(mask_student, mask_teacher)  # eq. 12
+        whole = (attended_teacher - attended_student).square().mean()  # eq. 13, per element as in eq. 5
+        return fg, bg, attention, whole
+
+    def describe(self) -> str:
+        return f"attention-guided features; {super().describe()}"

@@ -1,0 +1,219 @@
+"""What a training run optimises: the student, the distiller's own parameters, and the weights of the terms.
+
+The frozen teacher is beside all that: in nothing that is saved, averaged, moved by an optimiser or put in training mode.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.base import Distiller, Level, Spec, Step, View, level_names
+from distill.weighting import AdaptiveWeights
+from models.detector import Detector, raw_output
+
+OWN_TERMS, STOCK_TERMS = ("box_loss", "obj_loss", "cls_loss"), ("box_loss", "cls_loss", "dfl_loss")
+DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
+
+
+class NonFiniteLoss(ArithmeticError):
+    """A loss term became NaN or infinite; `term` names it."""
+
+    def __init__(self, term: str) -> None:
+        super().__init__(f"the loss term '{term}' is not finite")
+        self.term = term
+
+
+def spec_of(model: nn.Module, label: str) -> Spec:
+    """Facts of a detector (ours or ultralytics') before any image."""
+    head = model.model[-1]
+    names = level_names([int(s) for s in model.stride])
+    channels = _input_channels(model)
+    levels = {n: Level(c, int(s)) for n, c, s in zip(names, channels, model.stride)}
+    attention = frozenset(names[i] for i in attention_of(model))
+    bins = head.reg_max if getattr(head, "reg_max", 1) > 1 else None
+    return Spec(label, levels, head.nc, dict(model.names), bins, attention)
+
+
+@torch.no_grad()
+def _input_channels(model: nn.Module) -> list[int]:
+    """Channels of the feature maps the head reads, measured on a small blank image."""
+    side = 2 * int(max(model.stride))
+    was_training = model.training
+    parameter = next(model.parameters())
+    image = torch.zeros(1, model.yaml.get("channels", 3), side, side, device=parameter.device, dtype=parameter.dtype)
+    feats = raw_output(model.eval()(image))["feats"]
+    model.train(was_training)
+    return [x.shape[1] for x in feats]
+
+
+def attention_of(model: nn.Module) -> dict[int, nn.Module]:
+    """Dual attention modules of a detector by level position; none for detectors that are not ours."""
+    return model.level_attention() if hasattr(model, "level_attention") else {}
+
+
+def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
+    """A detector's output on a batch as a `View`."""
+    raw = raw_output(preds)
+    names = list(spec.levels)
+    attention = {names[i]: module for i, module in attention_of(model).items()}
+    return View(spec, dict(zip(names, raw["feats"])), raw, attention)
+
+
+class FrozenTeacher:
+    """A teacher that is used and nothing else. Not a module, so that no module that holds it registers its parameters.
+
+    A deep copy (the EMA's) shares the teacher instead of copying it.
+    """
+
+    def __init__(self, model: nn.Module, label: str) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.spec = spec_of(model, label)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
+        return self
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> View:
+        """The teacher's view of images (B, 3, H, W). Sides that are no multiple of its stride are padded; the maps cropped."""
+        multiple = int(max(self.spec.strides))
+        height, width = images.shape[-2:]
+        pad_h, pad_w = -height % multiple, -width % multiple
+        padded = F.pad(images, (0, pad_w, 0, pad_h), value=114 / 255) if pad_h or pad_w else images  # letterbox grey
+        view = view_of(self.model, self.spec, self.model(padded))
+        for name, level in self.spec.levels.items():
+            view.feats[name] = view.feats[name][..., : -(-height // level.stride), : -(-width // level.stride)]
+        return view
+
+
+class TrainingModel(nn.Module):
+    """A student in training, with or without distillation, in the shape ultralytics' trainer expects of a model.
+
+    Args:
+        student: the detector that is trained and, alone, saved as `best.pt`.
+        distiller: the method, or None.
+        teacher: the frozen teacher, or None for methods without one.
+        adaptive: mode of the adaptive weights (see `AdaptiveWeights`).
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        distiller: Distiller | None = None,
+        teacher: FrozenTeacher | None = None,
+        adaptive: str = "stable",
+    ) -> None:
+        super().__init__()
+        self.student, self.distiller, self.teacher = student, distiller, teacher
+        self.spec = spec_of(student, "student")
+        self.progress = 0.0  # of training, 0..1; set by the trainer
+        self.bfloat16_cpu = False  # autocast on the CPU; ultralytics' own covers GPUs only
+        self.channels_last = False
+        self.task, self.names, self.nc = "detect", student.names, self.spec.nc
+        self.stride, self.yaml = student.stride, student.yaml
+        self.weights = AdaptiveWeights(self._weight_names(), adaptive) if distiller else None
+
+    def _weight_names(self) -> list[str]:
+        """Weights in the order of eq. 17: the detection terms the student has, then the distiller's."""
+        detection = OWN_TERMS if isinstance(self.student, Detector) else STOCK_TERMS
+        return list(dict.fromkeys([*map(self._weight_of, detection), *self.distiller.weight_names.values()]))
+
+    def _weight_of(self, term: str) -> str:
+        names = DETECTION_WEIGHTS | (self.distiller.weight_names if self.distiller else {})
+        return names.get(term, term.removesuffix("_loss"))
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Loss of a batch (dict) or predictions for images, as ultralytics' models do."""
+        if isinstance(x, dict):
+            return self.loss(x, *args, **kwargs)
+        return self._run(lambda: self.student(self._laid_out(x), *args, **kwargs))
+
+    def loss(self, batch: dict[str, Any], preds: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(total loss times images, {name: detached term or weight}); the same names on every call.
+
+        Raises:
+            NonFiniteLoss: a term is NaN or infinite.
+        """
+        images = self._laid_out(batch["img"])
+        if preds is None:
+            preds = self._run(lambda: self.student(images))
+        vector, items = self.student.loss(batch, preds)
+        size = len(images)
+        if self.distiller is None:
+            _check_finite(dict(zip(items, vector)))
+            return vector, items
+        terms = dict(zip(items, vector / size)) | self._distil(batch, images, preds)
+        _check_finite(terms)
+        grouped: dict[str, Tensor] = {}
+        for name, term in terms.items():
+            grouped[self._weight_of(name)] = grouped.get(self._weight_of(name), 0.0) + term
+        total, _ = self.weights(grouped)
+        return total * size, {k: v.detach() for k, v in terms.items()} | self.weights.as_items()
+
+    def _distil(self, batch: dict[str, Any], images: Tensor, preds: Any) -> dict[str, Tensor]:
+        step = Step(
+            batch=batch,
+            student=view_of(self.student, self.spec, preds),
+            progress=self.progress,
+            see_teacher=(lambda: self._run(lambda: self.teacher.see(images))) if self.teacher else None,
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            return self.distiller.losses(step)
+
+    def _laid_out(self, images: Tensor) -> Tensor:
+        return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
+
+    def _run(self, network: Any) -> Any:
+        """Run a forward pass, in bfloat16 on a CPU that has it when training."""
+        use = self.bfloat16_cpu and self.training
+        with torch.autocast("cpu", torch.bfloat16) if use else nullcontext():
+            return network()
+
+    def end_epoch(self, means: dict[str, float]) -> None:
+        """Update the adaptive weights from the epoch's mean of every term."""
+        if self.weights is None:
+            return
+        grouped: dict[str, float] = dict.fromkeys(self.weights.names, 0.0)
+        for name, mean in means.items():
+            if not name.startswith("w_"):
+                grouped[self._weight_of(name)] += mean
+        self.weights.update(grouped)
+
+    def to(self, *args: Any, **kwargs: Any) -> TrainingModel:
+        """Move student and distiller, and the teacher with them."""
+        if self.teacher:
+            self.teacher.model.to(*args, **kwargs)
+        return super().to(*args, **kwargs)
+
+    @property
+    def criterion(self) -> Any:
+        """The student's loss object; ultralytics calls its `update` after an epoch where it has one."""
+        return getattr(self.student, "criterion", None)
+
+    def fuse(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """The student, fused for inference."""
+        return self.student.fuse(*args, **kwargs)
+
+    def set_head_attr(self, **attributes: Any) -> None:
+        """Set attributes of the student's head."""
+        self.student.set_head_attr(**attributes)
+
+    @property
+    def end2end(self) -> bool:
+        """Whether the student's head needs no NMS."""
+        return self.student.end2end
+
+    @end2end.setter
+    def end2end(self, value: bool) -> None:
+        self.student.end2end = value
+
+
+def _check_finite(terms: dict[str, Tensor]) -> None:
+    """Raise `NonFiniteLoss` for the first term that is not finite; one synchronisation for all of them."""
+    finite = torch.stack([t.detach().float() for t in terms.values()]).isfinite()
+    if not finite.all():
+        raise NonFiniteLoss(list(terms)[finite.tolist().index(False)])

@@ -1,0 +1,60 @@
+"""What a run writes besides checkpoints: the weights' plot, TensorBoard events, a results.csv without stray rows."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from cfg import UserError
+
+
+def read_results(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of results.csv as text."""
+    with path.open(newline="", encoding="utf-8") as file:
+        header, *rows = list(csv.reader(file))
+    return header, rows
+
+
+def trim_results(path: Path, epochs: int) -> None:
+    """Drop rows after `epochs` epochs: a run killed between writing its row and its checkpoint repeats that epoch."""
+    if not path.exists():
+        return
+    header, rows = read_results(path)
+    kept = [row for row in rows if len(row) == len(header) and float(row[0]) <= epochs]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *kept])
+
+
+def plot_weights(results: Path, target: Path) -> None:
+    """Draw the adaptive weights of the loss terms over epochs; nothing for a run without distillation."""
+    import matplotlib.pyplot as plt
+
+    header, rows = read_results(results)
+    columns = [i for i, name in enumerate(header) if name.startswith("weight/")]
+    if not columns:
+        return
+    figure, axis = plt.subplots(figsize=(7, 4), tight_layout=True)
+    for i in columns:
+        axis.plot([float(row[0]) for row in rows], [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix("weight/"))
+    axis.set(xlabel="epoch", ylabel="weight", title="Adaptive weights of the loss terms")
+    axis.legend()
+    figure.savefig(target, dpi=150)
+    plt.close(figure)
+
+
+class TensorBoard:
+    """Callback that writes every figure of an epoch to the run folder as TensorBoard events."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError("--tensorboard: expected the package tensorboard to be installed; pip install tensorboard") from None
+        self.writer = SummaryWriter(str(folder))
+
+    def __call__(self, trainer: Any) -> None:
+        figures = trainer.label_loss_items(trainer.tloss) | dict(trainer.metrics) | dict(getattr(trainer, "lr", {}))
+        for name, value in figures.items():
+            self.writer.add_scalar(name, float(value), trainer.epoch + 1)
+        self.writer.flush()

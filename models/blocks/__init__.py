@@ -1,0 +1,5 @@
+"""The parts of a network that a YAML row can name: one idea per file, each with its own channel rule."""
+
+from models.registry import Registry
+
+BLOCKS = Registry("block", "models.blocks")

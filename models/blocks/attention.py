@@ -1,0 +1,107 @@
+"""Attention modules for one YAML slot: `Attention [dual | cbam | none]` (Zhang et al. 2022, section 3.2, Table 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from cfg import UserError, nearest
+from models.blocks import BLOCKS
+from models.rules import Plan, Site, one_input
+
+
+class DualAttention(nn.Module):
+    """Channel and spatial attention without pooling, (B, C, H, W) -> (B, C, H, W) (Zhang et al. 2022, eqs. 2-4).
+
+    Args:
+        channels: C.
+        reduction: r of both bottlenecks (paper: 16).
+        dilation: d of the two spatial convs (paper: 4, as in BAM).
+        residual: return `F + F'` (caption of Fig. 7) rather than `F'` alone.
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, dilation: int = 4, residual: bool = True) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.residual = residual
+        self.channel = nn.Sequential(
+            nn.Conv2d(channels, channels, 1),
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.spatial = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=dilation, dilation=dilation),
+            nn.Conv2d(hidden, 1, 3, padding=dilation, dilation=dilation, bias=False),
+            nn.BatchNorm2d(1),
+        )
+
+    def channel_map(self, features: torch.Tensor) -> torch.Tensor:
+        """`M_c` of eq. 2: (B, C, H, W) in 0..1."""
+        return self.channel(features).sigmoid()
+
+    def spatial_map(self, features: torch.Tensor) -> torch.Tensor:
+        """`M_s` of eq. 3: (B, 1, H, W) in 0..1."""
+        return self.spatial(features).sigmoid()
+
+    def attend(self, features: torch.Tensor) -> torch.Tensor:
+        """`M(F) = (M_c + M_s) * F` of eqs. 4 and 9, without the residual path."""
+        return (self.channel_map(features) + self.spatial_map(features)) * features
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        attended = self.attend(features)
+        return features + attended if self.residual else attended
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention: pooled channel gate, then pooled spatial gate (Woo et al. 2018)."""
+
+    def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
+        super().__init__()
+        hidden = max(channels // reduction, 4)
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
+        )
+        self.spatial = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        mean, peak = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
+        features = features * (self.mlp(mean) + self.mlp(peak)).sigmoid()
+        pooled = torch.cat((features.mean(1, keepdim=True), features.amax(1, keepdim=True)), 1)
+        return features * self.spatial(pooled).sigmoid()
+
+
+class NoAttention(nn.Identity):
+    """Attention left out: the row stays, the features pass unchanged."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+
+
+KINDS: dict[str, type[nn.Module]] = {"dual": DualAttention, "cbam": CBAM, "none": NoAttention}
+
+
+def make_attention(kind: str, channels: int) -> nn.Module:
+    """Build the attention called `kind` for `channels` channels. Raises `UserError` for an unknown kind."""
+    if kind not in KINDS:
+        raise UserError(f"unknown attention '{kind}'; expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    return KINDS[kind](channels)
+
+
+@BLOCKS.register("Attention")
+class Attention(nn.Module):
+    """One YAML row of attention: `[-1, 1, Attention, [dual]]`. (B, C, H, W) -> (B, C, H, W)."""
+
+    @staticmethod
+    def rule(site: Site) -> Plan:
+        channels = one_input(site)
+        return Plan(channels, (channels, *site.args), copies=site.repeats)
+
+    def __init__(self, channels: int, kind: str = "dual") -> None:
+        super().__init__()
+        self.attention = make_attention(kind, channels)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.attention(features)

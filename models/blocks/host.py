@@ -1,0 +1,83 @@
+"""The ultralytics and torch blocks our YAMLs use, each with its channel rule.
+
+Everything else of ours takes these from here, so that this file alone knows where they live.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.block import C3, SPP, SPPF
+from ultralytics.nn.modules.conv import Conv, DWConv
+
+from cfg import UserError
+from models.blocks import BLOCKS
+from models.rules import Plan, Site, one_input, to_channels, to_channels_repeated_inside, unchanged
+
+__all__ = ["C3", "SPP", "SPPF", "Conv", "DWConv"]
+
+
+class _Host:
+    """A library class together with our rule for it: what the parser asks a block for."""
+
+    def __init__(self, block: type[nn.Module], rule) -> None:
+        self.build, self.rule = block, rule
+
+
+for _block, _rule in {
+    Conv: to_channels,
+    DWConv: to_channels,
+    # SPP with kernels 5, 9, 13 is what YOLOv5 calls SPPF; ultralytics' own SPPF has no activation after its first conv.
+    SPP: to_channels,
+    SPPF: to_channels,
+    C3: to_channels_repeated_inside,
+}.items():
+    BLOCKS.register(_block.__name__)(_Host(_block, _rule))
+
+
+@BLOCKS.register("Upsample")
+class Upsample(nn.Upsample):
+    """Nearest-neighbour enlargement by a factor (default 2)."""
+
+    rule = staticmethod(unchanged)
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__(scale_factor=factor, mode="nearest")
+
+
+@BLOCKS.register("Concat")
+class Concat(nn.Module):
+    """Inputs of one grid side by side: list of (B, C_i, H, W) -> (B, sum C_i, H, W)."""
+
+    @staticmethod
+    def rule(site: Site) -> Plan:
+        if len(set(site.strides)) > 1:
+            raise UserError(f"inputs must share one stride, got strides {list(site.strides)}; resample them first")
+        return Plan(sum(site.channels))
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(features, 1)
+
+
+@BLOCKS.register("First")
+class First(nn.Module):
+    """The first of its inputs, unchanged: put in the place of a fusion block, it removes the fusion."""
+
+    @staticmethod
+    def rule(site: Site) -> Plan:
+        return Plan(site.channels[0])
+
+    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        return features[0] if isinstance(features, list) else features
+
+
+@BLOCKS.register("Last")
+class Last(First):
+    """The last of its inputs, unchanged: put in the place of a tower's block-N, it removes the tower."""
+
+    @staticmethod
+    def rule(site: Site) -> Plan:
+        return Plan(site.channels[-1])
+
+    def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        return features[-1] if isinstance(features, list) else features

@@ -1,0 +1,88 @@
+"""A detector built from a model YAML: rows, strides, named pyramid levels, loss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.torch_utils import initialize_weights
+
+from cfg import UserError
+from models.parser import build, read_model
+
+
+class Criterion:
+    """ultralytics' loss contract over a loss module that returns named terms.
+
+    Called with (predictions, batch); returns (vector of terms times batch size, {name: detached term}).
+    """
+
+    def __init__(self, terms: nn.Module) -> None:
+        self.terms = terms
+
+    def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        losses = self.terms(raw_output(preds), batch)
+        return torch.stack(list(losses.values())) * len(batch["img"]), {k: v.detach() for k, v in losses.items()}
+
+
+def raw_output(preds: Any) -> dict[str, Any]:
+    """The head's raw dict from whatever a detector returned: in training, in evaluation, or from an end-to-end head."""
+    raw = preds[1] if isinstance(preds, tuple) else preds
+    return raw["one2many"] if "one2many" in raw else raw
+
+
+class Detector(DetectionModel):
+    """A detector of ours, usable wherever ultralytics takes a detection model.
+
+    Args:
+        cfg: model YAML (name below `cfg/models/` or path) or its content as a dict.
+        ch: image channels.
+        nc: number of classes; overrides the YAML's.
+        names: class names by index; `"0"`, `"1"` ... when absent.
+
+    Raises:
+        UserError: the YAML is wrong; names file and row.
+    """
+
+    def __init__(
+        self,
+        cfg: str | Path | dict[str, Any] = "s-model.yaml",
+        ch: int = 3,
+        nc: int | None = None,
+        names: dict[int, str] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        nn.Module.__init__(self)  # the base class would parse the YAML by ultralytics' own rules
+        self.yaml = read_model(cfg) | {"channels": ch}
+        if nc:
+            self.yaml["nc"] = nc
+        self.task, self.inplace, self.args = "detect", False, SimpleNamespace()
+        self.model, self.save = build(self.yaml, ch)
+        self.stride = self.head.stride
+        self.nc = self.head.nc
+        self.names = dict(names) if names else {i: str(i) for i in range(self.nc)}
+        if len(self.names) != self.nc:
+            raise UserError(f"names: expected {self.nc} class names, got {len(self.names)}")
+        initialize_weights(self)
+        self.train()
+        if verbose:
+            self.info()
+
+    @property
+    def head(self) -> nn.Module:
+        """The last layer."""
+        return self.model[-1]
+
+    def level_attention(self) -> dict[int, nn.Module]:
+        """Dual attention modules by position of the head's input levels; levels whose last layer has none are absent."""
+        layers = [self.model[source] for source in self.head.f]
+        found = {i: getattr(layer, "attention", None) for i, layer in enumerate(layers)}
+        return {i: module for i, module in found.items() if hasattr(module, "attend")}
+
+    def init_criterion(self) -> Criterion:
+        """The head's own loss, with the options of the YAML's `loss:` section."""
+        return Criterion(self.head.loss(**self.yaml.get("loss", {})))

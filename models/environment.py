@@ -1,0 +1,74 @@
+"""Quiet surroundings for the host libraries, set before ultralytics is first imported.
+
+ultralytics, matplotlib and torch look up hosts, download fonts, install packages and write to the home folder when they
+are imported or run. Tandem does none of that: settings go to a temporary folder that lives as long as the process (and
+is shared with the processes it starts), and every switch that could reach the network or a package index is off.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+SWITCHES = {
+    "YOLO_OFFLINE": "true",  # no look-ups at import, no telemetry, no update check
+    "YOLO_AUTOINSTALL": "false",  # a checkpoint that names an unknown module must never install it
+    "YOLO_VERBOSE": "true",
+    "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a second process on the same cores 10 times slower
+}
+
+
+def quiet() -> Path:
+    """Set the environment switches once per process; return the folder that holds the libraries' settings."""
+    for name, value in SWITCHES.items():
+        os.environ.setdefault(name, value)
+    # Left alone, ultralytics sets this to 1 and a CPU run uses one core whatever else is asked for.
+    os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
+    inherited = os.environ.get("TANDEM_SETTINGS")
+    if inherited and Path(inherited).is_dir():
+        return Path(inherited)
+    if "ultralytics" in sys.modules:
+        raise RuntimeError("import Tandem's packages before ultralytics, or its settings and look-ups cannot be kept away")
+    folder = Path(tempfile.mkdtemp(prefix="tandem-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["TANDEM_SETTINGS"] = str(folder)
+    os.environ.setdefault("YOLO_CONFIG_DIR", str(folder))
+    os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
+    _place_fonts(folder / "Ultralytics")
+    _import_host()
+    return folder
+
+
+def _import_host() -> None:
+    """Import ultralytics without its notice that it made a settings file: the file is temporary."""
+    logging.disable(logging.INFO)
+    try:
+        import ultralytics.utils  # noqa: F401
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def available_cpus() -> int:
+    """Number of CPU cores this process may use (a container's or a scheduler's limit counts)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _place_fonts(folder: Path) -> None:
+    """Put matplotlib's own font where ultralytics looks for Arial, so that it downloads none."""
+    import importlib.util
+
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = importlib.util.find_spec("matplotlib")
+    font = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec and spec.origin else None
+    if font and font.is_file():
+        for name in ("Arial.ttf", "Arial.Unicode.ttf"):
+            shutil.copyfile(font, folder / name)
+
+
+quiet()

@@ -1,0 +1,154 @@
+"""Anchor-based heads: coupled (YOLOv5), decoupled (YOLOX), decoupled with attention (Zhang et al. 2022, Fig. 6, Table 5)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.head import Detect
+
+from cfg import UserError, nearest
+from models.blocks.attention import make_attention
+from models.blocks.host import Conv
+from models.heads import HEADS
+from models.losses.anchor import AnchorLoss
+from models.rules import Plan, Site, required
+
+STYLES = ("coupled", "decoupled")
+
+
+class DecoupledBranches(nn.Module):
+    """Classification and regression apart: (B, C, H, W) -> (B, anchors * (5 + nc), H, W) in the coupled head's order.
+
+    The attention stands in the classification branch only; the regression branch also gives objectness (as in YOLOX).
+    """
+
+    def __init__(self, channels: int, hidden: int, depth: int, nc: int, anchors: int, attention: str) -> None:
+        super().__init__()
+        self.nc, self.na = nc, anchors
+        self.stem = Conv(channels, hidden, 1)
+        self.classes = nn.Sequential(*(Conv(hidden, hidden, 3) for _ in range(depth)), make_attention(attention, hidden))
+        self.regression = nn.Sequential(*(Conv(hidden, hidden, 3) for _ in range(depth)))
+        self.class_out = nn.Conv2d(hidden, anchors * nc, 1)
+        self.box_out = nn.Conv2d(hidden, anchors * 5, 1)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = self.stem(features)
+        classes, boxes = self.class_out(self.classes(features)), self.box_out(self.regression(features))
+        batch, _, height, width = boxes.shape
+        parts = (boxes.view(batch, self.na, 5, height, width), classes.view(batch, self.na, self.nc, height, width))
+        return torch.cat(parts, 2).flatten(1, 2)
+
+
+@HEADS.register("AnchorDetect")
+class AnchorDetect(Detect):
+    """Anchor head over any list of pyramid levels.
+
+    Row: `[[level, ...], 1, AnchorDetect, [nc, anchors, style, attention, hidden, depth]]` with style `coupled` or
+    `decoupled`. Its hidden width at a level is that level's channels, at most `hidden` (at the model's width).
+
+    Training output: `{"preds": [(B, na, H, W, 5 + nc) logits per level], "feats": [(B, C, H, W) per level]}`.
+    Evaluation output: `(y, raw)` with y (B, 4 + nc, N), boxes xywh in input pixels, scores class times objectness, and N
+    the sum of na * H * W; export output: y alone (boxes xyxy when `self.xyxy`).
+    """
+
+    xyxy = False
+
+    @staticmethod
+    def rule(site: Site) -> Plan:
+        required(site.args, 2, "nc, anchors, style, attention, hidden, depth")
+        nc, anchors, *rest = site.args
+        if len(rest) > 2:
+            rest[2] = site.scale(rest[2])
+        return Plan(None, (nc, anchors, site.channels, site.strides, *rest))
+
+    def __init__(
+        self,
+        nc: int,
+        anchors: list[list[float]] | int,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        style: str = "coupled",
+        attention: str = "none",
+        hidden: int = 256,
+        depth: int = 2,
+    ) -> None:
+        nn.Module.__init__(self)  # Detect's own constructor builds an anchor-free head
+        if style not in STYLES:
+            raise UserError(f"unknown head style '{style}'; expected {' or '.join(STYLES)}{nearest(style, STYLES)}")
+        sizes = _anchor_sizes(anchors, strides)
+        self.nc, self.nl, self.na = nc, len(channels), sizes.shape[1]
+        self.no, self.reg_max = nc + 5, 1
+        self.inplace, self.cv2 = False, nn.ModuleList()  # what ultralytics reads on every detection head
+        self.stride = torch.tensor(strides, dtype=torch.float32)
+        self.register_buffer("anchor_wh", sizes)  # (nl, na, 2) input pixels
+        self.m = nn.ModuleList(
+            nn.Conv2d(c, self.na * self.no, 1)
+            if style == "coupled"
+            else DecoupledBranches(c, min(c, hidden), depth, nc, self.na, attention)
+            for c in channels
+        )
+        self.bias_init()
+
+    def bias_init(self) -> None:
+        """Start with rare objects: about 8 per 640-pixel image, and classes equally likely (Lin et al. 2017, 3.3)."""
+        for branch, stride in zip(self.m, self.stride.tolist()):
+            coupled = isinstance(branch, nn.Conv2d)
+            boxes = branch.bias if coupled else branch.box_out.bias
+            classes = branch.bias if coupled else branch.class_out.bias
+            with torch.no_grad():
+                boxes.view(self.na, -1)[:, 4] += math.log(8 / (640 / stride) ** 2)
+                classes.view(self.na, -1)[:, 5 if coupled else 0 :] += math.log(0.6 / (self.nc - 0.99999))
+
+    def loss(self, **options: Any) -> AnchorLoss:
+        """The detection loss that trains this head."""
+        return AnchorLoss(self, **options)
+
+    def forward(self, features: list[torch.Tensor]) -> Any:
+        raw = {"preds": [self._logits(i, x) for i, x in enumerate(features)], "feats": list(features)}
+        if self.training:
+            return raw
+        y = self.decode(raw["preds"])
+        return y if self.export else (y, raw)
+
+    def _logits(self, level: int, features: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, na, H, W, 5 + nc)."""
+        out = self.m[level](features)
+        batch, _, height, width = out.shape
+        return out.view(batch, self.na, self.no, height, width).permute(0, 1, 3, 4, 2)
+
+    def decode(self, preds: list[torch.Tensor]) -> torch.Tensor:
+        """Logits per level -> (B, 4 + nc, N): YOLOv5's box equations, classes multiplied by objectness."""
+        y = torch.cat([self._decode_level(i, p) for i, p in enumerate(preds)], 1)
+        boxes, objectness, classes = y.split((4, 1, self.nc), 2)
+        if self.xyxy:
+            center, half = boxes[..., :2], boxes[..., 2:] / 2
+            boxes = torch.cat((center - half, center + half), 2)
+        return torch.cat((boxes, classes * objectness), 2).transpose(1, 2)
+
+    def _decode_level(self, level: int, logits: torch.Tensor) -> torch.Tensor:
+        """(B, na, H, W, 5 + nc) logits -> (B, na * H * W, 5 + nc): xywh in pixels, objectness, class probabilities."""
+        height, width = logits.shape[2], logits.shape[3]
+        sigmoid = logits.float().sigmoid() if not self.export else logits.sigmoid()
+        rows = torch.arange(height, device=logits.device, dtype=sigmoid.dtype).view(1, 1, height, 1, 1)
+        columns = torch.arange(width, device=logits.device, dtype=sigmoid.dtype).view(1, 1, 1, width, 1)
+        stride, anchor_wh = float(self.stride[level]), self.anchor_wh[level].to(sigmoid.dtype).view(1, self.na, 1, 1, 2)
+        x = (sigmoid[..., 0:1] * 2 - 0.5 + columns) * stride
+        y = (sigmoid[..., 1:2] * 2 - 0.5 + rows) * stride
+        wh = (sigmoid[..., 2:4] * 2) ** 2 * anchor_wh
+        return torch.cat((x, y, wh, sigmoid[..., 4:]), -1).flatten(1, 3)
+
+    def fuse(self) -> None:
+        """Nothing to remove: this head has one branch for training and inference."""
+
+
+def _anchor_sizes(anchors: list[list[float]] | int, strides: tuple[int, ...]) -> torch.Tensor:
+    """Anchors of the YAML as (nl, na, 2) pixels; a mere number of anchors gives squares of 2 to 6 strides to start from."""
+    if isinstance(anchors, int):
+        multiples = torch.linspace(2, 6, anchors).view(1, -1, 1)
+        return torch.tensor(strides, dtype=torch.float32).view(-1, 1, 1) * multiples.expand(len(strides), -1, 2)
+    if len(anchors) != len(strides):
+        raise UserError(f"expected anchors for {len(strides)} levels (strides {list(strides)}), got {len(anchors)} rows")
+    return torch.tensor(anchors, dtype=torch.float32).view(len(strides), -1, 2)

@@ -1,0 +1,160 @@
+"""From YAML rows `[from, repeats, block, args]` to layers.
+
+Every row is built and run at once on a small probe image, so that strides are measured, promised channels are checked
+against real ones, and a mistake is reported with the row it stands in.
+
+A model YAML may name a `base:` YAML whose keys it overrides, and a row may use any top-level key (`nc`, `anchors`,
+`attention`, `fusion` ...) in the place of its block or of an argument: that is how an ablation is one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from cfg import UserError, find, read_yaml
+from models.blocks import BLOCKS
+from models.heads import HEADS
+from models.rules import Plan, Site
+
+PROBE_SIZE = 256  # image side of the probe; twice the coarsest stride any of our models has
+
+
+def read_model(source: str | Path | dict[str, Any]) -> dict[str, Any]:
+    """Return a model description as one dict, `base:` files merged in, with the file's path under `yaml_file`.
+
+    Raises:
+        UserError: no such file, not a mapping, a `base` that leads back to itself, or rows missing.
+    """
+    if isinstance(source, dict):
+        description = dict(source)
+    else:
+        path = find("models", source)
+        description = _with_base(path, seen=())
+        description["yaml_file"] = path.name
+    where = description.get("yaml_file", "model description")
+    for section in ("backbone", "head"):
+        if not isinstance(description.get(section), list) or not description[section]:
+            raise UserError(f"{where}: expected a list of rows under '{section}:', got {description.get(section)!r}")
+    return description
+
+
+def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    if path in seen:
+        raise UserError(f"{path}: its 'base' leads back to itself; remove one of the 'base:' lines")
+    own = read_yaml(path)
+    if "base" not in own:
+        return own
+    base_name = own.pop("base")
+    beside = path.parent / str(base_name)
+    base = _with_base(beside.resolve() if beside.is_file() else find("models", base_name), (*seen, path))
+    return base | own
+
+
+def scaler(width: float, divisor: int = 8) -> Callable[[int], int]:
+    """Return the function from channels in the YAML to channels at `width`, rounded up to a multiple of `divisor`."""
+    return lambda channels: max(divisor, -(-int(channels * width + 0.5) // divisor) * divisor)
+
+
+def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential, list[int]]:
+    """Build all rows of a model description.
+
+    Args:
+        description: what `read_model` returns.
+        channels: image channels.
+
+    Returns:
+        The layers (each with `i`, `f`, `type`, `np` as ultralytics' models have) and the indices of outputs to keep.
+
+    Raises:
+        UserError: naming file, row and block, for an unknown block, wrong arguments or channels that do not fit.
+    """
+    rows = [*description["backbone"], *description["head"]]
+    where = description.get("yaml_file", "model description")
+    scale = scaler(float(description.get("width_multiple", 1.0)), int(description.get("divisor", 8)))
+    depth = float(description.get("depth_multiple", 1.0))
+    layers: list[nn.Module] = []
+    outputs: list[torch.Tensor] = []
+    image = torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE)
+    for index, row in enumerate(rows):
+        source, repeats, name, args = _read_row(row, description, f"{where}, row {index}")
+        context = f"{where}, row {index} ({name})"
+        inputs = _inputs(source, outputs, image, context)
+        repeats = max(round(repeats * depth), 1) if repeats > 1 else repeats
+        site = Site(
+            channels=tuple(x.shape[1] for x in inputs),
+            strides=tuple(PROBE_SIZE // x.shape[2] for x in inputs),
+            repeats=repeats,
+            args=tuple(args),
+            scale=scale,
+        )
+        layer, output = _build_row(name, site, inputs, is_last=index == len(rows) - 1, context=context)
+        layers.append(_annotate(layer, index, source, name))
+        outputs.append(output)
+    kept = {s if s >= 0 else i + s for i, layer in enumerate(layers) for s in _as_list(layer.f) if s != -1}
+    return nn.Sequential(*layers), sorted(kept)
+
+
+def _read_row(row: Any, description: dict[str, Any], context: str) -> tuple[Any, int, str, list[Any]]:
+    if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
+        raise UserError(f"{context}: expected [from, repeats, block, [args]], got {row!r}")
+    source, repeats, name, args = row
+    if not isinstance(repeats, int) or repeats < 1:
+        raise UserError(f"{context}: expected repeats as a positive number, got {repeats!r}")
+    substitute = {k: v for k, v in description.items() if k not in ("backbone", "head")}
+    name = substitute.get(name, name)
+    return source, repeats, str(name), [substitute.get(a, a) if isinstance(a, str) else a for a in args]
+
+
+def _as_list(source: int | list[int]) -> list[int]:
+    return source if isinstance(source, list) else [source]
+
+
+def _inputs(source: Any, outputs: list[torch.Tensor], image: torch.Tensor, context: str) -> list[torch.Tensor]:
+    """The probe tensors a row reads; -1 is the row before it, or the image for the first row."""
+    inputs = []
+    for position in _as_list(source):
+        if not isinstance(position, int) or not -len(outputs) - 1 <= position < len(outputs):
+            raise UserError(f"{context}: 'from' must name an earlier row (0 to {len(outputs) - 1}, or -1), got {position!r}")
+        inputs.append(outputs[position] if outputs else image)
+    return inputs
+
+
+@torch.no_grad()
+def _build_row(
+    name: str, site: Site, inputs: list[torch.Tensor], is_last: bool, context: str
+) -> tuple[nn.Module, torch.Tensor | None]:
+    """Build one row's layer and run it on the probe; return both (no output for a head). `context` starts every message."""
+    try:
+        _check_place(name, is_last)
+        block = (HEADS if is_last else BLOCKS).get(name)
+        plan: Plan = block.rule(site)
+        factory = getattr(block, "build", block)
+        copies = [factory(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
+        layer = copies[0] if plan.copies == 1 else nn.Sequential(*copies)
+        layer.eval()
+        if plan.out_channels is None:
+            return layer, None
+        output = layer(inputs if len(inputs) > 1 else inputs[0])
+        if output.shape[1] != plan.out_channels:
+            raise UserError(f"promised {plan.out_channels} output channels, gives {output.shape[1]}; correct its rule")
+    except (UserError, TypeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{context}: {' '.join(str(error).split())}") from error
+    return layer, output
+
+
+def _check_place(name: str, is_last: bool) -> None:
+    if is_last and name in list(BLOCKS):
+        raise UserError(f"the last row must be a head ({', '.join(HEADS)}), got a block")
+    if not is_last and name in list(HEADS):
+        raise UserError("a head must be the last row; move it there")
+
+
+def _annotate(layer: nn.Module, index: int, source: int | list[int], name: str) -> nn.Module:
+    layer.i, layer.f, layer.type = index, source, name
+    layer.np = sum(p.numel() for p in layer.parameters())
+    return layer
