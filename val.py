@@ -27,7 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
     parser.add_argument("--half", action="store_true", help="half precision (GPU)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
-    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="curves and confusion matrix")
+    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
     parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
@@ -92,16 +92,18 @@ def table(result: dict[str, Any]) -> str:
     more = ("AR1", "AR10", "AR100", "AP_small", "AP_medium", "AP_large")
     lines += ["", "  ".join(f"{name} {cell(metrics[name]).strip()}" for name in more)]
     lines += [f"precision, recall and F1 at confidence {metrics['best_conf']:.3f}, where F1 is largest"]
-    counted = "" if model["parameters"] is None else (
-        f", {model['parameters']:,} parameters, {model['layers']} layers, {model['gflops']:.1f} GFLOPs at {model['imgsz']}"
-    )  # fmt: skip
+    counted = ""
+    if model["parameters"] is not None:
+        counted = f", {model['parameters']:,} parameters, {model['layers']} layers, "
+        counted += f"{model['gflops']:.1f} GFLOPs at {model['imgsz']}"
     lines += [f"model: {model['format']}, {model['size_mb']:.1f} MB{counted}"]
     lines += [
         f"speed at batch 1, {'x'.join(map(str, speed['imgsz']))}, {settings['device']}: {speed['fps']:.1f} FPS "
         f"(inference {speed['inference_ms']:.1f} ms + NMS {speed['postprocess_ms']:.1f} ms; "
         f"letterbox {speed['preprocess_ms']:.1f} ms before)"
     ]
-    return "\n".join([*lines, f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"])
+    lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

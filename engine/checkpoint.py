@@ -1,22 +1,18 @@
 """Checkpoints are data, not code: state dict, model YAML and metadata in plain types.
 
-`best.pt` ("tandem-detector") holds the student alone; `last.pt` ("tandem-run") the same fields, with the averaged student
-under ``state``, and what a resumed run needs under ``run``. Both load with `torch.load(weights_only=True)` in any process,
-whatever can be imported there. Files of other programs go through `engine.foreign`.
+`best.pt` ("tandem-detector") holds the student alone; `last.pt` ("tandem-run") the same fields, with the averaged
+student under ``state``, and what a resumed run needs under ``run``. Both load with `torch.load(weights_only=True)` in
+any process, whatever can be imported there. Files of other programs go through `engine.foreign`.
 """
 
 from __future__ import annotations
 
-import io
-import os
-import types
 import warnings
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +20,7 @@ import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from cfg.version import VERSION as TANDEM_VERSION
 from engine.foreign import Inert, build_stock, find_module, harvest_state_dict, is_torchscript, load_inert, rebuild
+from engine.plain import plain, save_atomic
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
@@ -40,11 +37,8 @@ class Transfer:
     skipped: list[str]
 
 
-# -- write --------------------------------------------------------------------------------------------------------------
-
-
 def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
-    """Return the content of a checkpoint of format `kind`: what rebuilds `detector` (YAML, names, strides), its state in fp32, `meta`.
+    """Return the content of a `kind` checkpoint: YAML, names and strides of `detector`, its fp32 state, `meta`.
 
     Date and library versions are added to `meta` where it has none. Tensors are copies on the CPU.
     """
@@ -74,65 +68,6 @@ def save_student(path: str | Path, detector: nn.Module, meta: dict[str, Any]) ->
     save_atomic(path, pack(detector, meta))
 
 
-def save_atomic(path: str | Path, content: dict[str, Any]) -> None:
-    """Write `content` (plain types and tensors) so that `path` holds the old or the new file, never half of one.
-
-    Raises:
-        UserError: the folder cannot be written or the disk is full; a file that was there before is intact.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    # Serialised in memory first: torch's file writer aborts the process when the disk fills up under it.
-    buffer = io.BytesIO()
-    torch.save(plain(content), buffer)
-    try:
-        with part.open("wb") as file:
-            file.write(buffer.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); free space or choose another folder") from None
-    finally:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder that refused the file; its error is already on the way
-
-
-def plain(value: Any, where: str = "checkpoint") -> Any:
-    """Return `value` in types that `torch.load(weights_only=True)` reads: numbers, str, list, tuple, dict, CPU tensors.
-
-    Raises:
-        TypeError: something inside has no plain form; the message says where.
-    """
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    if isinstance(value, Tensor):
-        # Contiguous, and a copy where it is a view: torch.save writes a view's whole storage.
-        tensor = value.detach().cpu().contiguous()
-        return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
-    if isinstance(value, types.SimpleNamespace):
-        value = vars(value)
-    if isinstance(value, dict):
-        return {plain(k, where): plain(v, f"{where}.{k}") for k, v in value.items()}
-    if isinstance(value, (list, set, torch.Size)):
-        return [plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, tuple):
-        return tuple(plain(v, f"{where}[{i}]") for i, v in enumerate(value))
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.tolist()
-    for base in (bool, int, float, str):
-        if isinstance(value, base):
-            return base(value)
-    if isinstance(value, (Path, torch.device)):
-        return str(value)
-    raise TypeError(f"{where}: {type(value).__name__} has no plain form; store numbers, text, lists, dicts or tensors")
-
-
-# -- read ---------------------------------------------------------------------------------------------------------------
-
-
 def read(path: str | Path) -> Any:
     """Load any checkpoint file without running code from it: plain content, or `Inert` objects for pickled classes.
 
@@ -146,7 +81,7 @@ def read(path: str | Path) -> Any:
         raise UserError(f"{path}: expected a checkpoint, got an empty file; train or copy it again")
     try:
         if is_torchscript(path):
-            raise UserError(f"{path}: expected a checkpoint, got a TorchScript export; rename it to end in .torchscript")
+            raise UserError(f"{path}: expected a checkpoint, got a TorchScript export; rename it .torchscript")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about pickles that are not data; the next reader judges them
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -159,7 +94,8 @@ def read(path: str | Path) -> Any:
     if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
         missing = [field for field in FIELDS if field not in content]
         if missing or content.get("version", 0) > VERSION:
-            reason = f"lacks {', '.join(missing)}" if missing else f"is of version {content['version']}, newer than {VERSION}"
+            newer = f"is of version {content.get('version')}, newer than {VERSION}"
+            reason = f"lacks {', '.join(missing)}" if missing else newer
             raise UserError(f"{path}: the checkpoint {reason}; save it again with this version of Tandem")
     return content
 
@@ -230,14 +166,11 @@ def transfer(model: nn.Module, state: dict[str, Tensor]) -> Transfer:
     return Transfer(len(state) - len(skipped), len(state), skipped)
 
 
-# -- ultralytics --------------------------------------------------------------------------------------------------------
-
-
 def install() -> None:
     """Make ultralytics read every .pt file through `load_detector`: its trainer, validator, predictor and AutoBackend.
 
     All of them call `ultralytics.nn.tasks.load_checkpoint`, which looks `torch_safe_load` up when it runs. The original
-    runs any code that a file holds. (`strip_optimizer` and the DDP launcher load files of their own run by other means.)
+    runs any code that a file holds. (`strip_optimizer` and the DDP launcher read their own run's files by other means.)
     """
     import ultralytics.nn
     from ultralytics.nn import tasks
@@ -260,9 +193,6 @@ def _torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple
         "tandem": own,
     }
     return {**ckpt, **content.get("run", {}), "ema": module}, str(weight)
-
-
-# -- parts --------------------------------------------------------------------------------------------------------------
 
 
 def _rebuild_own(path: Path, content: dict[str, Any]) -> nn.Module:
@@ -311,7 +241,7 @@ def _named_tensors(content: Any) -> dict[str, Tensor]:
     for candidate in (*nested, content):
         if isinstance(candidate, dict):
             found = {k: v for k, v in candidate.items() if isinstance(k, str) and isinstance(v, Tensor)}
-            if len(found) > len(candidate) // 2:  # more tensors than anything else: a state dict, not a record beside it
+            if len(found) > len(candidate) // 2:  # mostly tensors: a state dict, not a record beside it
                 return found
     return {}
 

@@ -1,7 +1,8 @@
 """COCO average precision and recall of boxes held in memory (Lin et al. 2014; definitions of the COCO detection task).
 
-AP50-95 averages IoU thresholds 0.50, 0.55 ... 0.95; AR@k is the recall at the k most confident detections per image and class,
-averaged over the same thresholds; small, medium and large are areas below 32^2, up to 96^2, and above, in original pixels.
+AP50-95 averages IoU thresholds 0.50, 0.55 ... 0.95; AR@k is the recall at the k most confident detections per image and
+class, averaged over the same thresholds; small, medium and large are areas below 32^2, up to 96^2, and above, in
+original pixels.
 """
 
 from __future__ import annotations

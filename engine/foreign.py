@@ -1,9 +1,9 @@
 """Read checkpoints that other programs wrote, without running anything that is inside them.
 
-ultralytics and YOLOv5 save whole Python objects. Loading such a file the usual way calls whatever it names, so a file from
-a stranger can run any program. Here the unpickler knows tensors and containers only: every model class becomes an inert
-stand-in that collects its fields, every other name is refused. The weights are then read off the stand-ins, and an
-ultralytics model is built anew from its YAML.
+ultralytics and YOLOv5 save whole Python objects. Loading such a file the usual way calls whatever it names, so a file
+from a stranger can run any program. Here the unpickler knows tensors and containers only: every model class becomes an
+inert stand-in that collects its fields, every other name is refused. The weights are then read off the stand-ins, and
+an ultralytics model is built anew from its YAML.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ REAL = {
 }
 # Names that become inert stand-ins: model classes and the records that trainers put beside them.
 INERT_PREFIXES = (
-    "torch.nn.", "torch._C._nn", "torchvision.", "ultralytics.", "models.", "utils.", "numpy.", "pathlib.", "argparse.", "types.",
+    "torch.nn.", "torch._C._nn", "torchvision.", "ultralytics.", "models.", "utils.", "numpy.", "pathlib.", "argparse.",
+    "types.",
 )  # fmt: skip
 INERT_NAMES = {"builtins.getattr", "builtins.object", "collections.defaultdict", "collections.deque", "_codecs.encode"}
 ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w\s=.,+-]*)\)")
@@ -111,12 +112,13 @@ def load_inert(path: Path) -> Any:
 
 
 def harvest_state_dict(module: Inert, prefix: str = "") -> dict[str, Tensor]:
-    """Return name -> tensor for an inert module: its parameters, its persistent buffers, its children's, recursively."""
+    """Return name -> tensor for an inert module: its parameters and persistent buffers, its children's below."""
     fields = vars(module)
-    hidden = fields.get("_non_persistent_buffers_set") or ()
-    own = {**(fields.get("_parameters") or {}), **(fields.get("_buffers") or {})}
+    hidden = fields.get("_non_persistent_buffers_set")
+    hidden = hidden if isinstance(hidden, set) else set()
+    own = _dict(fields, "_parameters") | _dict(fields, "_buffers")
     state = {f"{prefix}{k}": v.detach() for k, v in own.items() if isinstance(v, Tensor) and k not in hidden}
-    for name, child in (fields.get("_modules") or {}).items():
+    for name, child in _dict(fields, "_modules").items():
         if isinstance(child, Inert):
             state |= harvest_state_dict(child, f"{prefix}{name}.")
     return state
@@ -125,7 +127,8 @@ def harvest_state_dict(module: Inert, prefix: str = "") -> dict[str, Tensor]:
 def find_module(content: Any) -> Inert | None:
     """Return the inert model of a loaded checkpoint: its average (`ema`) before its `model`, or None."""
     if isinstance(content, Inert):
-        return content if "_modules" in vars(content) else vars(content).get("model")
+        inner = vars(content).get("model")  # of a pickled ultralytics.YOLO object
+        return content if "_modules" in vars(content) else inner if isinstance(inner, Inert) else None
     candidates = [content.get("ema"), content.get("model")] if isinstance(content, dict) else []
     return next((c for c in candidates if isinstance(c, Inert) and "_modules" in vars(c)), None)
 
@@ -138,12 +141,14 @@ def rebuild(path: Path, module: Inert) -> nn.Module:
     """
     fields, kind = vars(module), module.origin
     if not (kind.startswith("ultralytics.") and kind.rpartition(".")[2] in DETECTORS):
-        hint = "take its weights with `train.py --cfg yolov5n.yaml --weights FILE`" if kind.startswith("models.") else ""
-        raise UserError(f"{path}: expected an ultralytics detection model, got {kind}; {hint or 'give a detection model'}")
+        yolov5 = kind.startswith("models.")
+        fix = "use its weights: train.py --cfg yolov5n.yaml --weights FILE" if yolov5 else "give a detection model"
+        raise UserError(f"{path}: expected an ultralytics detection model, got {kind}; {fix}")
     rows, names = fields.get("yaml"), fields.get("names")
     if not isinstance(rows, dict) or not isinstance(names, (dict, list)):
         raise UserError(f"{path}: expected a model with its YAML and class names, got one without; save it again")
-    return build_stock(path, rows, dict(enumerate(names)) if isinstance(names, list) else names, harvest_state_dict(module))
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    return build_stock(path, rows, names, harvest_state_dict(module))
 
 
 def build_stock(path: Path, rows: dict[str, Any], names: dict[int, str], state: dict[str, Tensor]) -> nn.Module:
@@ -182,11 +187,18 @@ def check_rows(path: Path, rows: dict[str, Any]) -> None:
             raise UserError(f"{path}: refused, the model YAML names '{name}', which is not a known layer")
 
 
+def _dict(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    """A field of an inert object when it is the dict it should be: nothing in a foreign file can be relied on."""
+    value = fields.get(name)
+    return dict(value) if isinstance(value, dict) else {}
+
+
 def _lookup(name: str) -> Any:
     import ultralytics.nn.modules as host
 
-    # TorchVision would download weights while it is built.
-    return getattr(nn, name[3:], None) if name.startswith("nn.") else getattr(host, name, None) if name != "TorchVision" else None
+    if name == "TorchVision":  # would download weights while it is built
+        return None
+    return getattr(nn, name[3:], None) if name.startswith("nn.") else getattr(host, name, None)
 
 
 def _is_layer(value: Any) -> bool:

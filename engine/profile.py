@@ -15,10 +15,10 @@ def profile(model: nn.Module, imgsz: int = IMGSZ) -> dict[str, Any]:
     """Return layers, parameters, size and computation of `model`, which stays as it is (a copy is measured).
 
     Layers are modules without children, as ultralytics counts them. GFLOPs are 2 x multiply-adds of one image of
-    `imgsz` x `imgsz` pixels, counted by thop over a real pass at that size: convolutions, linear layers, norms, softmax,
-    pooling, and functional matrix products (matmul, bmm, einsum, linear, scaled dot-product attention). Not counted:
-    activations, element-wise products and sums (attention masks applied to features, fusion weights) and interpolation
-    called as a function.
+    `imgsz` x `imgsz` pixels, counted by thop over a real pass at that size: convolutions, linear layers, norms,
+    softmax, pooling, and functional matrix products (matmul, bmm, einsum, linear, scaled dot-product attention). Not
+    counted: activations, element-wise products and sums (attention masks applied to features, fusion weights) and
+    interpolation called as a function.
 
     Returns:
         ``layers``, ``parameters``, ``size_mb`` (float32 weights, 10^6 bytes), ``gflops``, ``imgsz``.

@@ -22,6 +22,7 @@ from data import resolve
 from engine.checkpoint import install, load_detector
 from engine.coco_metrics import Boxes, coco_metrics
 from engine.profile import profile
+from engine.weights import DEFAULT_SIZE, locate_weights, open_backend, pick_device
 
 from ultralytics.data.augment import LetterBox  # isort: skip
 from ultralytics.models.yolo.detect import DetectionValidator  # isort: skip
@@ -31,7 +32,7 @@ from ultralytics.utils.metrics import smooth  # isort: skip
 from ultralytics.utils.nms import non_max_suppression  # isort: skip
 from ultralytics.utils.patches import imread  # isort: skip
 
-TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 50, 5, 20.0
+TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 30, 5, 20.0
 DEPLOYED_CONF = 0.25  # speed is measured at the threshold of detect.py, not at the near-zero one that AP needs
 
 
@@ -73,7 +74,8 @@ class Validator(DetectionValidator):
             return ops.scale_boxes(*args).cpu().numpy()
 
         self.truths.append(Boxes(original(truth["bboxes"]), truth["cls"].cpu().numpy()))
-        self.found.append(Boxes(original(pred["bboxes"]), pred["cls"].cpu().numpy(), pred["conf"].float().cpu().numpy()))
+        classes, scores = pred["cls"].cpu().numpy(), pred["conf"].float().cpu().numpy()
+        self.found.append(Boxes(original(pred["bboxes"]), classes, scores))
 
 
 def evaluate(
@@ -100,16 +102,16 @@ def evaluate(
         save_dir: run folder; plots and the resolved `data.yaml` go there.
 
     Returns:
-        In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1 is
-        largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``, ``speed``
-        (`time_single_images`), ``settings``. Undefined values are None.
+        In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
+        is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
+        ``speed`` (`time_single_images`), ``settings``. Undefined values are None.
 
     Raises:
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
     """
     install()
-    target = pick_device(device)
-    source, facts = _open(Path(weights), target)
+    target, weights = pick_device(device or ""), locate_weights(weights)
+    source, facts = _open(weights, target)
     content = _read_data(data, split)
     _check_names(weights, facts["names"], data, content["names"])
     imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
@@ -118,32 +120,38 @@ def evaluate(
     resolved = save_dir / "data.yaml"
     resolved.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     args = dict(
-        model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf, iou=iou,
-        plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
+        model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
+        iou=iou, plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
     )  # fmt: skip
     validator = Validator(save_dir=save_dir, args=args)
     validator.collect = True
     validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
-        raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files or the split")
+        raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
     speed = time_single_images(source, validator.dataloader.dataset.im_files, validator.args.imgsz, target, iou, half)
     settings = dict(
-        weights=str(weights), data=str(data), split=split, imgsz=validator.args.imgsz, batch=validator.args.batch,
+        weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
         device=str(target), conf=conf, iou=iou, half=half, images=len(validator.truths), save_dir=str(save_dir),
     )  # fmt: skip
     return _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
 
 
 def time_single_images(
-    source: nn.Module | str, files: list[str], imgsz: int | list[int], device: torch.device, iou: float, half: bool = False
+    source: nn.Module | str,
+    files: list[str],
+    imgsz: int | list[int],
+    device: torch.device,
+    iou: float,
+    half: bool = False,
 ) -> dict[str, Any]:
     """Time the model on one image at a time, as in use: batch 1, score threshold 0.25, images already in memory.
 
     Returns:
-        Medians in milliseconds: ``preprocess_ms`` (letterbox, to tensor), ``inference_ms``, ``postprocess_ms`` (NMS); and
+        Medians in milliseconds: ``preprocess_ms`` (letterbox, to tensor), ``inference_ms``, ``postprocess_ms`` (NMS);
         ``fps`` = 1000 / median(inference + NMS), ``images`` timed, ``imgsz`` (height, width).
     """
-    backend = AutoBackend(deepcopy(source) if isinstance(source, nn.Module) else source, device=device, fp16=half, verbose=False)
+    source = deepcopy(source) if isinstance(source, nn.Module) else source  # AutoBackend fuses it in place
+    backend = AutoBackend(source, device=device, fp16=half, verbose=False)
     size = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     letterbox = LetterBox(size, auto=False, stride=backend.stride)
     pictures = [picture for file in files[:TIMED_IMAGES] if (picture := imread(file)) is not None]
@@ -164,7 +172,9 @@ def time_single_images(
 
 
 @torch.inference_mode()
-def _time_one(backend: AutoBackend, letterbox: LetterBox, picture: np.ndarray, device: torch.device, iou: float) -> tuple:
+def _time_one(
+    backend: AutoBackend, letterbox: LetterBox, picture: np.ndarray, device: torch.device, iou: float
+) -> tuple[float, float, float]:
     """Milliseconds of letterboxing, of the forward pass and of NMS for one picture (H, W, 3)."""
 
     def now() -> float:
@@ -183,52 +193,27 @@ def _time_one(backend: AutoBackend, letterbox: LetterBox, picture: np.ndarray, d
     return ready - start, predicted - ready, now() - predicted
 
 
-def pick_device(name: str | None) -> torch.device:
-    """Return the device called `name`: ``cpu``, ``mps``, a GPU number; None or "" takes the first GPU or the CPU.
-
-    Raises:
-        UserError: no such device here.
-    """
-    text, gpus = str("" if name is None else name).strip().lower().removeprefix("cuda:"), torch.cuda.device_count()
-    if not text:
-        return torch.device("cuda:0" if gpus else "cpu")
-    if text == "cpu" or text == "mps" and torch.backends.mps.is_available():
-        return torch.device(text)
-    if text.isdigit() and int(text) < gpus:
-        return torch.device(f"cuda:{text}")
-    raise UserError(f"--device: expected cpu or a GPU number below {gpus} ({gpus} GPUs here), got '{name}'; use --device cpu")
-
-
-# -- parts --------------------------------------------------------------------------------------------------------------
-
-
 def _open(weights: Path, device: torch.device) -> tuple[nn.Module | str, dict[str, Any]]:
-    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, model (size and computation)."""
-    if weights.suffix == ".pt" or not weights.suffix and weights.is_file():
+    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, model (size, computation)."""
+    if weights.suffix == ".pt":
         module, ckpt = load_detector(weights)
         size = profile(module) | {"file_mb": weights.stat().st_size / 1e6, "format": "pytorch"}
-        trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or 640
+        trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
         facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size)
         return module.to(device), facts
-    if not weights.exists():
-        raise UserError(f"{weights}: weights not found; give a .pt, .onnx or .torchscript file or an OpenVINO folder")
-    try:
-        backend = AutoBackend(str(weights), device=device, verbose=False)
-    except Exception as error:  # every runtime has its own ways to refuse a file
-        detail = " ".join(str(error).split())[:160]
-        raise UserError(f"{weights}: cannot be opened as an exported model ({detail}); export it again") from None
+    backend, imgsz = open_backend(weights, device)
     if not backend.metadata:
-        raise UserError(f"{weights}: expected a model exported with names and size in it, got none; export it with export.py")
+        raise UserError(f"{weights}: expected a model that was exported with its class names and size; use export.py")
     parts = [p for p in weights.rglob("*") if p.is_file()] if weights.is_dir() else [weights]
     mb = sum(p.stat().st_size for p in parts) / 1e6
     size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
-    height_width = backend.imgsz if not isinstance(backend.imgsz, int) else [backend.imgsz] * 2
-    return str(weights), dict(names=backend.names, stride=int(backend.stride), imgsz=max(height_width), model=size)
+    return str(weights), dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
 
 
 def _read_data(data: str | Path, split: str) -> dict[str, Any]:
-    """Return the data YAML with absolute paths and {index: name}; only `split` must be there (the host wants three keys)."""
+    """Return the data YAML with absolute paths and {index: name}; only `split` must be there."""
     content = resolve(data, require=(split,))
+    # The host asks for both keys, whatever is validated.
     return {"train": content[split], "val": content[split]} | content
 
 
@@ -241,7 +226,7 @@ def _check_names(weights: str | Path, known: dict[int, str], data: str | Path, w
     else:
         index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
         reason = f"class {index} is '{theirs[index]}' in the data, '{ours[index]}' in the model"
-    raise UserError(f"{data}: expected the class names of {weights}, got others ({reason}); use the data it was trained for")
+    raise UserError(f"{data}: expected the class names of {weights}, got others ({reason}); use its own data set")
 
 
 def _check_imgsz(imgsz: int, stride: int) -> int:

@@ -37,7 +37,8 @@ def stock(seed: int = 0, **rows) -> DetectionModel:
 
 
 def as_ultralytics(path: Path, model: nn.Module, **more) -> Path:
-    torch.save({"epoch": 3, "model": model.half(), "ema": None, "train_args": {"imgsz": 96, "project": None}, **more}, path)
+    args = {"imgsz": 96, "project": None}
+    torch.save({"epoch": 3, "model": model.half(), "ema": None, "train_args": args, **more}, path)
     return path
 
 
@@ -47,7 +48,7 @@ def same_output(a: nn.Module, b: nn.Module) -> bool:
         return torch.equal(a.eval()(image)[0], b.eval()(image)[0])
 
 
-# -- own files ----------------------------------------------------------------------------------------------------------
+# -- own files
 
 
 def test_student_survives_the_file(tmp_path):
@@ -81,7 +82,8 @@ def test_our_detector_survives_the_file(tmp_path):
 
 
 def test_run_file_gives_the_average_and_keeps_the_run(tmp_path):
-    optimizer = {"state": {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}, "param_groups": [{"betas": (0.9, 0.99)}]}
+    moments = {0: {"step": torch.tensor(3.0), "exp_avg": torch.ones(2)}}
+    optimizer = {"state": moments, "param_groups": [{"betas": (0.9, 0.99)}]}
     content = checkpoint.pack(stock(), {"train_args": {"lr0": 0.1}}, checkpoint.RUN)
     checkpoint.save_atomic(tmp_path / "last.pt", content | {"run": {"epoch": 4, "optimizer": optimizer, "updates": 9}})
     loaded, ckpt = checkpoint.load_detector(tmp_path / "last.pt")
@@ -131,7 +133,7 @@ def test_missing_folder_is_a_user_error(tmp_path):
         checkpoint.save_atomic(tmp_path / "nowhere/best.pt", {})
 
 
-# -- foreign files ------------------------------------------------------------------------------------------------------
+# -- foreign files
 
 
 def test_ultralytics_checkpoint_is_rebuilt(tmp_path):
@@ -267,7 +269,7 @@ def test_bare_state_dict_has_no_model(tmp_path):
         checkpoint.load_detector(tmp_path / "sd.pt")
 
 
-# -- transfer -----------------------------------------------------------------------------------------------------------
+# -- transfer
 
 
 def test_transfer_matches_name_and_shape():
@@ -303,7 +305,7 @@ def test_all_tensors_of_the_real_yolov5n_match():
     assert model.head.anchor_wh[0, 0].tolist() == [10.0, 13.0]
 
 
-# -- ultralytics --------------------------------------------------------------------------------------------------------
+# -- ultralytics
 
 
 @pytest.fixture
