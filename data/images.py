@@ -46,11 +46,20 @@ def inspect_image(path: Path) -> ImageFacts:
             with Image.open(path) as image:
                 width, height = _turned_size(image)
                 # Grey, palette and RGB files of the same picture shall give the same digest.
+                if image.format == "JPEG" and not _has_end(path):  # the decoder forgives it, but something is lost
+                    raise ValueError("truncated: a JPEG without its end marker")
                 pixels = image.convert("RGB") if image.mode in {"1", "L", "P", "RGB"} else image.copy()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(_reason(path, error)) from None
     return ImageFacts(width, height, hashlib.blake2b(pixels.tobytes(), digest_size=16,
                                                      key=f"{pixels.size}".encode()).digest())
+
+
+def _has_end(path: Path) -> bool:
+    """Tell whether a JPEG's end marker is among the last bytes; some cameras write a few more behind it."""
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 1024, 0))
+        return b"\xff\xd9" in file.read()
 
 
 def _reason(path: Path, error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from cfg import UserError, guard
@@ -60,7 +61,7 @@ def collect(options: argparse.Namespace, log: Log) -> tuple[list[Record], tuple[
     if not options.source.is_dir():
         raise UserError(f"--source: expected a folder, got {options.source}, which is none; correct the path")
     source = reader(options.format)(options.source, options, log)
-    records = list(source.read())
+    records = one_per_image(source.read(), log)
     if not records:
         first = f": {log.skipped[0][0]}: {log.skipped[0][1]}" if log.skipped else ""
         raise UserError(f"{options.source}: expected {options.format} annotations with images, got none that can be "
@@ -69,6 +70,19 @@ def collect(options: argparse.Namespace, log: Log) -> tuple[list[Record], tuple[
         known = {record.image for record in records} | {path for path, _ in log.skipped}
         records += [Record(i, source.key(i), [], i) for i in source.unannotated() if i not in known]
     return records, source.classes
+
+
+def one_per_image(records: Iterable[Record], log: Log) -> list[Record]:
+    """Keep the first record of each image and note the others. Raises `UserError` when an image is in two parts."""
+    first: dict[Path, Record] = {}
+    for record in records:
+        known = first.setdefault(record.image, record)
+        if known.part != record.part:
+            raise UserError(f"{record.origin}: expected distinct splits, got {record.image.name} in {known.part} and in "
+                            f"{record.part}; remove it from one")
+        if known is not record:
+            log.skip(record.origin, f"annotates {record.image} again, after {known.origin}")
+    return list(first.values())
 
 
 def report(outcome: Outcome, log: Log, verbose: bool) -> None:
