@@ -19,6 +19,8 @@ from torch import nn
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import resolve
+from data.dataset import part_paths
+from data.layout import list_images
 from engine.checkpoint import install, load_detector
 from engine.coco_metrics import Boxes, coco_metrics
 from engine.profile import profile
@@ -116,9 +118,7 @@ def evaluate(
     _check_names(weights, facts["names"], data, content["names"])
     imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
     save_dir = Path(save_dir).resolve()
-    save_dir.mkdir(parents=True, exist_ok=True)
-    resolved = save_dir / "data.yaml"
-    resolved.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    resolved = _write_data(save_dir, content)
     args = dict(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
         iou=iou, plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
@@ -132,7 +132,10 @@ def evaluate(
     settings = dict(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
         device=str(target), conf=conf, iou=iou, half=half, images=len(validator.truths), save_dir=str(save_dir),
+        images_dropped=_dropped(data, content, split, len(validator.truths)),
     )  # fmt: skip
+    if settings["imgsz"] != imgsz:
+        print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
     return _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
 
 
@@ -215,6 +218,26 @@ def _read_data(data: str | Path, split: str) -> dict[str, Any]:
     content = resolve(data, require=(split,))
     # The host asks for both keys, whatever is validated.
     return {"train": content[split], "val": content[split]} | content
+
+
+def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
+    """Make the run folder and put the resolved data YAML there, where the host reads it."""
+    path = save_dir / "data.yaml"
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --save-dir") from None
+    return path
+
+
+def _dropped(data: str | Path, content: dict[str, Any], split: str, used: int) -> int:
+    """Count images that the host left out, which it does without failing where an image or its labels are damaged."""
+    missing = max(0, sum(len(list_images(part)) for part in part_paths(content, split)) - used)
+    if missing:
+        print(f"{data}: {missing} images of split '{split}' were left out as damaged (or repeated); see "
+              f"`python -m data.check --data {data}`", file=sys.stderr)  # fmt: skip
+    return missing
 
 
 def _check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:

@@ -162,6 +162,25 @@ def test_bad_input(place, tmp_path, monkeypatch, change, message):
         validator.evaluate(**(options | change), save_dir=tmp_path / "run")
 
 
+def test_damaged_labels_are_counted(place, tmp_path, capsys):
+    for number, text in enumerate([LABELS, "0 .5 .5\n"]):  # the second has too few columns
+        (tmp_path / "images").mkdir(exist_ok=True)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / f"images/{number}.png"), np.full((50, 50, 3), number, np.uint8))
+        (tmp_path / f"labels/{number}.txt").write_text(text)
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [scratch, pit]\n")
+    options = dict(device="cpu", plots=False, save_dir=tmp_path / "run")
+    got = validator.evaluate(place / "best.pt", tmp_path / "data.yaml", **options)
+    assert (got["settings"]["images"], got["settings"]["images_dropped"]) == (1, 1)
+    assert "1 images of split 'val' were left out" in capsys.readouterr().err
+
+
+def test_unwritable_run_folder(place, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        validator.evaluate(place / "best.pt", place / "data.yaml", device="cpu", save_dir=tmp_path / "file/run")
+
+
 def test_help_is_quick():
     code = "import sys, val; val.parse(['--weights', 'a', '--data', 'b']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
