@@ -206,7 +206,7 @@ def _check_orphans(report: Report, content: dict[str, Any], samples: list[Sample
         labels = label_path(folder / "x.jpg").parent
         for file in sorted(labels.rglob("*.txt")) if labels != folder and labels.is_dir() else ():
             if file not in known and file.name != "classes.txt":
-                report.error("missing-image", file, f"label without an image in {folder}; restore the image or remove it")
+                report.error("missing-image", file, f"label without image in {folder}; restore the image or remove it")
 
 
 def _check_classes(report: Report, names: dict[int, str]) -> None:
@@ -241,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m data.check", description=__doc__.split("\n\n")[0])
     parser.add_argument("--data", required=True, help="data YAML, or its short name in cfg/data")
     parser.add_argument("--min-size", type=float, default=2.0, metavar="PX", help="boxes below are tiny (default: 2)")
-    parser.add_argument("--json", metavar="FILE", help="write counts and findings as JSON (-: to standard output alone)")
+    parser.add_argument("--json", metavar="FILE", help="write counts and findings as JSON (-: standard output)")
     parser.add_argument("--verbose", action="store_true", help="print every finding")
     options = parser.parse_args(argv)
     report = check_data(options.data, options.min_size)

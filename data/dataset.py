@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,8 @@ def part_paths(content: dict[str, Any], part: str) -> list[Path]:
 def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> str:
     """Say in one line which folder is missing, where it was expected, and how a person gets it."""
     fix = " ".join(str(content.get("download_help") or "").split())
+    if root := os.environ.get("TANDEM_DATASETS"):
+        fix = re.sub(r"(?<![\w/])datasets/", lambda _: f"{root.rstrip('/')}/", fix)  # the commands, not the addresses
     fix = fix or f"correct 'path' or '{part}' in the YAML, or put the images there"
     return f"{file}: {WHAT[part]} not found: expected {path}; {fix}"
 

@@ -41,11 +41,11 @@ def flip(pixels: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.nda
                                              width - boxes_xyxy[:, 0], boxes_xyxy[:, 3]])
 
 
-def translate(pixels: np.ndarray, boxes_xyxy: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def translate(pixels: np.ndarray, boxes_xyxy: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, ...]:
     """Move the picture by whole pixels, right and down where positive; the uncovered border is grey.
 
     Returns:
-        pixels (H, W, C); the boxes (m, 4) that keep at least `VISIBLE` of their area, clipped; which they are, (n,) bool.
+        pixels (H, W, C); the boxes (m, 4) that keep at least `VISIBLE` of their area, clipped; which these are, (n,).
     """
     height, width = pixels.shape[:2]
     moved = np.full_like(pixels, FILL)

@@ -141,7 +141,8 @@ def staging(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
     out = Path(out).resolve()
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not overwrite:
-            raise UserError(f"{out}: expected a new or empty folder, got one with content; "
+            got = "one with content" if out.is_dir() else "a file"
+            raise UserError(f"{out}: expected a new or empty folder, got {got}; "
                             "choose another --out, or replace it with --overwrite")
         if not (out / "data.yaml").is_file():
             raise UserError(f"{out}: --overwrite replaces only a data set (a folder with data.yaml); "
@@ -161,7 +162,7 @@ def staging(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def keep_apart(source: Path, out: Path) -> None:
-    """Refuse an output folder that is the source or contains it: replacing it would destroy the source (`UserError`)."""
+    """Refuse (`UserError`) an output folder that is the source or contains it: replacing it would destroy that."""
     source, out = source.resolve(), Path(out).resolve()
     if out == source or out in source.parents:
         raise UserError(f"{out}: expected an output folder apart from the source {source}; choose another --out")

@@ -1,6 +1,6 @@
 """`python -m data.sample --out datasets/sample`: the built-in data set of steel-like images, made in seconds.
 
-Everything can be tried without a download: a detector must learn it, since the plates differ in brightness and light, the
+Everything can be tried without a download. A detector must learn it: the plates differ in brightness and light, the
 defects are faint, and streaks, water marks, stains and dust of the same contrast lie beside them. Seeded: the same
 arguments give the same files, bit by bit, with the same versions of numpy and OpenCV on one machine.
 """

@@ -125,19 +125,21 @@ def read_names(source: Path, given: str | None) -> list[str]:
     if (source / "data.yaml").is_file():
         return list(resolve(source / "data.yaml", require=())["names"].values())
     if (source / "classes.txt").is_file():
-        return (source / "classes.txt").read_text(encoding="utf-8").split("\n")[:-1]
-    raise UserError(f"{source}: expected data.yaml or classes.txt with the class names, got neither; give --names a,b,c")
+        lines = (source / "classes.txt").read_text(encoding="utf-8").splitlines()
+        return [line.strip() for line in lines if line.strip()]
+    raise UserError(f"{source}: expected data.yaml or classes.txt with class names, got neither; give --names a,b,c")
 
 
 def split(source: Path, out: Path, ratios: dict[str, float], seed: int = 0, pattern: str | None = COPY_PATTERN,
           names: str | None = None, link: bool = False, overwrite: bool = False) -> dict[str, np.ndarray]:
-    """Write a divided copy of a data set. Returns for each part the number of images with each class and of all, (k + 1,).
+    """Write a divided copy of a data set. Returns for each part the images with each class and all images (k + 1,).
 
     Raises:
         UserError: no images, an unreadable image or label, too few images for the parts, or `out` cannot be written.
     """
     keep_apart(source, out)
-    images = find_images(source / "images") or find_images(source)
+    base = source / "images" if find_images(source / "images") else source
+    images = find_images(base)
     if not images:
         raise UserError(f"{source}: expected images in {source / 'images'}, got none; check --source")
     class_names = read_names(source, names)
@@ -156,7 +158,6 @@ def split(source: Path, out: Path, ratios: dict[str, float], seed: int = 0, patt
                         f"groups, none for {', '.join(empty)}; use other --ratios, --group or more images")
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, class_names, link)
-        base = source / "images" if (source / "images").is_dir() else source
         keys = [image.relative_to(base).with_suffix("").as_posix() for image in images]
         for image, stem, index, boxes in zip(images, unique_stems(keys), part, rows):
             writer.add(image, labels[index], stem, boxes)
@@ -183,8 +184,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ratios", default="8:1:1", help="train:val[:test] (default: 8:1:1)")
     parser.add_argument("--seed", type=int, default=0, help="decides ties (default: 0)")
     parser.add_argument("--group", nargs="+", metavar=("HOW", "REGEX"),
-                        help="what stays together: 'hash' (identical pixels) or 'prefix REGEX' (identical pixels or equal "
-                             "first group of REGEX in the stem); default: pixels and the usual augmentation suffixes")
+                        help="what stays together: 'hash' (identical pixels) or 'prefix REGEX' (identical pixels or "
+                             "equal first group of REGEX in the stem); default: pixels and usual augmentation suffixes")
     parser.add_argument("--names", help="class names in index order, a,b,c, where the source has no data.yaml")
     parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --out")

@@ -132,7 +132,7 @@ def inclusion(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
 
 
 def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
-    """Return the change of grey of a patch: a large blotch with a lobed, crisp outline and a coarse, pickled surface."""
+    """Return the change of grey of a patch: a large blotch with a lobed, crisp outline and a coarse surface."""
     unit = plate.size / 256
     radius = np.exp(rng.uniform(np.log(14), np.log(64))) * unit
     along, across = _local(plate.size, centre, plate.angle)

@@ -78,8 +78,8 @@ def one_per_image(records: Iterable[Record], log: Log) -> list[Record]:
     for record in records:
         known = first.setdefault(record.image, record)
         if known.part != record.part:
-            raise UserError(f"{record.origin}: expected distinct splits, got {record.image.name} in {known.part} and in "
-                            f"{record.part}; remove it from one")
+            raise UserError(f"{record.origin}: expected distinct splits, got {record.image.name} in {known.part} and "
+                            f"in {record.part}; remove it from one")
         if known is not record:
             log.skip(record.origin, f"annotates {record.image} again, after {known.origin}")
     return list(first.values())

@@ -1,4 +1,4 @@
-"""DeepPCB (Tang et al. 2019): `groupX/X_not/N.txt` with lines `x1 y1 x2 y2 type`, the image is `groupX/X/N_test.jpg`."""
+"""DeepPCB (Tang et al. 2019): `groupX/X_not/N.txt` with lines `x1 y1 x2 y2 type` for image `groupX/X/N_test.jpg`."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def assign_parts(records: Sequence[Record], splits: dict[str, Path], log: Log) -
             if record is None:
                 unknown.append(line)
             elif record.part not in (None, part):
-                raise UserError(f"{path}: expected distinct splits, got '{line}' in {record.part} too; remove it in one")
+                raise UserError(f"{path}: expected distinct splits, got '{line}' in {record.part} too; remove one")
             else:
                 record.part = part
         if len(unknown) == len(lines):

@@ -41,8 +41,9 @@ def test_clean(root, capsys):
 
 
 @pytest.mark.parametrize(("line", "code", "level"), [
-    ("0 0.5 0.5 0.2", "columns", "error"), ("0 inf 0.5 0.2 0.2", "nan", "error"), ("9 0.5 0.5 0.2 0.2", "class", "error"),
-    ("x 0.5 0.5 0.2 0.2", "number", "error"), ("0 0.5 1.5 0.2 0.2", "range", "error"),
+    ("0 0.5 0.5 0.2", "columns", "error"), ("0 inf 0.5 0.2 0.2", "nan", "error"),
+    ("9 0.5 0.5 0.2 0.2", "class", "error"), ("x 0.5 0.5 0.2 0.2", "number", "error"),
+    ("0 0.5 1.5 0.2 0.2", "range", "error"),
     ("0 0.5 0.5 0.2 0.0", "empty-box", "error"), ("1 0.2 0.2 0.2 0.2", "duplicate-box", "warning"),
     ("0 0.5 0.5 0.02 0.2", "tiny-box", "warning"), ("0 0.95 0.5 0.3 0.2", "outside-box", "warning")])
 def test_label_lines(root, line, code, level, capsys):
@@ -110,7 +111,7 @@ def test_whole_set(root):
 
 
 def test_missing_folders(root, capsys):
-    (root / "data.yaml").write_text("train: images/train\nval: images/no\nnames: [pit, scratch]\ndownload_help: see x\n")
+    (root / "data.yaml").write_text("train: images/train\nval: images/no\nnames: [pit, scratch]\ndownload_help: see x")
     assert found(root, "missing-folder") == [("error", "data.yaml", 0)]
     assert main(["--data", str(root / "data.yaml")]) == 1
     assert "validation images not found" in (said := capsys.readouterr().out) and "see x" in said

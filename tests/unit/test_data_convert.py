@@ -36,7 +36,8 @@ def voc_source(tmp_path: Path) -> Path:
     source = tmp_path / "source"
     for name in ("a", "b", "c"):
         image(source / "images" / f"{name}.png")
-    voc(source / "xml" / "a.xml", [("pit", 0, 10, 10, 30, 20), ("pit", 0, 10, 10, 30, 20), ("scratch", 1, 0, 0, 50, 25)])
+    pit = ("pit", 0, 10, 10, 30, 20)
+    voc(source / "xml" / "a.xml", [pit, pit, ("scratch", 1, 0, 0, 50, 25)])
     voc(source / "xml" / "b.xml", [("scratch", 0, 80, -5, 140, 25)])
     voc(source / "xml" / "c.xml", [])
     (source / "train.txt").write_text("a\nc\n")
@@ -68,7 +69,7 @@ def test_voc_boxes_and_splits(voc_source, tmp_path, capsys):
 def test_voc_options(voc_source, tmp_path):
     run_voc(voc_source, tmp_path / "out", "--difficult", "drop", "--one-based", "--link")
     rows = read_labels(tmp_path / "out/labels/train/a.txt").rows
-    np.testing.assert_allclose(rows, [[0, 0.195, 0.29, 0.21, 0.22]])  # (9 9 30 20): one-based, the difficult one is gone
+    np.testing.assert_allclose(rows, [[0, 0.195, 0.29, 0.21, 0.22]])  # (9 9 30 20); the difficult one is gone
     assert (tmp_path / "out/images/train/a.png").is_symlink()
 
 
@@ -86,7 +87,7 @@ def validate_images(out: Path) -> list[str]:
 
 
 def test_names_given(voc_source, tmp_path):
-    with pytest.raises(UserError, match=r"b\.xml: expected one of the classes pit, scrach.*mean 'scrach'|a\.xml.*scrach"):
+    with pytest.raises(UserError, match=r"a\.xml: .* pit, scrach, got 'scratch'; did you mean 'scrach'"):
         run_voc(voc_source, tmp_path / "out", "--names", "pit,scrach")
     assert not (tmp_path / "out").exists()
     run_voc(voc_source, tmp_path / "out", "--names", "dent,pit", "--ignore-unknown")

@@ -64,8 +64,9 @@ def test_no_boxes_no_images_many_errors(tmp_path):
 
 
 @pytest.mark.parametrize(("keys", "match"), [
-    ({"names": None}, "'names' to list"), ({"names": {0: "a", 2: "b"}}, "keys 0 to 1"), ({"names": ["a", "a"]}, "distinct"),
-    ({"nc": 3}, "'nc' to be the number"), ({"val": None}, "key 'val'.*data.split"), ({"train": 3}, "'train' to be a folder"),
+    ({"names": None}, "'names' to list"), ({"names": {0: "a", 2: "b"}}, "keys 0 to 1"),
+    ({"names": ["a", "a"]}, "distinct"), ({"nc": 3}, "'nc' to be the number"),
+    ({"val": None}, "key 'val'.*data.split"), ({"train": 3}, "'train' to be a folder"),
     ({"val": "images/no", "download_help": "see\n x"}, "validation images not found: expected .*no; see x"),
     ({"path": "nowhere"}, "training images not found.*correct 'path'")])
 def test_bad_yaml(tmp_path, keys, match):
@@ -101,7 +102,10 @@ def test_shipped_yaml(name, tmp_path, monkeypatch):
     monkeypatch.delenv("TANDEM_DATASETS", raising=False)
     content = resolve(name, require=())
     assert content["path"] == str(tmp_path / "datasets" / name) and "python -m data." in content["download_help"]
-    with pytest.raises(UserError, match=f"training images not found: expected {tmp_path}.*python -m data."):
+    with pytest.raises(UserError, match=f"training images not found: expected {tmp_path}.* --out datasets/{name}"):
+        resolve(name)
+    monkeypatch.setenv("TANDEM_DATASETS", "/big/")
+    with pytest.raises(UserError, match=f"expected /big/{name}/images/train; .* --out /big/{name}"):
         resolve(name)
 
 
