@@ -77,7 +77,7 @@ class Trainer(DetectionTrainer):
         model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive)
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.args.amp not in {False, "fp32"} and has_fast_bfloat16()
-        model.channels_last = self.args.channels_last is not False and (not on_cpu or model.bfloat16_cpu)
+        model.channels_last = self.args.channels_last is not False
         if model.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.checkpoint:

@@ -54,9 +54,13 @@ def require(package: str, reason: str) -> None:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Return what export.py stored in an exported model (`engine.exporter.metadata`), values in plain Python types.
 
-    ONNX keeps text only, so values that read as Python literals are turned back. Empty for a model of another origin.
+    ONNX keeps text only, TorchScript makes text of whole-number keys: both are turned back. Empty for a model of another
+    origin.
     """
-    return {key: _literal(value) for key, value in BaseBackend.read_metadata(str(path)).items()}
+    found = {key: _literal(value) for key, value in BaseBackend.read_metadata(str(path)).items()}
+    if isinstance(found.get("names"), dict):
+        found["names"] = {int(index): name for index, name in found["names"].items()}
+    return found
 
 
 def _literal(value: Any) -> Any:
