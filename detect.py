@@ -21,7 +21,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--weights", required=True, help="best.pt, or an exported .onnx, .torchscript or OpenVINO folder")
-    add("--source", required=True, nargs="+", help="image, folder (recursive), glob, video, .txt list, camera number, URL")
+    add("--source", required=True, nargs="+", help="image, folder (recursive), glob, video, .txt list, camera, URL")
     add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained or exported)")
     add("--conf", type=fraction, default=0.25, help="lowest confidence that is reported (default %(default)s)")
     add("--iou", type=fraction, default=0.45, help="overlap above which boxes are one object (default %(default)s)")
@@ -49,7 +49,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run detection; return the exit status."""
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
-    from engine.predictor import DetectOptions, detect
+    from engine.detect_run import DetectOptions
+    from engine.predictor import detect
 
     return 1 if detect(DetectOptions(**vars(arguments))).skipped else 0
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from engine.listing import MEDIA_SUFFIXES
 from engine.results_files import output_stem
-from engine.sources import MEDIA_SUFFIXES, Item
+from engine.sources import Item
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_FPS = 30.0  # of a stream that does not tell its own

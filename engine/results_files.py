@@ -181,7 +181,8 @@ class CocoWriter:
 
     def add(self, found: Detections) -> None:
         self.images += 1
-        image = {"id": self.images, "file_name": found.relative.as_posix(), "width": found.width, "height": found.height}
+        image = {"id": self.images, "file_name": found.relative.as_posix()}
+        image |= {"width": found.width, "height": found.height}
         self.lists.append("images", image if found.frame is None else image | {"frame": found.frame})
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
         for (x1, y1, x2, y2), score, index in rows:

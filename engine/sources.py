@@ -1,12 +1,11 @@
 """What detect.py looks at: images, folders, globs, list files, videos, cameras and network streams.
 
-ultralytics reads videos and streams. Listing and reading images is done here, because a folder must be walked
+ultralytics reads videos and streams. Images are listed (`engine.listing`) and read here: a folder must be walked
 recursively without holding it in memory, and an unreadable image must be told, skipped and counted.
 """
 
 from __future__ import annotations
 
-import glob
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +18,11 @@ from PIL import Image
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
+from engine.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
-from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 from ultralytics.utils import ops
 from ultralytics.utils.patches import imread
 
-IMAGE_SUFFIXES = frozenset(f".{name.lower()}" for name in IMG_FORMATS)
-VIDEO_SUFFIXES = frozenset(f".{name.lower()}" for name in VID_FORMATS)
-MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
 END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # first bytes of JPEG and PNG -> what closes the file
 TAIL_BYTES = 4096
@@ -65,116 +61,6 @@ def is_stream(source: str) -> bool:
     if Path(source).suffix.lower() == ".streams":
         return True
     return (source.isdigit() and not Path(source).exists()) or source.lower().startswith(STREAM_SCHEMES)
-
-
-class FileList:
-    """The files of one or more sources, listed anew and lazily at every iteration.
-
-    Every source is checked at construction. Relative output paths start at the source's own folder; with several
-    sources at their common parent, so that equal names in different folders never meet.
-
-    Args:
-        sources: files, folders (walked recursively), globs, or ``.txt`` files with one path or glob per line.
-        exclude: folder that is never entered: the run folder, which may lie below a source.
-
-    Raises:
-        UserError: a source is missing, empty or of an unknown kind.
-    """
-
-    def __init__(self, sources: Iterable[str], exclude: Path | None = None) -> None:
-        self.sources = list(sources)
-        self.exclude = exclude.resolve() if exclude else None
-        roots = [_root(source, self._list(source)) for source in self.sources]
-        for source in self.sources:
-            if next(self._list(source), None) is None:
-                raise UserError(f"--source {source}: expected images or videos, got none; known extensions: {_known()}")
-        self.base = _common(roots)
-        self.total = sum(1 for _ in self)
-
-    def __iter__(self) -> Iterator[tuple[Path, PurePath]]:
-        """Yield (absolute path, path relative to the outputs)."""
-        for source in self.sources:
-            for path in self._list(source):
-                inside = self.base is not None and path.is_relative_to(self.base)
-                yield path, path.relative_to(self.base if inside else path.anchor)
-
-    def _list(self, source: str) -> Iterator[Path]:
-        path = Path(source)
-        if path.is_dir():
-            return _walk(path, self.exclude)
-        if path.is_file():
-            return _read_list(path) if path.suffix.lower() == ".txt" else _one(source)
-        if glob.has_magic(source):
-            return _match(source)
-        raise UserError(f"--source {source}: expected a file, folder, glob, camera number or stream URL, but nothing "
-                        "is there; check the path")
-
-
-def _one(source: str) -> Iterator[Path]:
-    if Path(source).suffix.lower() not in MEDIA_SUFFIXES:
-        raise UserError(f"--source {source}: expected an image or a video, got '{Path(source).suffix or 'no extension'}'"
-                        f"; known extensions: {_known()}")
-    return iter([_absolute(source)])
-
-
-def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
-    """Yield the media files below a folder in alphabetical order, one folder's names in memory at a time."""
-    for here, folders, names in os.walk(_absolute(folder)):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
-                yield Path(here) / name
-
-
-def _match(pattern: str) -> Iterator[Path]:
-    found = sorted(glob.glob(pattern, recursive=True))
-    return (_absolute(name) for name in found if Path(name).suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(name))
-
-
-def _read_list(path: Path) -> Iterator[Path]:
-    """Yield the files that a list names, relative to the working folder or else to the list; missing ones too."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for line in lines:
-                entry = line.strip()
-                if not entry or entry.startswith("#"):
-                    continue
-                nearby = str(path.parent / entry)
-                if glob.has_magic(entry) and not os.path.exists(entry) and not os.path.exists(nearby):
-                    yield from _match(entry if glob.glob(entry, recursive=True) else nearby)
-                else:
-                    yield _absolute(entry if os.path.exists(entry) else nearby)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--source {path}: expected a text file with one path per line ({error})") from None
-
-
-def _root(source: str, files: Iterator[Path]) -> Path | None:
-    """Return the folder that a source's output paths are relative to."""
-    path = Path(source)
-    if path.is_dir():
-        return _absolute(path)
-    if path.is_file() and path.suffix.lower() != ".txt":
-        return _absolute(path).parent
-    root: Path | None = None
-    for file in files:
-        root = file.parent if root is None else _common([root, file.parent])
-    return root
-
-
-def _common(folders: Iterable[Path | None]) -> Path | None:
-    """Return the deepest folder that holds all given ones; None where there is none (two drives)."""
-    try:
-        return Path(os.path.commonpath([str(folder) for folder in folders if folder is not None]))
-    except ValueError:
-        return None
-
-
-def _absolute(path: str | Path) -> Path:
-    return Path(os.path.abspath(path))  # not resolve(): a linked file keeps the name the user knows
-
-
-def _known() -> str:
-    return " ".join(sorted(MEDIA_SUFFIXES))
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -281,7 +167,7 @@ class StreamSource:
         listed = [name for source in sources for name in _stream_names(source)]
         for source in listed:
             if source.lower().startswith("http") and Path(source.split("?")[0]).suffix.lower() in IMAGE_SUFFIXES:
-                raise UserError(f"--source {source}: expected a video stream, got the address of an image; download it")
+                raise UserError(f"--source {source}: expected a stream, got the address of an image; download it")
         self.relative = [PurePath(ops.clean_str(name).replace(os.sep, "_")) for name in listed]
         self.names = listed
         with tempfile.TemporaryDirectory() as folder:  # LoadStreams takes several streams only as a list file
@@ -312,7 +198,7 @@ def _stream_names(source: str) -> list[str]:
     try:
         names = Path(source).read_text(encoding="utf-8-sig").split()
     except OSError as error:
-        raise UserError(f"--source {source}: cannot be read ({error}); give a text file with one stream per line") from None
+        raise UserError(f"--source {source}: cannot be read ({error}); give a file with one stream per line") from None
     if not names:
         raise UserError(f"--source {source}: expected one stream per line, got an empty file")
     return names

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
@@ -34,8 +37,8 @@ def locate_weights(weights: str | Path) -> Path:
         raise UserError(f"--weights {weights}: expected a model file, but nothing is there; check the path")
     if path.is_dir():
         if not any(path.glob("*.xml")) or OPENVINO_ENDING not in path.name:
-            raise UserError(f"--weights {weights}: expected an OpenVINO folder named NAME{OPENVINO_ENDING} with an .xml "
-                            "file in it; export one with export.py --format openvino")
+            raise UserError(f"--weights {weights}: expected an OpenVINO folder NAME{OPENVINO_ENDING} with an .xml file "
+                            "in it; export one with export.py --format openvino")
         require(RUNTIMES["openvino"], f"--weights {weights}")
     elif path.suffix not in (".pt", ".onnx", ".torchscript"):
         raise UserError(f"--weights {weights}: expected .pt, .onnx, .torchscript or an OpenVINO folder, got "
@@ -52,10 +55,10 @@ def require(package: str, reason: str) -> None:
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what export.py stored in an exported model (`engine.exporter.metadata`), values in plain Python types.
+    """Return what export.py stored in an exported model (`engine.exporter.metadata`), in plain Python types.
 
-    ONNX keeps text only, TorchScript makes text of whole-number keys: both are turned back. Empty for a model of another
-    origin.
+    ONNX keeps text only, TorchScript makes text of whole-number keys: both are turned back. Empty for a model that
+    others exported.
     """
     found = {key: _literal(value) for key, value in BaseBackend.read_metadata(str(path)).items()}
     if isinstance(found.get("names"), dict):
@@ -71,14 +74,14 @@ def _literal(value: Any) -> Any:
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. Raises `UserError` if absent."""
+    """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. `UserError` when absent."""
     try:
         threads = torch.get_num_threads()
         picked = select_device(device, verbose=False)
         torch.set_num_threads(threads)  # select_device leaves one core less than there are, a half of a small machine
     except (ValueError, AssertionError, RuntimeError) as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"--device {device}: expected cpu or the number of a GPU that is there ({detail[:200]})") from None
+        raise UserError(f"--device {device}: expected cpu or the number of a GPU here ({detail[:200]})") from None
     return picked
 
 
@@ -98,10 +101,12 @@ def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[
     """
     if path.suffix == ".pt":
         detector, _ = load_detector(path, device)
-        size = _size(getattr(detector, "args", None))
+        size = trained_size(detector)
         return AutoBackend(detector, device=device, fp16=half, verbose=False), size
     try:
-        backend = AutoBackend(str(path), device=device, fp16=half, verbose=False)
+        with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+            backend = AutoBackend(str(path), device=device, fp16=half, verbose=False)
     except UserError:
         raise
     except Exception as error:  # each runtime raises its own classes for a file that it cannot read
@@ -113,7 +118,18 @@ def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[
     return backend, [int(side) for side in size]
 
 
-def _size(args: Any) -> list[int]:
+def trained_size(detector: nn.Module) -> list[int]:
+    """Return the input size that a detector was trained with: (side,) or (height, width)."""
+    args = getattr(detector, "args", None)
     value = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
     sizes = [value] if isinstance(value, int) else list(value or [DEFAULT_SIZE])
     return [int(side) for side in sizes]
+
+
+def fit_size(asked: list[int], stride: int) -> list[int]:
+    """Return (height, width) from one or two sides, rounded up to multiples of the stride, which is then printed."""
+    size = [asked[0], asked[-1]]
+    rounded = [math.ceil(side / stride) * stride for side in size]
+    if rounded != size:
+        print(f"--imgsz {size}: not a multiple of the model's largest stride {stride}, using {rounded}")
+    return rounded

@@ -1,0 +1,137 @@
+"""The proof that follows an export: the exported model beside PyTorch, at several sizes, on real images."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError
+from engine.parity import FLOAT32, Difference, Limit, batches, check_sizes, half_limit, nms_difference, raw_difference
+from engine.weights import open_backend
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import LOGGER
+
+
+@dataclass
+class ExportOptions:
+    """What export.py was asked for; the fields are its arguments."""
+
+    weights: str
+    format: str = "onnx"
+    imgsz: list[int] | None = None
+    batch: int = 1
+    opset: int | None = None
+    dynamic: bool = False
+    simplify: bool = True
+    half: bool = False
+    nms: bool = False
+    conf: float = 0.25
+    iou: float = 0.45
+    max_det: int = 300
+    device: str = "cpu"
+    out: str | None = None
+    check_images: str | None = None
+    check: bool = True
+
+
+@contextmanager
+def warnings_only() -> Iterator[None]:
+    """Keep ultralytics' warnings; drop its hints, which name the draft, and its errors, which we tell ourselves."""
+
+    def is_warning(record: logging.LogRecord) -> bool:
+        return record.levelno == logging.WARNING
+
+    LOGGER.addFilter(is_warning)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+            warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+            yield
+    finally:
+        LOGGER.removeFilter(is_warning)
+
+
+def check(
+    detector: nn.Module,
+    made: Path,
+    images: list[np.ndarray],
+    size: list[int],
+    options: ExportOptions,
+    device: torch.device,
+) -> None:
+    """Run the exported model beside PyTorch on every image and size and print the differences.
+
+    Raises:
+        UserError: a difference is above the limit.
+    """
+    limit = half_limit(size) if options.half else FLOAT32
+    with warnings_only():
+        reference = AutoBackend(deepcopy(detector), device=device, verbose=False, end2end=False)
+        exported = float32_backend(made, device, options.half)
+    stride = int(detector.stride.max())
+    # The boxes of an export with NMS inside are bound to its own batch; a dynamic raw one takes any.
+    batch = options.batch if options.nms or not options.dynamic else max(2, options.batch)
+    worst: list[str] = []
+    compared = 0
+    for height, width in check_sizes(size, stride, options.dynamic):
+        for inputs in batches(images, [height, width], batch):
+            difference = _compare(reference, exported, inputs.to(device), options, limit)
+            print(f"  {made.name} beside PyTorch at {len(inputs)}x{height}x{width}: {difference.text(options.nms)}")
+            compared += difference.anchors
+            if not difference.within(limit):
+                worst.append(f"{difference.pixels:.3g} px and {difference.score:.3g} in score at {height}x{width}")
+    if worst:
+        raise UserError(
+            f"{made.name}: expected boxes within {limit.pixels:g} px and scores within {limit.score:g} of PyTorch, "
+            f"got {worst[0]}; the export was removed, report it with the model YAML"
+        )
+    if not compared:
+        print(
+            f"  warning: no detection above --conf {options.conf} in these images: only emptiness was compared; "
+            "give --check-images with defects, or a lower --conf"
+        )
+
+
+def float32_backend(made: Path, device: torch.device, half: bool) -> AutoBackend:
+    """Load an exported model so that it calculates in the precision it was exported in.
+
+    OpenVINO calculates in bfloat16 by itself on processors that have it, which says nothing about the file. So its
+    precision is pinned here, for this comparison only.
+    """
+    backend, _ = open_backend(made, device, half)
+    if made.is_dir():
+        precision = backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+        if precision != "f32":
+            print(
+                f"  OpenVINO calculates in {precision} on this processor: detections will differ a little from "
+                "those of the .pt; compared here in f32"
+            )
+        core = backend.ov.Core()
+        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": backend.ov.Type.f32}
+        backend.backend.ov_compiled_model = core.compile_model(next(made.glob("*.xml")), "CPU", config)
+    return backend
+
+
+@torch.inference_mode()
+def _compare(
+    reference: AutoBackend, exported: AutoBackend, inputs: Tensor, options: ExportOptions, limit: Limit
+) -> Difference:
+    expected, got = (_first(model(inputs)).float().cpu() for model in (reference, exported))
+    if options.nms:
+        return nms_difference(expected, got, options.conf, options.iou, options.max_det, limit)
+    return raw_difference(expected, got, max(inputs.shape[2:]))
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, (list, tuple)) else output

@@ -1,0 +1,53 @@
+"""Export a trained model to ONNX, TorchScript or OpenVINO, and prove on real images that it still says the same.
+
+    python export.py --weights runs/train/exp/weights/best.pt --format onnx
+
+The exported model is run beside PyTorch; above 0.01 px or 0.001 in score (float32) the export fails and leaves no file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from cfg.errors import guard
+from engine.arguments import count, fraction, image_size
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(
+        prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--weights", required=True, help="best.pt of a run")
+    add("--format", default="onnx", help="onnx, torchscript, openvino, or a comma list (default %(default)s)")
+    add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained)")
+    add("--batch", type=count, default=1, help="images at once (default %(default)s)")
+    add("--opset", type=count, help="of ONNX (default: the best one for this torch)")
+    add("--dynamic", action="store_true", help="any batch, height and width")
+    add("--simplify", action=argparse.BooleanOptionalAction, default=True, help="slim the ONNX graph with onnxslim")
+    add("--half", action="store_true", help="float16 weights; checked within 1 %% of the image side and 0.02 in score")
+    add("--nms", action="store_true", help="put non-maximum suppression into the model")
+    add("--conf", type=fraction, default=0.25, help="with --nms: lowest confidence (default %(default)s)")
+    add("--iou", type=fraction, default=0.45, help="with --nms: overlap of one object (default %(default)s)")
+    add("--max-det", type=count, default=300, help="with --nms: most objects per image (default %(default)s)")
+    add("--device", default="cpu", help="cpu, or the number of a GPU (default %(default)s)")
+    add("--out", help="file or folder (default: beside the weights)")
+    add("--check-images", help="folder of images to compare on (default: two of the ultralytics package)")
+    add("--no-check", dest="check", action="store_false", help="do not compare with PyTorch")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the export; return the exit status."""
+    arguments = parse(argv)
+    from engine.export_check import ExportOptions
+    from engine.exporter import export
+
+    export(ExportOptions(**vars(arguments)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
