@@ -1,0 +1,23 @@
+"""Settings shared by all tests: import from the repository root, one thread, nothing from the network."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(ROOT))
+
+SHARED = ROOT.parent / "shared"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests of real data, with the reason, where it is not there."""
+    if (SHARED / "data").is_dir():
+        return
+    absent = pytest.mark.skip(reason="needs the research data in ../shared/data, which is not part of the project")
+    for item in items:
+        if "real" in item.keywords:
+            item.add_marker(absent)
