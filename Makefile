@@ -1,0 +1,22 @@
+# Two commands on a fresh machine: `make demo` and `make test`. Both make a virtual environment of their own first.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: demo test install clean
+
+demo: install ## sample data, teacher, distilled student, validation, detection, export: one table at the end
+	$(RUN) -m benchmarks.demo
+
+test: install ## the tests; `$(RUN) -m pytest -m real` for those that need the research data
+	$(RUN) -m pytest -q
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs datasets

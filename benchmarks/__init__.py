@@ -1,0 +1,1 @@
+"""Scripts and results that anyone can run again."""

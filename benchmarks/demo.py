@@ -1,0 +1,88 @@
+"""The whole of Tandem in minutes, on data it makes itself: `make demo`.
+
+Trains a small T-model, distils a small S-model from it, validates both, detects on a folder, exports, and prints one table.
+Every step is the command a person would type; it is printed before it runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from cfg import UserError, guard
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = Path("runs/demo")
+TEACHER_EPOCHS, STUDENT_EPOCHS = 14, 14
+SIZE = 256
+
+
+def run(*command: str) -> float:
+    """Print and run one of our command lines; return its seconds. Raises `UserError` when it fails."""
+    print(f"\n$ python {' '.join(command)}", flush=True)
+    script = command[0] if command[0] == "-m" else str(ROOT / command[0])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))}
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, script, *command[1:]], env=environment, check=False)
+    if done.returncode:
+        raise UserError(f"{' '.join(command[:2])}: ended with status {done.returncode}; its message is above")
+    return time.perf_counter() - started
+
+
+def train(name: str, *arguments: str) -> tuple[Path, float]:
+    """Train on the sample; return best.pt and the seconds it took."""
+    common = ("--data", "sample.yaml", "--recipe", "quick", "--imgsz", str(SIZE), "--project", str(RUNS), "--name", name, "--exist-ok")
+    seconds = run("train.py", *arguments, *common)
+    return RUNS / name / "weights/best.pt", seconds
+
+
+def validate(weights: Path, name: str) -> dict[str, Any]:
+    """Validate on the sample's validation part; return the report."""
+    report = RUNS / f"{name}.json"
+    run("val.py", "--weights", str(weights), "--data", "sample.yaml", "--json", str(report), "--save-dir", str(RUNS / f"val-{name}"))
+    return json.loads(report.read_text(encoding="utf-8"))
+
+
+def table(reports: dict[str, dict[str, Any]], seconds: dict[str, float]) -> str:
+    """One line per model."""
+    lines = [f"{'model':<24}{'mAP50':>8}{'mAP50-95':>10}{'MB':>8}{'ms/image':>10}{'trained in':>12}"]
+    for name, report in reports.items():
+        metrics, speed, trained = report["metrics"], report["speed"], seconds.get(name)
+        milliseconds = 1000 / speed["fps"]
+        took = f"{trained:.0f} s" if trained else ""
+        lines.append(
+            f"{name:<24}{metrics['mAP50']:>8.3f}{metrics['mAP50-95']:>10.3f}{report['model']['size_mb']:>8.1f}{milliseconds:>10.1f}{took:>12}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    started = time.perf_counter()
+    shutil.rmtree(RUNS, ignore_errors=True)
+    seconds: dict[str, float] = {}
+    run("-m", "data.sample")
+    teacher, seconds["T (t-demo)"] = train("teacher", "--cfg", "t-demo.yaml", "--epochs", str(TEACHER_EPOCHS))
+    student, seconds["S distilled (s-demo)"] = train(
+        "student", "--cfg", "s-demo.yaml", "--teacher", str(teacher), "--epochs", str(STUDENT_EPOCHS)
+    )
+    reports = {"T (t-demo)": validate(teacher, "teacher"), "S distilled (s-demo)": validate(student, "student")}
+    run("export.py", "--weights", str(student), "--format", "onnx")
+    exported = student.with_suffix(".onnx")
+    reports["S distilled, ONNX"] = validate(exported, "student-onnx")
+    pictures = ("--project", str(RUNS), "--name", "detections", "--exist-ok")
+    run("detect.py", "--weights", str(student), "--source", "datasets/sample/images/test", "--save-json", *pictures)
+    print(f"\n{table(reports, seconds)}")
+    print("(one short run each on made-up data: a tour of the commands, not evidence for or against distillation)")
+    print(f"\npictures with boxes: {RUNS / 'detections'}    plots: {RUNS / 'student'}    exported model: {exported}")
+    print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
