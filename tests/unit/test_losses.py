@@ -181,7 +181,7 @@ def test_anchor_loss_by_hand() -> None:
     # .5 + 1) * 8 = 12, size = (2 * .5)^2 * 16 = 16: the prediction is exact, so box loss 0 and objectness target 1.
     head = SimpleNamespace(nc=2, nl=1, na=1, stride=torch.tensor([8.0]), anchor_wh=torch.tensor([[[16.0, 16.0]]]))
     raw = {"preds": [torch.zeros(1, 1, 2, 2, 7)]}
-    losses = AnchorLoss(head)(raw, make_batch([[0, 1, 0.75, 0.75, 1.0, 1.0]], 1, 16))
+    losses = AnchorLoss(head, gains={"obj": 1.0, "cls": 0.5})(raw, make_batch([[0, 1, 0.75, 0.75, 1.0, 1.0]], 1, 16))
     positive, negative = 0.0612664, 0.1837992  # quality focal loss at logit 0 for y = 1 and 0 (first test)
     # Objectness: mean of one positive and three negative cells, times balance 4, gain 1, 3/1 levels, (16/640)^2.
     assert losses["obj_loss"].item() == pytest.approx((positive + 3 * negative) / 4 * 4 * 3 * (16 / 640) ** 2, rel=1e-4)
@@ -203,7 +203,7 @@ def test_box_loss_by_hand() -> None:
 
 def test_anchor_loss_equals_a_loop_over_images_levels_and_matches() -> None:
     head, raw, batch = make_head(), make_raw(3, make_head()), make_batch(BOXES, 3)
-    loss = AnchorLoss(head)
+    loss = AnchorLoss(head, gains={"obj": 1.0, "cls": 0.5})
     assignment = loss.assign(raw, batch)
     box = obj = cls = 0.0
     for image in range(3):
