@@ -79,9 +79,17 @@ class Detector(DetectionModel):
 
     def level_attention(self) -> dict[int, nn.Module]:
         """Dual attention modules by position of the head's input levels; levels whose last layer has none are absent."""
-        layers = [self.model[source] for source in self.head.f]
+        layers = [self._origin(source) for source in self.head.f]
         found = {i: getattr(layer, "attention", None) for i, layer in enumerate(layers)}
         return {i: module for i, module in found.items() if hasattr(module, "attend")}
+
+    def _origin(self, index: int) -> nn.Module:
+        """The layer whose output row `index` gives, looking through rows that pass an input on unchanged."""
+        layer = self.model[index]
+        while hasattr(layer, "passes_on"):
+            source = layer.f[layer.passes_on] if isinstance(layer.f, list) else layer.f
+            layer = self.model[source if source >= 0 else layer.i + source]
+        return layer
 
     def init_criterion(self) -> Criterion:
         """The head's own loss, with the options of the YAML's `loss:` section."""

@@ -75,8 +75,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     """
     rows = [*description["backbone"], *description["head"]]
     where = description.get("yaml_file", "model description")
-    scale = scaler(float(description.get("width_multiple", 1.0)), int(description.get("divisor", 8)))
-    depth = float(description.get("depth_multiple", 1.0))
+    scale = scaler(_factor(description, "width_multiple", where), int(_factor(description, "divisor", where, 8)))
+    depth = _factor(description, "depth_multiple", where)
     layers: list[nn.Module] = []
     outputs: list[torch.Tensor] = []
     image = torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE)
@@ -99,15 +99,23 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     return nn.Sequential(*layers), sorted(kept)
 
 
+def _factor(description: dict[str, Any], key: str, where: str, default: float = 1.0) -> float:
+    value = description.get(key, default)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+        raise UserError(f"{where}: expected {key} to be a number above 0, got {value!r}; correct it")
+    return value
+
+
 def _read_row(row: Any, description: dict[str, Any], context: str) -> tuple[Any, int, str, list[Any]]:
     if not isinstance(row, list) or len(row) != 4 or not isinstance(row[3], list):
         raise UserError(f"{context}: expected [from, repeats, block, [args]], got {row!r}")
     source, repeats, name, args = row
-    if not isinstance(repeats, int) or repeats < 1:
+    if not isinstance(name, str):
+        raise UserError(f"{context}: expected the name of a block in third place, got {name!r}")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
         raise UserError(f"{context}: expected repeats as a positive number, got {repeats!r}")
     substitute = {k: v for k, v in description.items() if k not in ("backbone", "head")}
-    name = substitute.get(name, name)
-    return source, repeats, str(name), [substitute.get(a, a) if isinstance(a, str) else a for a in args]
+    return source, repeats, str(substitute.get(name, name)), [substitute.get(a, a) if isinstance(a, str) else a for a in args]
 
 
 def _as_list(source: int | list[int]) -> list[int]:

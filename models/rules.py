@@ -50,14 +50,14 @@ def required(args: Sequence[Any], count: int, names: str) -> None:
 def to_channels(site: Site) -> Plan:
     """Rule of blocks `(c_in, c_out, ...)` whose first YAML argument is the output width; repeats are copies."""
     required(site.args, 1, "channels, ...")
-    out = site.scale(_width(site.args[0]))
+    out = site.scale(width(site.args[0]))
     return Plan(out, (one_input(site), out, *site.args[1:]), copies=site.repeats)
 
 
 def to_channels_repeated_inside(site: Site) -> Plan:
     """Rule of blocks `(c_in, c_out, n, ...)` that repeat a part of themselves, such as C3."""
     required(site.args, 1, "channels, ...")
-    out = site.scale(_width(site.args[0]))
+    out = site.scale(width(site.args[0]))
     return Plan(out, (one_input(site), out, site.repeats, *site.args[1:]))
 
 
@@ -72,7 +72,8 @@ def same_channels(site: Site) -> Plan:
     return Plan(channels, (channels, *site.args), copies=site.repeats)
 
 
-def _width(value: Any) -> int:
+def width(value: Any) -> int:
+    """Return a block's first argument if it is a number of channels. Raises `UserError` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise UserError(f"expected a positive number of channels as first argument, got {value!r}")
     return value

@@ -63,6 +63,8 @@ class Concat(nn.Module):
 class First(nn.Module):
     """The first of its inputs, unchanged: put in the place of a fusion block, it removes the fusion."""
 
+    passes_on = 0  # position in `from` of the row whose output this is
+
     @staticmethod
     def rule(site: Site) -> Plan:
         return Plan(site.channels[0])
@@ -74,6 +76,8 @@ class First(nn.Module):
 @BLOCKS.register("Last")
 class Last(First):
     """The last of its inputs, unchanged: put in the place of a tower's block-N, it removes the tower."""
+
+    passes_on = -1
 
     @staticmethod
     def rule(site: Site) -> Plan:

@@ -9,7 +9,7 @@ from cfg import UserError
 from models.blocks import BLOCKS
 from models.blocks.attention import make_attention
 from models.blocks.host import C3, Conv, Upsample
-from models.rules import Plan, Site, required
+from models.rules import Plan, Site, required, width
 
 
 @BLOCKS.register("BlockN")
@@ -30,7 +30,7 @@ class BlockN(nn.Module):
         source, skip = site.strides
         if source not in (skip * 2, skip // 2):
             raise UserError(f"expected an input one level from its skip, got strides {source} and {skip}")
-        out = site.scale(site.args[0])
+        out = site.scale(width(site.args[0]))
         return Plan(out, (*site.channels, out, site.repeats, source > skip, *site.args[1:]))
 
     def __init__(self, c_in: int, c_skip: int, c_out: int, repeats: int, up: bool, attention: str = "dual") -> None:

@@ -55,11 +55,16 @@ class AnchorDetect(Detect):
     """
 
     xyxy = False
+    loss_terms = ("box_loss", "obj_loss", "cls_loss")  # what `loss` returns, in the order of eq. 17
 
     @staticmethod
     def rule(site: Site) -> Plan:
         required(site.args, 2, "nc, anchors, style, attention, hidden, depth")
         nc, anchors, *rest = site.args
+        if not isinstance(nc, int) or nc < 1:
+            raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
+        if not isinstance(anchors, (int, list)):
+            raise UserError(f"expected anchors to be rows of pixels or their number per level, got {anchors!r}")
         if len(rest) > 2:
             rest[2] = site.scale(rest[2])
         return Plan(None, (nc, anchors, site.channels, site.strides, *rest))
