@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from distill.base import Distiller, Level, Spec, Step, View, level_names
 from distill.weighting import AdaptiveWeights
-from models.detector import Detector, raw_output
+from models.detector import raw_output
 
-OWN_TERMS, STOCK_TERMS = ("box_loss", "obj_loss", "cls_loss"), ("box_loss", "cls_loss", "dfl_loss")
+STOCK_TERMS = ("box_loss", "cls_loss", "dfl_loss")  # of ultralytics' detectors; our heads name theirs themselves
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
 
 
@@ -119,7 +119,7 @@ class TrainingModel(nn.Module):
 
     def _weight_names(self) -> list[str]:
         """Weights in the order of eq. 17: the detection terms the student has, then the distiller's."""
-        detection = OWN_TERMS if isinstance(self.student, Detector) else STOCK_TERMS
+        detection = getattr(self.student.model[-1], "loss_terms", STOCK_TERMS)
         return list(dict.fromkeys([*map(self._weight_of, detection), *self.distiller.weight_names.values()]))
 
     def _weight_of(self, term: str) -> str:
@@ -142,26 +142,39 @@ class TrainingModel(nn.Module):
         if preds is None:
             preds = self._run(lambda: self.student(images))
         vector, items = self.student.loss(batch, preds)
-        size = len(images)
         if self.distiller is None:
             _check_finite(dict(zip(items, vector)))
             return vector, items
-        terms = dict(zip(items, vector / size)) | self._distil(batch, images, preds)
+        size = len(images)
+        terms = dict(zip(items, vector / size)) | self.distil(batch, images, preds)
         _check_finite(terms)
-        grouped: dict[str, Tensor] = {}
-        for name, term in terms.items():
-            grouped[self._weight_of(name)] = grouped.get(self._weight_of(name), 0.0) + term
-        total, _ = self.weights(grouped)
+        total, _ = self.weights(self._grouped(terms))
         return total * size, {k: v.detach() for k, v in terms.items()} | self.weights.as_items()
 
-    def _distil(self, batch: dict[str, Any], images: Tensor, preds: Any) -> dict[str, Tensor]:
+    def _grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
+        """Sums of the terms that share an adaptive weight, by the weight's name."""
+        sums: dict[str, Any] = {}
+        for name, term in terms.items():
+            weight = self._weight_of(name)
+            sums[weight] = sums[weight] + term if weight in sums else term
+        return sums
+
+    def distil(self, batch: dict[str, Any], images: Tensor, preds: Any) -> dict[str, Tensor]:
+        """The distiller's terms, in float32; the teacher runs in the precision the student ran in."""
+        device = images.device.type
+        enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+        def see_teacher() -> View:
+            with torch.autocast(device, dtype, enabled=enabled):
+                return self._run(lambda: self.teacher.see(images))
+
         step = Step(
             batch=batch,
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
-            see_teacher=(lambda: self._run(lambda: self.teacher.see(images))) if self.teacher else None,
+            see_teacher=see_teacher if self.teacher else None,
         )
-        with torch.autocast(images.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             return self.distiller.losses(step)
 
     def _laid_out(self, images: Tensor) -> Tensor:
@@ -177,11 +190,7 @@ class TrainingModel(nn.Module):
         """Update the adaptive weights from the epoch's mean of every term."""
         if self.weights is None:
             return
-        grouped: dict[str, float] = dict.fromkeys(self.weights.names, 0.0)
-        for name, mean in means.items():
-            if not name.startswith("w_"):
-                grouped[self._weight_of(name)] += mean
-        self.weights.update(grouped)
+        self.weights.update(self._grouped({k: v for k, v in means.items() if not k.startswith("w_")}))
 
     def to(self, *args: Any, **kwargs: Any) -> TrainingModel:
         """Move student and distiller, and the teacher with them."""
