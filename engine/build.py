@@ -19,6 +19,8 @@ from engine.checkpoint import Transfer, load_detector, read_state, transfer
 from models.detector import Detector
 from models.heads import HEADS
 
+STOCK_HEADS = ("Detect", "v10Detect")
+
 
 @dataclass
 class Networks:
@@ -36,6 +38,8 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
     Raises:
         UserError: neither is found, or the YAML is wrong.
     """
+    if Path(name).suffix not in ("", ".yaml", ".yml"):
+        raise UserError(f"--cfg {name}: expected a model YAML, got '{Path(name).suffix}'; start from weights with --cfg MODEL.yaml --weights {name}")
     stock = _stock_yaml(name)
     if stock is None or Path(name).is_file():
         path = find("models", name)
@@ -49,6 +53,8 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
         raise
     except Exception as error:
         raise UserError(f"{name}: ultralytics cannot build it ({' '.join(str(error).split())}); correct the YAML") from error
+    if type(model.model[-1]).__name__ not in STOCK_HEADS:
+        raise UserError(f"{name}: expected a detector, its last row is '{type(model.model[-1]).__name__}'; use one that ends in Detect")
     model.names = dict(names) if names else model.names
     model.task = "detect"
     return model
@@ -68,7 +74,10 @@ def _stock_yaml(name: str | Path) -> Path | None:
 def _has_own_head(path: Path) -> bool:
     description = read_yaml(path)
     rows = description.get("head")
-    return "base" in description or not isinstance(rows, list) or not rows or rows[-1][2] in list(HEADS) or _misspelt(rows[-1][2])
+    if "base" in description or not isinstance(rows, list) or not rows:
+        return True
+    head = rows[-1][2] if isinstance(rows[-1], list) and len(rows[-1]) > 2 else None
+    return not isinstance(head, str) or head in list(HEADS) or _misspelt(head)
 
 
 def _misspelt(head: str) -> bool:
@@ -78,31 +87,49 @@ def _misspelt(head: str) -> bool:
     return not hasattr(tasks, str(head))
 
 
-def build_networks(settings: dict[str, Any], nc: int, names: dict[int, str]) -> Networks:
+def build_networks(
+    settings: dict[str, Any], nc: int, names: dict[int, str], student: nn.Module | None = None
+) -> Networks:
     """Build student, teacher and distiller of a run, with starting weights copied; refuse a pair that cannot work.
 
     Args:
         settings: complete training arguments (`engine.settings`).
         nc, names: classes of the data set.
+        student: the student of a resumed run, as its checkpoint has it; no starting weights are copied then.
 
     Raises:
         UserError: wrong YAML, weights or configuration, or a pair the method cannot serve.
     """
-    student = build_detector(settings["model"], nc, names)
+    fresh = student is None
+    student = build_detector(settings["model"], nc, names) if fresh else student.train()
+    _check_student(settings, student, nc)
     notes = []
     teacher = distiller = None
     if settings["teacher"]:
         teacher = load_teacher(settings["teacher"])
         distiller = build_distiller(settings["distill"], student, teacher, Path(str(settings["model"])).name)
         notes += [distillation_note(settings, teacher, distiller)]
-        if settings["teacher_init"]:
+        if settings["teacher_init"] and fresh:
             notes += [transfer_note("teacher", settings["teacher"], transfer(student, teacher.model.state_dict()))]
-    if settings["weights"]:
+    if settings["weights"] and fresh:
         copied = transfer(student, read_state(settings["weights"]))
         if not copied.matched:
             raise UserError(f"{settings['weights']}: no tensor fits {settings['model']} by name and shape; leave --weights out")
         notes += [transfer_note("weights", settings["weights"], copied)]
     return Networks(student, teacher, distiller, notes)
+
+
+def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> None:
+    """Refuse arguments that this student cannot be trained with."""
+    if student.model[-1].nc != nc:
+        raise UserError(f"{settings['data']}: expected {student.model[-1].nc} classes as in the checkpoint, got {nc}; use its own data set")
+    if settings.get("cls_pw") and isinstance(student, Detector):
+        raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
+    freeze, layers = settings.get("freeze"), len(student.model)
+    frozen = range(freeze) if isinstance(freeze, int) else freeze or []
+    beyond = [x for x in frozen if isinstance(x, int) and x >= layers]
+    if beyond or len(set(frozen)) >= layers:
+        raise UserError(f"freeze: expected fewer than the model's {layers} layers, got {freeze}; at least one must learn")
 
 
 def load_teacher(path: str | Path) -> FrozenTeacher:
@@ -122,7 +149,10 @@ def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None
     for option in options:
         if option not in known:
             raise UserError(f"{path.name}: unknown option '{option}'{nearest(option, known)} (known: {', '.join(known)})")
-    return method(spec_of(student, f"student {label}"), teacher.spec if teacher else None, **options)
+    try:
+        return method(spec_of(student, f"student {label}"), teacher.spec if teacher else None, **options)
+    except (TypeError, AttributeError) as error:  # a number was expected and something else came
+        raise UserError(f"{path.name}: an option has a value of the wrong type ({error}); correct it") from error
 
 
 def distillation_note(settings: dict[str, Any], teacher: FrozenTeacher | None, distiller: Distiller) -> str:

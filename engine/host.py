@@ -3,24 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 import torch
+from PIL import Image
 from torch import nn
+from ultralytics.data import utils as host_data
+from ultralytics.utils import torch_utils as host_torch
+
+from models.environment import available_cpus
 
 
 def use_all_cores() -> None:
-    """Give torch the threads the environment allows; ultralytics leaves a CPU run one thread fewer than there are cores."""
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    """Give torch the threads the environment allows, now and whenever ultralytics picks a device (it takes one fewer)."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list gives nested levels; the first is ours
+    threads = int(asked) if asked.isdigit() and int(asked) else available_cpus()
+    host_torch.NUM_THREADS = threads
+    torch.set_num_threads(threads)
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16); emulated, it is slower than fp32."""
+    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16); emulated, it is slower than fp32.
+
+    oneDNN's own answer (`torch.ops.mkldnn._is_mkldnn_bf16_supported`) is True for every AVX-512 processor: it emulates.
+    """
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def leave_images_alone() -> None:
+    """Keep ultralytics from overwriting the user's images: it replaces a JPEG without an end marker by a repaired one.
+
+    Such a file is now used as it is when it can be decoded, and left out, with its name, when it ends early.
+    """
+    if host_data.check_image is not _check_image:
+        host_data.check_image, host_data._replace_image = _check_image, _decode
+
+
+def _check_image(im_file: str, original: Callable[[str], tuple[str, tuple[int, int]]] = host_data.check_image) -> tuple[str, tuple[int, int]]:
+    note, shape_hw = original(im_file)
+    return f"{im_file}: JPEG without an end marker, used as it is" if note else "", shape_hw
+
+
+def _decode(im_file: str | Path, write: Any) -> None:
+    """Raise `OSError` when the image ends early; write nothing."""
+    with Image.open(im_file) as image:
+        image.load()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ Later wins: ultralytics' defaults, our defaults, the recipe (`cfg/train/*.yaml`)
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ OWN_DEFAULTS: dict[str, Any] = {
 ALIASES = {"cfg": "model"}
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots", "time", "save_dir", "tensorboard")
 DEFAULT_RECIPE = "paper"
+TEXT = ("model", "data", "teacher", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir", "optimizer", "split")
+FILES = ("model", "data", "teacher", "distill", "weights")
+FLAGS = ("resume", "info", "compile", "channels_last", "nms")  # may stand without a value, beside those that are bool by default
+SCIENTIFIC = r"[-+]?\d*\.?\d+[eE][-+]?\d+"
+OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop")
+REFUSED = {
+    "distill_model": "ultralytics' own distillation is not used here; give the teacher with --teacher FILE",
+    "task": "this is a detector; leave task out",
+    "mode": "train.py trains; leave mode out (val.py, detect.py and export.py do the rest)",
+    "compile": "training is not compiled; leave compile out",
+}
 
 
 def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
@@ -34,7 +46,7 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
         known: every name that may be given; `-` and `_` are the same.
 
     Raises:
-        UserError: an unknown name (with the nearest known one) or a stray value.
+        UserError: an unknown name (with the nearest known one), a stray value, or a name without its value.
     """
     given: dict[str, Any] = {}
     position = 0
@@ -45,12 +57,15 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
         if not token.startswith("--") and not has_value:
             raise UserError(f"unexpected '{token}'; expected --name value or name=value")
         name = name.removeprefix("--").replace("-", "_")
-        if not has_value:
-            follows = position < len(tokens) and not _is_name(tokens[position], known)
-            value, position = (tokens[position], position + 1) if follows else ("True", position)
         if name not in known:
             raise UserError(f"unknown argument '{name}'{nearest(name, known)} (list: train.py --help)")
-        given[ALIASES.get(name, name)] = _value(value)
+        name = ALIASES.get(name, name)
+        if not has_value:
+            follows = position < len(tokens) and not _is_name(tokens[position], known)
+            value, position = (tokens[position], position + 1) if follows else ("", position)
+        if not value and not (_is_flag(name) and not has_value):
+            raise UserError(f"--{name}: expected a value, got none; say --{name} VALUE")
+        given[name] = _value(name, value) if value else True
     return given
 
 
@@ -58,45 +73,126 @@ def _is_name(token: str, known: set[str]) -> bool:
     return token.startswith("--") or token.partition("=")[0].replace("-", "_") in known and "=" in token
 
 
-def _value(text: str) -> Any:
-    """A number, bool, None or list as YAML reads it (1e-3 too, which YAML takes for text), else the text itself."""
+def _is_flag(name: str) -> bool:
+    return name in FLAGS or isinstance(defaults().get(name), bool)
+
+
+def _value(name: str, text: str) -> Any:
+    """A number, bool, None or list as YAML reads it (1e-3 too, which YAML takes for text); names and paths stay text."""
+    if name == "adaptive":
+        return text.lower()  # "none" is one of its modes
     if text in ("None", "none"):
         return None
+    if name in TEXT:
+        return text
     try:
-        return float(text) if "e" in text.lower() and "=" not in text else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        try:
-            return yaml.safe_load(text)
-        except yaml.YAMLError:
-            return text
+        return float(text) if re.fullmatch(SCIENTIFIC, text) else _plain(yaml.safe_load(text), text)
+    except yaml.YAMLError:
+        return text
+
+
+def _plain(value: Any, text: str) -> Any:
+    """YAML's reading of `text` where it is one of ours; YAML also sees dates, mappings and base-60 numbers (12:30)."""
+    return value if isinstance(value, (bool, int, float, list)) and ":" not in text else text
+
+
+def defaults() -> dict[str, Any]:
+    """Every training argument with its default: ultralytics' and ours."""
+    import models.environment  # noqa: F401
+    from ultralytics.utils import DEFAULT_CFG_DICT
+
+    return DEFAULT_CFG_DICT | OWN_DEFAULTS
 
 
 def known_names() -> set[str]:
     """Every argument train.py takes."""
-    import models.environment  # noqa: F401
-    from ultralytics.utils import DEFAULT_CFG_KEYS
-
-    return set(DEFAULT_CFG_KEYS) | set(OWN_DEFAULTS) | set(ALIASES) | {"recipe", "info", "master_port"}
+    return set(defaults()) | set(ALIASES) | {"recipe", "info"}
 
 
 def complete(given: dict[str, Any]) -> dict[str, Any]:
-    """Add the recipe to the arguments given and make paths absolute.
+    """Add the recipe to the arguments given, make paths absolute, and check every value.
 
     Raises:
-        UserError: no model or data set, an unknown recipe, or a recipe with an unknown name.
+        UserError: no model or data set, an unknown recipe, a name nobody knows, or a value of a wrong type or range.
     """
     given = dict(given)
     recipe_path = find("train", given.pop("recipe", None) or DEFAULT_RECIPE)
     recipe = read_yaml(recipe_path)
     known = known_names()
-    for name in recipe:
-        if name not in known:
-            raise UserError(f"{recipe_path.name}: unknown argument '{name}'{nearest(name, known)}")
+    for source, names in ((f"{recipe_path.name}: ", recipe), ("", given)):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{source}unknown argument '{name}'{nearest(name, known)}")
     settings = OWN_DEFAULTS | recipe | given
     for name, flag in (("model", "--cfg s-model.yaml"), ("data", "--data neu-det.yaml")):
         if not settings.get(name):
             raise UserError(f"{name}: none given; say for example {flag}")
-    # Absolute, because ultralytics moves relative projects elsewhere when it runs under pytest.
+    if isinstance(settings.get("pretrained"), str):  # ultralytics' name for the same thing
+        settings["weights"] = settings["weights"] or settings.pop("pretrained")
+    # Absolute: ultralytics moves relative projects elsewhere under pytest, and a run may be resumed from any folder.
     settings["project"] = str(Path(settings.get("project") or "runs/train").resolve())
     settings["name"] = settings.get("name") or "exp"
+    settings |= {name: str(Path(settings[name]).resolve()) for name in FILES if _is_here(settings[name])}
+    check(settings)
     return settings
+
+
+def _is_here(name: Any) -> bool:
+    """Whether a file, or a data folder, of this name is there (else it is a short name of something in `cfg/`)."""
+    return isinstance(name, str) and (Path(name).is_file() or (Path(name) / "data.yaml").is_file())
+
+
+def check(settings: dict[str, Any]) -> None:
+    """Refuse arguments that training does not take, and values of a wrong type or outside their range.
+
+    Raises:
+        UserError: names the argument, what was expected and what was given.
+    """
+    from ultralytics.cfg import get_cfg
+
+    normal = defaults()
+    for name, reason in REFUSED.items():
+        if settings.get(name) not in (None, normal[name]):
+            raise UserError(f"{name}: {reason}")
+    try:
+        get_cfg(normal, settings)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    _check_own(settings)
+    _check_host(normal | settings)
+
+
+def _check_own(settings: dict[str, Any]) -> None:
+    """Types and values of the arguments that ultralytics does not know."""
+    from distill.weighting import MODES
+
+    for name, default in OWN_DEFAULTS.items():
+        value = settings.get(name, default)
+        kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")
+        if not isinstance(value, kind) and not (value is None and default is None):
+            raise UserError(f"{name}: expected {wanted}, got {value!r}; correct it or leave it out")
+    mode = settings.get("adaptive", OWN_DEFAULTS["adaptive"])
+    if mode not in MODES:
+        raise UserError(f"adaptive: expected one of {', '.join(MODES)}, got '{mode}'{nearest(mode, MODES)}")
+
+
+def _check_host(settings: dict[str, Any]) -> None:
+    """Values that ultralytics looks at only after it has made the run folder."""
+    if settings["quantize"] == 8 or str(settings["quantize"]) in {"int8", "w8a8"}:
+        raise UserError("quantize: training in 8 bits is not supported; leave quantize out and quantise an exported model")
+    if settings["optimizer"].lower() not in {name.lower() for name in OPTIMIZERS}:
+        raise UserError(
+            f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got '{settings['optimizer']}'"
+            f"{nearest(settings['optimizer'], OPTIMIZERS)}"
+        )
+    batch, imgsz = settings["batch"], settings["imgsz"]
+    if batch != -1 and not 0 < batch < 1 and (batch < 1 or batch != int(batch) or isinstance(batch, bool)):
+        raise UserError(f"batch: expected a whole number, -1 (as much as fits) or a share of GPU memory as 0.6, got {batch}")
+    if not isinstance(imgsz, int) or isinstance(imgsz, bool) or imgsz < 1:
+        raise UserError(f"imgsz: expected one whole number of pixels, got {imgsz!r}; images are trained on as squares: --imgsz 640")
+    if settings["cache"] not in (True, False, "ram", "disk", None):
+        raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
+    freeze = settings["freeze"]
+    layers = freeze if isinstance(freeze, list) else [freeze] if freeze is not None else []
+    if any(isinstance(x, (bool, float)) or isinstance(x, int) and x < 0 for x in layers) or isinstance(freeze, str):
+        raise UserError(f"freeze: expected a number of layers or a list of layer numbers as [0,1,2], got {freeze!r}")
