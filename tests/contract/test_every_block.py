@@ -1,0 +1,113 @@
+"""Every registered block keeps what it promises; each test is named after a bug seen in published code."""
+
+from __future__ import annotations
+
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import EXAMPLES, Example, example_of, hidden_modules, same, wake  # noqa: E402
+
+from models.blocks import BLOCKS  # noqa: E402
+from models.registry import Registry  # noqa: E402
+
+NAMES = list(BLOCKS)
+GRIDS = ((4, 4), (5, 7), (8, 8), (13, 9))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_silently_given_the_wrong_channels(name: str) -> None:
+    example = example_of(name)
+    layer, plan = example.build(BLOCKS.get(name))
+    layer.eval()
+    for rows, columns in GRIDS:
+        with torch.no_grad():
+            output = layer(example.inputs(rows, columns))
+        assert output.shape[:2] == (2, plan.out_channels), f"{name} promised {plan.out_channels}, gave {tuple(output.shape)}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_parameter_that_never_gets_a_gradient(name: str) -> None:
+    example = example_of(name)
+    layer, _ = example.build(BLOCKS.get(name))
+    parameters = dict(wake(layer).named_parameters())
+    weights = torch.rand_like(layer(example.inputs(8, 8)))
+    if parameters:
+        (layer(example.inputs(8, 8)) * weights).sum().backward()
+    dead = [n for n, p in parameters.items() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert not dead, f"{name}: no gradient reaches {dead}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_module_that_hides_in_a_plain_list(name: str) -> None:
+    assert hidden_modules(example_of(name).build(BLOCKS.get(name))[0]) == []
+
+
+def test_hidden_modules_are_found() -> None:
+    host = torch.nn.Identity()
+    host.parts = {"a": [torch.nn.Linear(1, 1)]}
+    assert hidden_modules(torch.nn.Sequential(host)) == ["Identity '0'.parts"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_that_overwrites_its_inputs(name: str) -> None:
+    example = example_of(name)
+    layer, _ = example.build(BLOCKS.get(name))
+    inputs = example.inputs(6, 6)
+    before = deepcopy(inputs)
+    for mode in (True, False):
+        layer.train(mode)(inputs)
+        assert same(inputs, before)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_building_others_first_changes_a_block(name: str) -> None:
+    example = example_of(name)
+    alone, plan = example.build(BLOCKS.get(name))
+    inputs = example.inputs(4, 4)
+    expected = alone.eval()(inputs)
+    for other in NAMES:
+        example_of(other).build(BLOCKS.get(other), seed=9)
+    after, plan_after = example.build(BLOCKS.get(name))
+    assert plan == plan_after
+    assert same(dict(alone.state_dict()), dict(after.state_dict()))
+    assert torch.equal(after.eval()(inputs), expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_of_a_batch_that_influence_each_other(name: str) -> None:
+    example = example_of(name)
+    layer, _ = example.build(BLOCKS.get(name))
+    layer.eval()
+    inputs = example.inputs(4, 4)
+    first = [x[:1] for x in inputs] if isinstance(inputs, list) else inputs[:1]
+    with torch.no_grad():
+        assert torch.allclose(layer(inputs)[:1], layer(first), atol=1e-5)
+
+
+def test_a_block_without_example_says_what_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Odd:
+        @staticmethod
+        def rule(site: object) -> None:
+            raise ValueError("never content")
+
+    BLOCKS.get("Conv")  # loads the registry
+    monkeypatch.setitem(BLOCKS._parts, "Odd", Odd)
+    with pytest.raises(AssertionError, match="block 'Odd' accepts none of the usual rows: add it to EXAMPLES"):
+        example_of("Odd")
+
+
+def test_no_example_of_a_block_that_is_gone() -> None:
+    assert set(EXAMPLES) <= set(NAMES)
+    assert all(isinstance(example, Example) for example in EXAMPLES.values())
+
+
+def test_one_name_for_two_parts_is_an_error() -> None:
+    registry = Registry("part", "models.blocks")
+    registry.register("a")(int)
+    with pytest.raises(ValueError, match="part 'a' is registered twice"):
+        registry.register("a")(str)

@@ -1,0 +1,147 @@
+"""Every registered distillation method and the frozen teacher; each test is named after a bug seen in published code."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import ROOT, batch, distilling, hidden_modules, one_image, same  # noqa: E402
+
+from cfg import read_yaml  # noqa: E402
+from distill.base import METHODS  # noqa: E402
+from distill.model import TrainingModel  # noqa: E402
+from ultralytics.utils.torch_utils import ModelEMA  # noqa: E402
+
+CONFIGURATIONS = sorted((ROOT / "cfg/distill").glob("*.yaml"))
+PAIRS = [(p.stem, read_yaml(p)) for p in CONFIGURATIONS]
+CASES = [(name, {"method": name} | o, attention) for name, o in PAIRS for attention in ("dual", "none")]
+CASES += [(m, {"method": m}, "dual") for m in METHODS if m not in {o.get("method", name) for name, o in PAIRS}]
+every_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{attention}" for name, _, attention in CASES])
+
+
+def built(case: tuple[str, dict[str, Any], str]) -> TrainingModel:
+    _, options, attention = case
+    options = dict(options)
+    return distilling(options.pop("method"), options, attention)
+
+
+def step(model: TrainingModel, whole: dict[str, torch.Tensor]) -> None:
+    """One optimiser step on everything a run optimises."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    total, _ = model.train()(whole)
+    total.sum().backward()
+    optimizer.step()
+
+
+@every_case
+def test_a_distillation_loss_of_the_first_image_only(case: tuple) -> None:
+    model, whole = built(case).eval(), batch(3)
+    together = model.loss(whole)[1]
+    single = [model.loss(one_image(whole, i))[1] for i in range(3)]
+    for name, value in together.items():
+        mean = torch.stack([s[name] for s in single]).mean()
+        assert torch.allclose(value, mean, rtol=1e-3, atol=1e-6), f"{name}: {value} is not the mean {mean} over the images"
+    for i in range(3):
+        changed = deepcopy(whole)
+        changed["img"][i] = 1 - changed["img"][i]
+        items = model.loss(changed)[1]
+        for name in model.distiller.weight_names:
+            assert items[name] != together[name], f"{name}: image {i} does not count"
+
+
+@every_case
+def test_a_distiller_that_changes_its_inputs(case: tuple) -> None:
+    model, whole = built(case), batch(3)
+    before = deepcopy(whole)
+    preds = model.student.train()(whole["img"])
+    kept = deepcopy({k: [x.detach() for x in v] for k, v in preds.items()})
+    model.loss(whole, preds)
+    assert same(whole, before)
+    assert same({k: [x.detach() for x in v] for k, v in preds.items()}, kept)
+
+
+@every_case
+def test_an_adaptor_that_was_never_trained_nor_saved(case: tuple) -> None:
+    model = built(case)
+    assert hidden_modules(model.distiller) == []
+    total, _ = model.loss(batch(3))
+    total.sum().backward()
+    saved = model.state_dict()
+    for name, parameter in model.distiller.named_parameters():
+        assert f"distiller.{name}" in saved
+        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"
+
+
+@every_case
+def test_terms_that_come_and_go(case: tuple) -> None:
+    model = built(case)
+    names = [tuple(model.loss(batch(3, boxes_of=counts))[1]) for counts in ([1, 2, 3], [0, 0, 0], [0, 4, 0])]
+    assert names[0] == names[1] == names[2]
+    for counts in ([0, 0, 0], [0, 1, 0]):
+        model.zero_grad()
+        total, items = model.loss(batch(3, boxes_of=counts))
+        total.sum().backward()
+        assert all(torch.isfinite(v) for v in items.values())
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_case
+def test_a_frozen_teacher_that_was_trained(case: tuple) -> None:
+    model = built(case)
+    if model.teacher is None:
+        pytest.skip("this method has no frozen teacher")
+    before = deepcopy(dict(model.teacher.model.state_dict()))
+    step(model, batch(3))
+    model.train()
+    shared = {id(m) for m in model.student.modules()}  # ultralytics' layers all use one activation object
+    training = [m for m in model.teacher.model.modules() if m.training]
+    assert all(id(m) in shared and isinstance(m, torch.nn.SiLU) for m in training)
+    assert all(not p.requires_grad and p.grad is None for p in model.teacher.model.parameters())
+    assert same(dict(model.teacher.model.state_dict()), before)
+
+
+@every_case
+def test_a_teacher_in_what_is_saved_averaged_or_optimised(case: tuple) -> None:
+    model = built(case)
+    if model.teacher is None:
+        pytest.skip("this method has no frozen teacher")
+    theirs = {id(p) for p in (*model.teacher.model.parameters(), *model.teacher.model.buffers())}
+    ema = ModelEMA(model)
+    for held in (model, ema.ema):
+        assert not theirs & {id(p) for p in (*held.parameters(), *held.buffers())}
+        assert not any("teacher" in name for name in held.state_dict())
+    assert ema.ema.teacher is model.teacher, "the average of the weights carries a copy of the teacher"
+    step(model, batch(3))
+    ema.update(model)
+    assert set(ema.ema.state_dict()) == set(model.state_dict())
+
+
+@every_case
+def test_student_statistics_polluted_by_another_pass(case: tuple) -> None:
+    model, whole = built(case), batch(3)
+    alone = deepcopy(model.student)
+    alone.train().loss(whole)
+    model.train().loss(whole)
+    assert same(dict(alone.named_buffers()), dict(model.student.named_buffers()))
+
+
+def test_images_without_boxes_are_distilled_too() -> None:
+    model, whole = built(CASES[0]).eval(), batch(2, boxes_of=[2, 0])
+    changed = deepcopy(whole)
+    changed["img"][1] = 1 - changed["img"][1]
+    assert model.loss(whole)[1]["bg_loss"] != model.loss(changed)[1]["bg_loss"]
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_every_method_has_a_configuration_with_known_options(name: str) -> None:
+    used = [(path, o) for path, (_, o) in zip(CONFIGURATIONS, PAIRS) if o.get("method", path.stem) == name]
+    assert used, f"method '{name}': add cfg/distill/{name}.yaml"
+    known = list(inspect.signature(METHODS.get(name).__init__).parameters)[3:] + ["method"]
+    assert all(set(options) <= set(known) for _, options in used)
