@@ -43,10 +43,12 @@ def test_a_model_yaml_that_drifted(name: str) -> None:
     unread = set(range(len(model.model) - 1)) - read - set(model.save)
     assert not unread, f"nothing reads the output of rows {unread}"
     side = int(model.stride.max())
-    with torch.no_grad():
-        y, raw = model.eval()(torch.zeros(1, 3, side, side))
+    y, raw = model.eval()(torch.rand(1, 3, side, side))
     assert [side // f.shape[-1] for f in raw["feats"]] == [int(s) for s in model.stride]
     assert y.shape == (1, 6, sum(p[..., 0].numel() for p in raw["preds"])) and torch.isfinite(y).all()
+    torch.stack([p.square().sum() for p in raw["preds"]]).sum().backward()
+    dead = [n for n, p in model.named_parameters() if p.grad is None]
+    assert not dead, "rows that lead nowhere"
 
 
 @pytest.mark.parametrize("name", yamls("distill"))

@@ -1,0 +1,95 @@
+"""Imports point one way: cfg <- models, data <- distill <- engine <- command lines; few files know ultralytics."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("train", "val", "detect", "export")
+MAY_IMPORT = {
+    "cfg": {"cfg"},
+    "data": {"data", "cfg"},
+    "models": {"models", "cfg"},
+    "distill": {"distill", "models", "data", "cfg"},
+    "engine": {"engine", "distill", "models", "data", "cfg"},
+}
+OURS = {*MAY_IMPORT, *SCRIPTS}
+# Where ultralytics' classes are used or extended. Anything else of ours takes them from these files.
+KNOWS_ULTRALYTICS = ("models/environment.py", "models/blocks/host.py", "models/detector.py", "models/heads/", "engine/")
+HEAVY = {"torch", "torchvision", "ultralytics", "timm", "models", "distill", "engine"}
+
+
+def files() -> list[Path]:
+    inside = [p for package in MAY_IMPORT for p in (ROOT / package).rglob("*.py")]
+    return sorted([*inside, *(ROOT / f"{name}.py" for name in SCRIPTS)])
+
+
+def imported(path: Path) -> set[str]:
+    """Dotted names a file imports, anywhere in it."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import; write the package's name"
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def tops(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imported(path)}
+
+
+ids = [p.relative_to(ROOT).as_posix() for p in files()]
+
+
+@pytest.mark.parametrize("path", files(), ids=ids)
+def test_a_package_that_imports_what_is_built_on_it(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    allowed = MAY_IMPORT.get(package, OURS - set(SCRIPTS))
+    assert not tops(path) & OURS - allowed
+
+
+@pytest.mark.parametrize("path", files(), ids=ids)
+def test_ultralytics_is_known_to_few_files(path: Path) -> None:
+    name = path.relative_to(ROOT).as_posix()
+    if "ultralytics" in tops(path):
+        assert name.startswith(KNOWS_ULTRALYTICS), "take it from models/blocks/host.py or move the code to engine/"
+
+
+def test_every_place_that_may_know_ultralytics_does() -> None:
+    knowing = [p.relative_to(ROOT).as_posix() for p in files() if "ultralytics" in tops(p)]
+    assert all(any(name.startswith(place) for name in knowing) for place in KNOWS_ULTRALYTICS)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "data").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_data_preparation_that_needs_torch(path: Path) -> None:
+    assert not tops(path) & HEAVY
+
+
+def test_data_preparation_loads_no_torch() -> None:
+    modules = [p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "data").rglob("*.py")]
+    names = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__")]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not HEAVY & set(done.stdout.split())
+
+
+def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
+    parts = ("models.blocks.", "models.losses.", "distill.methods.")
+    for path in (ROOT / "engine").glob("*.py"):
+        named = [n for n in imported(path) if n.startswith(parts)]
+        assert not named, f"{path.name} imports {named}"
+
+
+def test_help_is_shown_without_loading_torch() -> None:
+    for script in SCRIPTS:
+        code = f"import sys; sys.argv = ['{script}', '--help']\ntry:\n    import {script}; {script}.main()\nexcept SystemExit: pass\n"
+        code += "print('torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.rstrip().endswith("False"), script
