@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
+import numpy as np
+import torch
 from torch import nn
 from ultralytics.nn.tasks import DetectionModel, guess_model_scale
 from ultralytics.utils import ROOT as HOST_ROOT
@@ -16,9 +18,11 @@ from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller
 from distill.model import FrozenTeacher, spec_of
 from engine.checkpoint import Transfer, load_detector, read_state, transfer
+from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 from models.heads import HEADS
 
+ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 STOCK_HEADS = ("Detect", "v10Detect")
 
 
@@ -165,3 +169,26 @@ def transfer_note(kind: str, path: str, copied: Transfer) -> str:
     return f"start: {copied.matched} of {copied.total} tensors of the {kind} {path} fit the student by name and shape"
 
 
+def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) -> str:
+    """Refit an anchor head's sizes, in place, when they cover the training boxes badly; return a line about it.
+
+    Args:
+        student: a detector whose head has `anchor_wh`; the sizes also go into its YAML.
+        labels: ultralytics' labels of the training images, with `shape` (height, width) and `bboxes` (n, 4) xywh 0..1.
+        imgsz: side in pixels that an image's longer side has in training.
+    """
+    head = student.model[-1]
+    sizes = [label["bboxes"][:, 2:] * np.array(label["shape"][::-1]) * imgsz / max(label["shape"]) for label in labels]
+    wh = np.concatenate(sizes) if sizes else np.zeros((0, 2))
+    if not len(wh):  # a fraction of the data set without boxes
+        return ""
+    recall, matched = best_possible_recall(wh, head.anchor_wh.cpu())
+    note = f"anchors: best possible recall {recall:.3f}, {matched:.2f} anchors per box"
+    if recall < ENOUGH_RECALL:
+        fitted = torch.as_tensor(fit_anchors(wh, head.nl, head.na, generations=300), dtype=torch.float32)
+        after, matched = best_possible_recall(wh, fitted)
+        if after > recall:
+            head.anchor_wh.copy_(fitted)
+            note += f"; refitted by k-means: {after:.3f}, {matched:.2f} anchors per box"
+    student.yaml["anchors"] = [[round(float(v), 2) for v in level.flatten()] for level in head.anchor_wh]
+    return note

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 import torch
 import torch.distributed as dist
-from ultralytics.utils.torch_utils import init_seeds
+from torch import nn
+from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils.torch_utils import init_seeds, parse_device
 
 from cfg import UserError
-from data import validate
+from data import resolve, validate
 from engine.build import build_detector, build_networks
-from engine.checkpoint import RUN, install, load_detector, read
+from engine.checkpoint import RUN, install, load_detector
 from engine.profile import profile
-from engine.settings import RESUMABLE, complete
+from engine.settings import RESUMABLE, check, complete
 from engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,51 +36,90 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
         command: the command line behind them, needed to start one process per GPU.
 
     Raises:
-        UserError: anything wrong with arguments, data, model, teacher or checkpoint, before a run folder is made.
+        UserError: anything wrong with arguments, data, model, teacher or checkpoint, before a run folder is made; or a
+            loss that is not finite, or a full disk, which leave what the run had written.
     """
     install()
-    checkpoint = None
+    checkpoint = student = None
     if given.get("resume"):
-        settings, checkpoint = resumed(given)
+        settings, checkpoint, student = resumed(given)
     else:
         settings = complete(given)
+    check_devices(settings)
     if needs_processes(settings):
-        return start_processes(settings, command or [])
+        return start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
+    names = check_data(settings)
     join_processes(settings)
-    summary = validate(settings["data"])
     init_seeds(settings.get("seed") or 0)
-    names = {0: "item"} if settings.get("single_cls") else summary.names
-    networks = build_networks(settings, len(names), names)
-    trainer = make_trainer(settings, networks, checkpoint)
-    trainer.train()
+    networks = build_networks(settings, len(names), names, student)
+    folder = run_folder(settings)
+    existed = folder.exists()
+    try:
+        trainer = make_trainer(settings | {"save_dir": str(folder)}, networks, checkpoint)
+        trainer.train()
+    except OSError as error:
+        discard(folder, existed)
+        raise UserError(
+            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space or choose another --project"
+        ) from error
+    except UserError:
+        discard(folder, existed)
+        raise
     finish_processes(trainer)
     return Path(trainer.save_dir)
 
 
 def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
-    """The trainer, with ultralytics' complaints about argument values as `UserError`."""
+    """The trainer, with what ultralytics says of the data set as `UserError`."""
     try:
         return Trainer(settings, networks, checkpoint)
-    except UserError:
-        raise
-    except (TypeError, ValueError, SyntaxError) as error:
+    except RuntimeError as error:
+        if "Dataset" not in str(error):
+            raise
         raise UserError(" ".join(str(error).split())) from error
-    except OSError as error:
-        raise UserError(f"{error.filename or settings['project']}: cannot be written ({error.strerror}); choose another --project") from error
 
 
-def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments and content of the last.pt that `resume` names; what may change on resume is taken from the command line."""
+def check_data(settings: dict[str, Any]) -> dict[int, str]:
+    """Class names of the run's data set, after a look at all its labels."""
+    summary = validate(settings["data"])
+    content = resolve(settings["data"], require=("train", settings.get("split") or "val"))
+    if content.get("channels", 3) != 3:
+        raise UserError(f"{settings['data']}: expected images of 3 channels, got channels: {content['channels']}; leave it out")
+    return {0: "item"} if settings.get("single_cls") else summary.names
+
+
+def run_folder(settings: dict[str, Any]) -> Path:
+    """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp2, ... below `project`."""
+    from ultralytics.cfg import get_save_dir
+
+    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | {"save_dir": None} | settings)))
+
+
+def discard(folder: Path, existed: bool) -> None:
+    """Remove the folder of a run that failed before it had anything to keep."""
+    if not existed and not (folder / "results.csv").exists() and int(os.environ.get("RANK", 0)) == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+    """Arguments, content and student of the last.pt that `resume` names; what may change is taken from the command line."""
     path = Path(given["resume"]) if isinstance(given["resume"], str) else latest_run(given)
-    content = read(path)
-    if not isinstance(content, dict) or content.get("format") != RUN:
+    student, content = load_detector(path)
+    if content.get("format") != RUN:
         raise UserError(f"{path}: expected the last.pt of an interrupted run, got a finished or other checkpoint; start a new run")
-    fixed = [name for name in given if name not in (*RESUMABLE, "resume", "data")]
+    found_by = ("resume", "project") if given["resume"] is True else ("resume",)
+    fixed = [name for name in given if name not in (*RESUMABLE, *found_by, "data")]
     if fixed:
         raise UserError(f"resume: {', '.join(fixed)} cannot change in a resumed run; leave out, or start a new run with --weights")
-    settings = content["meta"]["train_args"] | {k: v for k, v in given.items() if k != "resume"}
-    settings |= {"resume": str(path), "save_dir": str(path.resolve().parent.parent), "exist_ok": True}
-    return settings, content
+    folder = path.resolve().parent.parent
+    data = folder / "data.yaml"  # the run's own copy, also after the folder was moved
+    settings = content["meta"]["train_args"] | ({"data": str(data)} if data.is_file() else {})
+    settings |= {k: v for k, v in given.items() if k not in found_by}
+    settings |= {"resume": str(path.resolve()), "save_dir": str(folder), "exist_ok": True}
+    check(settings)
+    if content["run"]["epoch"] + 1 < settings["epochs"] and {"patience", "time"} & set(given):
+        content["run"]["finished"] = False  # it stopped early by a limit that now is another
+    return settings, content, student
 
 
 def latest_run(given: dict[str, Any]) -> Path:
@@ -96,14 +139,34 @@ def needs_processes(settings: dict[str, Any]) -> bool:
     return "," in str(settings.get("device") or "") and "LOCAL_RANK" not in os.environ
 
 
+def devices_of(settings: dict[str, Any]) -> list[str]:
+    """`--device` as a list: `["cpu"]`, `["0", "1"]`, empty when none is named."""
+    device = settings.get("device")
+    return [part for part in parse_device("" if device is None else device).split(",") if part]
+
+
+def check_devices(settings: dict[str, Any]) -> None:
+    """Refuse GPUs that are not here, and options that several processes cannot share."""
+    present, wanted = torch.cuda.device_count(), devices_of(settings)
+    absent = [d for d in wanted if d not in ("cpu", "mps") and not (d.isdigit() and int(d) < present)]
+    if absent:
+        here = f"{present} (0 to {present - 1})" if present else "none"
+        raise UserError(f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; say --device cpu")
+    several = len(wanted) > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if several and settings.get("batch", 16) < 1:
+        raise UserError("batch: expected a whole number with several processes; automatic batch sizes are for a single GPU")
+    if several and settings.get("rect"):
+        raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
+
+
 def start_processes(settings: dict[str, Any], command: list[str]) -> Path:
     """Run the same command once per GPU with torch's launcher."""
-    count = len(str(settings["device"]).strip("[]() ").split(","))
+    count = len(devices_of(settings))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     done = subprocess.run([*launcher, str(ROOT / "train.py"), *command], check=False)
     if done.returncode:
         raise UserError(f"--device {settings['device']}: a training process failed; its message is above")
-    return Path(settings["project"])
+    return Path(settings.get("save_dir") or settings["project"])
 
 
 def join_processes(settings: dict[str, Any]) -> None:
@@ -113,13 +176,12 @@ def join_processes(settings: dict[str, Any]) -> None:
     on_cpu = str(settings.get("device")) == "cpu" or not torch.cuda.is_available()
     if on_cpu:
         settings["device"] = "cpu"
-    elif not settings.get("device"):
-        settings["device"] = ",".join(str(i) for i in range(int(os.environ["LOCAL_WORLD_SIZE"])))
+    else:
+        here = devices_of(settings) or [str(i) for i in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
+        settings["device"] = ",".join(here)
+        torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))  # before the first message: NCCL sends from there
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    from ultralytics.cfg import get_save_dir
-    from types import SimpleNamespace
-
-    where = [str(get_save_dir(SimpleNamespace(**({"task": "detect", "mode": "train", "save_dir": None} | settings))))]
+    where = [str(run_folder(settings))]
     dist.broadcast_object_list(where, 0)
     settings["save_dir"] = where[0]
 
@@ -149,6 +211,8 @@ def info(given: dict[str, Any]) -> str:
     nc = None
     if given.get("data"):
         nc = validate(given["data"]).nc
+    if not isinstance(given.get("imgsz", 640), int):
+        raise UserError(f"imgsz: expected a whole number of pixels, got {given['imgsz']!r}")
     model = load_detector(name)[0] if str(name).endswith(".pt") else build_detector(name, nc)
     size = given.get("imgsz") or 640
     facts = profile(model, size)

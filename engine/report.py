@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
 from cfg import UserError
 
 
+def column(name: str) -> str | None:
+    """Column of results.csv for a figure of an epoch: `weight/box` for `train/w_box`, None for its copy in validation."""
+    return None if name.startswith("val/w_") else name.replace("train/w_", "weight/")
+
+
+def heading(name: str) -> str:
+    """A loss item's head in the progress table, whose columns are 11 characters wide: `global`, `w:global`."""
+    name = "w:" + name.removeprefix("w_") if name.startswith("w_") else name.removesuffix("_loss")
+    return name if len(name) <= 10 else name[:9] + "."
+
+
 def read_results(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of results.csv as text."""
+    """Header and rows of results.csv as text, both empty for an empty file."""
     with path.open(newline="", encoding="utf-8") as file:
-        header, *rows = list(csv.reader(file))
+        header, *rows = list(csv.reader(file)) or [[]]
     return header, rows
 
 
@@ -22,8 +34,10 @@ def trim_results(path: Path, epochs: int) -> None:
         return
     header, rows = read_results(path)
     kept = [row for row in rows if len(row) == len(header) and float(row[0]) <= epochs]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    part = path.with_name(f".{path.name}.part")
+    with part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *kept])
+    os.replace(part, path)
 
 
 def plot_weights(results: Path, target: Path) -> None:
@@ -54,7 +68,9 @@ class TensorBoard:
         self.writer = SummaryWriter(str(folder))
 
     def __call__(self, trainer: Any) -> None:
-        figures = trainer.label_loss_items(trainer.tloss) | dict(trainer.metrics) | dict(getattr(trainer, "lr", {}))
+        terms = trainer.label_loss_items(trainer.tloss) if trainer.tloss else {}
+        figures = terms | dict(trainer.metrics) | dict(getattr(trainer, "lr", {}))
         for name, value in figures.items():
-            self.writer.add_scalar(name, float(value), trainer.epoch + 1)
+            if column(name):
+                self.writer.add_scalar(column(name), float(value), trainer.epoch + 1)
         self.writer.flush()

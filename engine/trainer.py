@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 from cfg import UserError
 from data import resolve
 from distill.model import NonFiniteLoss, TrainingModel
-from engine.build import Networks
+from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.host import cpu_data_parallel, has_fast_bfloat16, use_all_cores
-from engine.report import TensorBoard, plot_weights, trim_results
+from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, use_all_cores
+from engine.report import TensorBoard, column, heading, plot_weights, trim_results
 from engine.settings import OWN_DEFAULTS
 from engine.validator import Validator
-from models.anchors import best_possible_recall, fit_anchors
 
-ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
+DATA_COMPLAINTS = ("No valid images", "No labels found", "final batch=1", "Error loading data")  # ultralytics' words
 
 
 class Trainer(DetectionTrainer):
@@ -44,16 +44,21 @@ class Trainer(DetectionTrainer):
 
     def __init__(self, settings: dict[str, Any], networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
         self.networks, self.checkpoint = networks, checkpoint
+        self.batches_seen = 0
+        self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
+        use_all_cores()
+        leave_images_alone()
         super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
-        use_all_cores()
+        if self.device.type == "cpu":  # ultralytics refuses bf16 and warns of channels_last there; both are ours
+            self.args.amp = self.args.amp not in {False, "fp32"}
+            self.args.channels_last = self.args.channels_last is not False and None
         self.add_callback("on_train_batch_start", Trainer._note_progress)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
         if self.args.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
-        self.batches_seen = 0
 
     # -- set-up ---------------------------------------------------------------------------------------------------------
 
@@ -76,16 +81,26 @@ class Trainer(DetectionTrainer):
         networks = self.networks
         model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive)
         on_cpu = self.device.type == "cpu"
-        model.bfloat16_cpu = on_cpu and self.args.amp not in {False, "fp32"} and has_fast_bfloat16()
+        model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()
         model.channels_last = self.args.channels_last is not False
         if model.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.checkpoint:
-            model.load_state_dict(self.checkpoint["run"]["live"])
+            self._load_live(model, self.checkpoint["run"]["live"])
+        model.__dict__["student_model"] = model.student  # where ultralytics looks for the head; not registered a second time
         self.model = model
         if RANK in {-1, 0}:
             self._print_header(model)
         return self.checkpoint
+
+    def _load_live(self, model: TrainingModel, state: dict[str, torch.Tensor]) -> None:
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise UserError(
+                f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/{self.args.distill} any more; "
+                f"put back what the run was started with ({' '.join(str(error).split())[:160]})"
+            ) from None
 
     def _print_header(self, model: TrainingModel) -> None:
         precision = "bfloat16" if model.bfloat16_cpu else "float32" if self.device.type == "cpu" else f"amp={self.args.amp}"
@@ -100,21 +115,10 @@ class Trainer(DetectionTrainer):
         student = unwrap_model(self.model).student
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
-    def set_class_weights(self) -> None:
-        """Class weights belong to ultralytics' own loss; ours balances classes by its focal factor."""
-        if self.args.cls_pw and hasattr(unwrap_model(self.model).student, "level_attention"):
-            raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
-        super().set_class_weights()
-        model = unwrap_model(self.model)
-        if hasattr(model, "class_weights"):
-            model.student.class_weights = model.class_weights
-
     def _setup_ddp(self) -> None:
         """The process group exists already (`engine.launch`); pick this process's device."""
         if self.device.type != "cpu":
-            devices = str(self.args.device).split(":")[-1].split(",")
-            self.device = torch.device("cuda", int(devices[int(os.environ["LOCAL_RANK"])]))
-            torch.cuda.set_device(self.device)
+            self.device = torch.device("cuda", torch.cuda.current_device())
 
     def _setup_train(self) -> None:
         with cpu_data_parallel():
@@ -122,33 +126,17 @@ class Trainer(DetectionTrainer):
 
     def _build_train_pipeline(self) -> None:
         """Build the loaders, and fit the anchors to the boxes they give."""
-        super()._build_train_pipeline()
-        head = unwrap_model(self.model).student.model[-1]
-        if self.args.auto_anchors and not self.resume and hasattr(head, "anchor_wh"):
-            self._fit_anchors(head)
-
-    def _fit_anchors(self, head: nn.Module) -> None:
-        """Print the anchors' best possible recall at the training size; refit them when it is low."""
-        dataset = self.train_loader.dataset
-        sizes = [label["bboxes"][:, 2:] * self._shown_wh(label["shape"]) for label in dataset.labels]
-        wh = torch.cat([torch.as_tensor(size, dtype=torch.float64).reshape(-1, 2) for size in sizes])
-        recall, matched = best_possible_recall(wh, head.anchor_wh.cpu())
-        note = f"anchors: best possible recall {recall:.3f}, {matched:.2f} anchors per box"
-        if recall < ENOUGH_RECALL:
-            fitted = torch.as_tensor(fit_anchors(wh, head.nl, head.na, generations=300), dtype=torch.float32)
-            after, matched = best_possible_recall(wh, fitted)
-            if after > recall:
-                head.anchor_wh.copy_(fitted)
-                note += f"; refitted by k-means: {after:.3f}, {matched:.2f} anchors per box"
+        try:
+            super()._build_train_pipeline()
+        except (ValueError, RuntimeError) as error:
+            if not any(sign in str(error) for sign in DATA_COMPLAINTS):
+                raise
+            raise UserError(f"{self.args.data}: {' '.join(str(error).split())}") from error
         student = unwrap_model(self.model).student
-        student.yaml["anchors"] = [[round(float(v), 2) for v in level.flatten()] for level in head.anchor_wh]
-        if RANK in {-1, 0}:
-            LOGGER.info(note)
-
-    def _shown_wh(self, shape_hw: tuple[int, int]) -> torch.Tensor:
-        """Width and height in pixels of an image of this shape once its longer side is the training size."""
-        scale = self.args.imgsz / max(shape_hw)
-        return torch.tensor([shape_hw[1] * scale, shape_hw[0] * scale], dtype=torch.float64).numpy()
+        if self.args.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
+            note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)
+            if note and RANK in {-1, 0}:
+                LOGGER.info(note)
 
     def get_validator(self) -> Validator:
         """Validation within the run, ultralytics' metrics on the EMA weights."""
@@ -158,14 +146,50 @@ class Trainer(DetectionTrainer):
 
     def _do_train(self) -> None:
         try:
-            super()._do_train()
+            if self.checkpoint and self.checkpoint["run"].get("finished"):
+                self._finish()
+            else:
+                super()._do_train()
         except NonFiniteLoss as error:
-            step = self.batches_seen % len(self.train_loader) or len(self.train_loader)
-            kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was written yet"
-            raise UserError(
-                f"{error} (epoch {self.epoch + 1}, step {step}): expected finite losses; lower --lr0, use --amp False or "
-                f"check the labels; {kept}"
-            ) from error
+            raise self._stopped(str(error)) from error
+
+    def _stopped(self, reason: str) -> UserError:
+        """The error of a run whose losses or weights are no numbers any more: where that was, and what is left."""
+        step = self.batches_seen % len(self.train_loader) or len(self.train_loader)
+        kept = f"the last good checkpoint is {self.last}" if self.last.exists() else "no checkpoint was written yet"
+        return UserError(
+            f"{reason} (epoch {self.epoch + 1}, step {step}): expected finite losses; lower --lr0, use --amp False or "
+            f"check the labels; {kept}"
+        )
+
+    def _finish(self) -> None:
+        """What is left of a run that was killed after its last epoch: the final checkpoint, validation and plots."""
+        if self.world_size > 1:
+            self._setup_ddp()
+        self._setup_train()
+        self.train_time_start, self.epoch = time.time(), self.start_epoch - 1
+        self.metrics = self.checkpoint["meta"]["metrics"]
+        self.final_eval()
+        if RANK in {-1, 0} and self.args.plots:
+            self.plot_metrics()
+
+    def progress_string(self) -> str:
+        """The progress table's head, one column of 11 characters per term and weight."""
+        names = ("Epoch", "GPU_mem", *map(heading, self.loss_names), "Instances", "Size")
+        return "\n" + "".join(f"{name:>11}" for name in names)
+
+    def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:
+        """Names, or named values, of the loss items. Differs from ultralytics: five digits, not five decimals (terms can be small)."""
+        if loss_items is None:
+            return super().label_loss_items(None, prefix)
+        labelled = {f"{prefix}/{name}": float(f"{float(value):.5g}") for name, value in loss_items.items()}
+        self.labelled[prefix] = labelled
+        return labelled
+
+    def validate(self) -> tuple[dict[str, float] | None, float | None]:
+        """Validate the averaged weights; the validator rounds its copy of the loss items, so they are put back."""
+        metrics, fitness = super().validate()
+        return metrics and metrics | self.labelled["val"], fitness
 
     def _note_progress(self) -> None:
         """Before a batch: tell methods with a schedule how far the run is."""
@@ -193,11 +217,12 @@ class Trainer(DetectionTrainer):
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
         """Append to results.csv; the terms' weights get columns of their own, once."""
-        renamed = {k.replace("train/w_", "weight/"): v for k, v in metrics.items() if not k.startswith("val/w_")}
-        super().save_metrics(renamed)
+        super().save_metrics({column(k): v for k, v in metrics.items() if column(k)})
 
     def plot_metrics(self) -> None:
         """results.png as ultralytics draws it, and the weights over epochs."""
+        if not self.csv.exists():
+            return
         super().plot_metrics()
         plot_weights(self.csv, self.save_dir / "weights.png")
 
@@ -206,8 +231,9 @@ class Trainer(DetectionTrainer):
     def save_model(self) -> bool:
         """Write last.pt (everything a resumed run needs) and, when this epoch is the best so far, best.pt (the student)."""
         student = self.ema.ema.student
+        self._check_weights()
         meta = {
-            "train_args": {k: v for k, v in vars(self.args).items()},
+            "train_args": vars(self.args),
             "epoch": self.epoch,
             "metrics": {k: float(v) for k, v in self.metrics.items()} | {"fitness": float(self.fitness or 0.0)},
         }
@@ -219,6 +245,12 @@ class Trainer(DetectionTrainer):
         save_atomic(self.last, pack(student, meta, RUN) | {"run": self._run_state()})
         return True
 
+    def _check_weights(self) -> None:
+        """Refuse to replace a good checkpoint by one that a gradient made useless (the loss shows it a step later)."""
+        for name, value in unwrap_model(self.model).state_dict().items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise self._stopped(f"the parameter '{name}' is not finite")
+
     def _run_state(self) -> dict[str, Any]:
         averaged = {k: v for k, v in self.ema.ema.state_dict().items() if not k.startswith("student.")}
         return {
@@ -228,6 +260,7 @@ class Trainer(DetectionTrainer):
             "updates": self.ema.updates,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "finished": bool(self.stop),
             "best_fitness": self.best_fitness,
             "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
         }
@@ -237,6 +270,8 @@ class Trainer(DetectionTrainer):
         if ckpt is None:
             return
         run = ckpt["run"]
+        for saved, group in zip(run["optimizer"]["param_groups"], self.optimizer.param_groups):
+            saved["fused"] = group.get("fused")  # what is fastest on this device, not on the checkpoint's
         self.optimizer.load_state_dict(run["optimizer"])
         self.scaler.load_state_dict(run["scaler"])
         self.ema = ModelEMA(self.model, updates=run["updates"])
@@ -253,13 +288,16 @@ class Trainer(DetectionTrainer):
         unwrap_model(self.model).student.criterion = criterion
         if RANK in {-1, 0}:
             trim_results(self.csv, self.start_epoch)
+            for part in self.wdir.glob(".*.part"):  # a checkpoint that the kill left half-written
+                part.unlink()
             LOGGER.info(f"Resuming {self.args.model} from epoch {self.start_epoch + 1} of {self.epochs}")
 
     def final_eval(self) -> None:
         """Keep the student alone in last.pt too, and validate best.pt."""
         if RANK in {-1, 0}:
             student = self.ema.ema.student
-            save_student(self.last, student, {"train_args": vars(self.args), "epoch": self.epoch})
+            figures = {k: float(v) for k, v in self.metrics.items()}
+            save_student(self.last, student, {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures})
         if dist.is_initialized():
             return  # the launcher validates in a process of its own: here the host's validator would wait for all ranks
         if self.best.exists():

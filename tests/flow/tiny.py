@@ -49,3 +49,59 @@ def write_image(path: Path, seed: int, height: int = SIZE, width: int = SIZE) ->
     image = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
     return path
+
+
+TINY_YAML = """nc: 2
+anchors: [[10, 12, 16, 14], [24, 30, 40, 36]]
+backbone:
+  - [-1, 1, Conv, [{stem}, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [{width}, 3, 2]]
+  - [-1, 1, Conv, [{width}, 3, 2]]
+head:
+  - [[2, 3], 1, AnchorDetect, [nc, anchors, coupled]]
+"""
+
+
+def write_model(path: Path, width: int = 16, stem: int = 8) -> Path:
+    """Write the YAML of an anchor detector with strides 8 and 16 and some thousand parameters."""
+    path.write_text(TINY_YAML.format(width=width, stem=stem))
+    return path
+
+
+def write_data(folder: Path, count: int = 8, classes: tuple[str, ...] = ("dark", "bright")) -> Path:
+    """Make a data set of `count` training and 4 validation images, each with one or two squares; return its YAML."""
+    rng = np.random.default_rng(0)
+    for part, number in (("train", count), ("val", 4)):
+        for kind in ("images", "labels"):
+            (folder / kind / part).mkdir(parents=True)
+        for index in range(number):
+            image = rng.integers(100, 140, (SIZE, SIZE, 3), dtype=np.uint8)
+            lines = []
+            for square in range(1 + index % 2):
+                kind, x, y = (index + square) % len(classes), int(rng.integers(0, 16)), int(rng.integers(0, 16)) + 32 * square
+                image[y : y + 16, x : x + 16] = 20 + 200 * kind
+                lines.append(f"{kind} {(x + 8) / SIZE} {(y + 8) / SIZE} .25 .25")
+            cv2.imwrite(str(folder / f"images/{part}/{index}.png"), image)
+            (folder / f"labels/{part}/{index}.txt").write_text("\n".join(lines) + "\n")
+    data = folder / "data.yaml"
+    data.write_text(f"train: images/train\nval: images/val\nnames: [{', '.join(classes)}]\n")
+    return data
+
+
+TRAINING: dict[str, Any] = {
+    "recipe": "quick", "imgsz": SIZE, "batch": 4, "nbs": 4, "epochs": 2, "device": "cpu", "plots": False, "cache": False,
+    "warmup_epochs": 0.0, "auto_anchors": False, "verbose": False,
+}  # fmt: skip
+
+
+def training(place: Path, **changes: Any) -> dict[str, Any]:
+    """Arguments of a run of seconds on the data and model in `place`, which go to `place/runs`."""
+    paths = {"model": str(place / "model.yaml"), "data": str(place / "data.yaml"), "project": str(place / "runs")}
+    return TRAINING | paths | changes
+
+
+def results(folder: Path) -> list[dict[str, float]]:
+    """The rows of a run's results.csv."""
+    header, *rows = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()]
+    return [dict(zip(header, map(float, row), strict=True)) for row in rows]

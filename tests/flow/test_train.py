@@ -1,0 +1,176 @@
+"""Training from end to end on tiny models: plain runs, options, early stop, NaN losses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import results, stock_detector, training, write_data, write_model
+
+import train as command_line
+from cfg import UserError, guard
+from engine.build import build_detector
+from engine.checkpoint import load_detector, save_student
+from engine.launch import info, train
+
+ROOT = Path(__file__).resolve().parents[2]
+STOCK_YAML = """nc: 2
+backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]
+head: [[[2, 3], 1, Detect, [nc]]]
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("train")
+    write_data(folder)
+    write_model(folder / "model.yaml")
+    return folder
+
+
+def test_learns_and_leaves_a_whole_run_folder(place):
+    folder = train(training(place, name="learns", epochs=12, batch=2, nbs=2, lr0=0.01, plots=True))
+    rows = results(folder)
+    assert [row["epoch"] for row in rows] == list(range(1, 13))
+    assert rows[-1]["train/box_loss"] < 0.8 * rows[0]["train/box_loss"]
+    assert rows[-1]["val/obj_loss"] > 0
+    assert {"args.yaml", "data.yaml", "results.csv", "results.png", "labels.jpg"} <= {p.name for p in folder.iterdir()}
+    assert not (folder / "weights.png").exists()  # nothing was distilled
+    for name in ("best.pt", "last.pt"):
+        content = torch.load(folder / "weights" / name, weights_only=True)
+        assert content["format"] == "tandem-detector" and content["names"] == {0: "dark", 1: "bright"}
+
+
+def test_command_line_in_a_process_of_its_own(place, tmp_path):
+    options = [f"{name}={value}" for name, value in training(place, name="process", epochs=1).items() if name != "model"]
+    command = [sys.executable, ROOT / "train.py", "--cfg", place / "model.yaml", *options, "--lr0", "0.01", "mosaic=1.0"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"results in {place / 'runs/process'}" in done.stdout and "lr0=0.01" in done.stderr + done.stdout
+    assert list(tmp_path.iterdir()) == []  # nothing is written outside the run folder
+
+
+def test_same_seed_same_run(place):
+    first, second = (results(train(training(place, name=name, mosaic=1.0))) for name in ("one", "two"))
+    for row in (*first, *second):
+        row.pop("time")
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"multi_scale": 0.5}, {"rect": True}, {"single_cls": True}, {"fraction": 0.5}, {"batch": -1}, {"amp": "bf16"},
+        {"amp": False}, {"channels_last": False}, {"channels_last": True}, {"val": False}, {"save_period": 1}, {"cos_lr": False},
+        {"optimizer": "SGD"}, {"optimizer": "auto"}, {"optimizer": "MuSGD"}, {"mosaic": 1.0, "mixup": 0.5, "close_mosaic": 1},
+        {"cache": "ram"}, {"nbs": 16, "warmup_epochs": 1.0}, {"auto_anchors": True}, {"model": "stock.yaml", "cls_pw": 0.5},
+    ],
+    ids=lambda options: ",".join(options),
+)  # fmt: skip
+def test_options(place, monkeypatch, options):
+    monkeypatch.chdir(place)
+    Path("stock.yaml").write_text(STOCK_YAML)
+    folder = train(training(place, name="options", **options))
+    assert len(results(folder)) == 2
+    detector, _ = load_detector(folder / "weights/best.pt")
+    assert detector.names == ({0: "item"} if "single_cls" in options else {0: "dark", 1: "bright"})
+
+
+def test_image_size_is_rounded_up_and_said(place, caplog):
+    with caplog.at_level("WARNING"):
+        folder = train(training(place, name="round", imgsz=70, epochs=1))
+    assert "imgsz=[70] must be multiple of max stride 32, updating to [96]" in caplog.text
+    _, content = load_detector(folder / "weights/best.pt")
+    assert content["meta"]["train_args"]["imgsz"] == 96
+
+
+def test_freeze_holds_the_first_layers(place):
+    before = train(training(place, name="before", epochs=1)) / "weights/best.pt"
+    after = train(training(place, name="frozen", weights=str(before), freeze=2, lr0=0.01)) / "weights/best.pt"
+    old, new = (load_detector(path)[0].state_dict() for path in (before, after))
+    changed = {name.split(".")[1] for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"2", "3", "4"}
+
+
+def test_starts_from_weights_and_says_how_many_fit(place, caplog):
+    path = place / "stock.pt"
+    save_student(path, stock_detector(), {})
+    (place / "stock3.yaml").write_text(STOCK_YAML)
+    with caplog.at_level("INFO"):
+        train(training(place, name="stock", model=str(place / "stock3.yaml"), pretrained=str(path), epochs=1))
+    assert "tensors of the weights" in caplog.text
+    with pytest.raises(UserError, match=r"stock\.pt: no tensor fits"):
+        torch.save({"other": torch.ones(1)}, place / "stock.pt")
+        train(training(place, weights=str(path)))
+
+
+def test_early_stop(place, monkeypatch):
+    from engine.trainer import Trainer
+
+    original = Trainer.validate
+
+    def worse_every_epoch(self):
+        metrics, _ = original(self)
+        fitness = 1 / (self.epoch + 1)
+        self.best_fitness = max(self.best_fitness, fitness)
+        return metrics, fitness
+
+    monkeypatch.setattr(Trainer, "validate", worse_every_epoch)
+    folder = train(training(place, name="patience", epochs=20, patience=2))
+    assert len(results(folder)) == 3
+    assert torch.load(folder / "weights/best.pt", weights_only=True)["meta"]["epoch"] == 0
+
+
+def test_time_limit(place):
+    folder = train(training(place, name="time", epochs=500, time=1.5 / 3600))
+    assert 1 <= len(results(folder)) < 500 and (folder / "weights/best.pt").exists()
+
+
+def test_nan_loss_stops_with_term_epoch_and_step(place, monkeypatch, capsys):
+    options = training(place, name="nan", epochs=5, batch=2)
+    tokens = [f"{name}={value}" for name, value in options.items()]
+    from distill.model import TrainingModel
+
+    original, calls = TrainingModel.loss, []
+
+    def poisoned(self, batch, preds=None):
+        calls.append(self.training)
+        if self.training and sum(calls) == 7:  # 4 steps an epoch: the 3rd of the 2nd
+            next(self.student.model[-1].parameters()).data.fill_(float("nan"))
+        return original(self, batch, preds)
+
+    monkeypatch.setattr(TrainingModel, "loss", poisoned)
+    monkeypatch.setattr(sys, "argv", ["train.py", *tokens])
+    assert guard(command_line.main) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1 and "'box_loss' is not finite (epoch 2, step 3)" in error[0] and "last.pt" in error[0]
+    for name in ("last.pt", "best.pt"):
+        detector, content = load_detector(place / "runs/nan/weights" / name)
+        assert content["meta"]["epoch"] == 0
+        assert all(value.isfinite().all() for value in detector.state_dict().values())
+
+
+def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
+    from engine.trainer import Trainer
+
+    original = Trainer.save_metrics
+
+    def poison(self, metrics):
+        original(self, metrics)
+        if self.epoch == 1:
+            next(self.model.parameters()).data.fill_(float("inf"))
+
+    monkeypatch.setattr(Trainer, "save_metrics", poison)
+    with pytest.raises(UserError, match=r"parameter 'student\.model\.0\.conv\.weight' is not finite \(epoch 2"):
+        train(training(place, name="inf", epochs=3))
+    assert torch.load(place / "runs/inf/weights/last.pt", weights_only=True)["meta"]["epoch"] == 0
+
+
+def test_info_prints_without_training(place):
+    text = info({"model": str(place / "model.yaml"), "imgsz": 64})
+    parameters = sum(p.numel() for p in build_detector(place / "model.yaml").parameters())
+    assert f"{parameters:,} parameters" in text and not (place / "runs/info").exists()
+    assert "strides [8, 16]" in text and "GFLOPs at 64 px" in text
