@@ -110,10 +110,12 @@ class Distiller(nn.Module):
 
     Attributes:
         uses_teacher: whether a trained teacher must be given.
+        reads_head: whether it reads the teacher's predictions; else the teacher's head is not run at all.
         weight_names: loss term -> adaptive weight it shares with others; a term that is absent has its own.
     """
 
     uses_teacher: ClassVar[bool] = True
+    reads_head: ClassVar[bool] = False
     weight_names: ClassVar[dict[str, str]] = {}
 
     def __init__(self, student: Spec, teacher: Spec | None) -> None:

@@ -64,6 +64,13 @@ def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
     return View(spec, dict(zip(names, raw["feats"])), raw, attention)
 
 
+class FeatureTap(nn.Module):
+    """Stands in a head's place and shows what the head would read."""
+
+    def forward(self, features: list[Tensor]) -> dict[str, list[Tensor]]:
+        return {"feats": list(features)}
+
+
 class FrozenTeacher:
     """A teacher that is used and nothing else. Not a module, so that no module that holds it registers its parameters.
 
@@ -76,6 +83,13 @@ class FrozenTeacher:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         return self
+
+    def drop_head(self) -> None:
+        """Leave the head out from now on: views have features only, and a step costs less."""
+        head = self.model.model[-1]
+        tap = FeatureTap()
+        tap.i, tap.f, tap.type = head.i, head.f, head.type
+        self.model.model[-1] = tap
 
     @torch.no_grad()
     def see(self, images: Tensor) -> View:
@@ -109,6 +123,8 @@ class TrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.distiller, self.teacher = student, distiller, teacher
+        if teacher and not distiller.reads_head:
+            teacher.drop_head()
         self.spec = spec_of(student, "student")
         self.progress = 0.0  # of training, 0..1; set by the trainer
         self.bfloat16_cpu = False  # autocast on the CPU; ultralytics' own covers GPUs only
