@@ -1,0 +1,62 @@
+"""Documentation that drifted: every command in README.md and CONTRIBUTING.md names scripts, options and files that exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from cfg import find
+from engine.settings import known_names, read_command_line
+
+ROOT = Path(__file__).resolve().parents[2]
+KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill"}
+
+
+def documented() -> list[str]:
+    """Lines of the documents' bash blocks that call python or make, comments removed."""
+    lines = []
+    for name in ("README.md", "CONTRIBUTING.md"):
+        for block in re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S):
+            lines += [line.split(" #")[0].strip() for line in block.splitlines()]
+    return sorted({line for line in lines if re.match(r"(python|make|\S*/python) ", line)})
+
+
+@cache
+def help_of(*script: str) -> str:
+    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", documented())
+def test_documented_command_exists(command: str) -> None:
+    program, *words = shlex.split(command)
+    if program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), f"no target {words[0]}"
+        return
+    script = ("-m", words[1]) if words[0] == "-m" else (words[0],)
+    options = words[len(script) :]
+    if script == ("train.py",):
+        read_command_line(options, known_names())
+    elif script != ("-m", "pytest"):
+        unknown = [o for o in options if o.startswith("--") and o not in help_of(*script)]
+        assert not unknown, f"{script} has no {unknown}"
+    for option, value in zip(options, options[1:]):
+        if option in KINDS and not value.startswith(("datasets/", "runs/")):
+            assert find(KINDS[option], value).is_file()
+
+
+def test_documented_numbers_of_the_models_are_true() -> None:
+    from models.detector import Detector
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, millions in (("t-model.yaml", "20.46 M"), ("s-model.yaml", "6.25 M")):
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+        assert millions in row
+        assert f"{sum(p.numel() for p in Detector(name).parameters()) / 1e6:.2f} M" == millions
