@@ -1,0 +1,258 @@
+"""A run that is killed at any moment and resumed ends as if it had not been."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import results, training, write_data, write_model
+
+from cfg import UserError
+from engine import plain
+from engine.launch import train
+from engine.trainer import Trainer
+
+from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
+
+ROOT = Path(__file__).resolve().parents[2]
+EPOCHS = 4
+# All images in each batch and no augmentation: the order of images, which a resumed run draws anew, changes nothing.
+STILL = {"batch": 8, "nbs": 8, "epochs": EPOCHS, "lr0": 0.01, "fliplr": 0.0, "flipud": 0.0, "scale": 0.0, "translate": 0.0,
+         "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "warmup_epochs": 3.0}  # fmt: skip
+
+
+class Killed(BaseException):
+    """Ends a run where it stands: nothing in it catches this."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def slow_average():
+    """Let the average of the weights lag behind them in a few steps: by default it takes some thousand."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelEMA.__init__, "__defaults__", (0.9999, 2, 0))  # decay, tau, updates
+        yield
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("resume")
+    write_data(folder)
+    write_model(folder / "model.yaml", width=8)
+    teacher = write_model(folder / "teacher.yaml")
+    train(training(folder, model=str(teacher), name="teacher", epochs=1))
+    (folder / "runs/teacher/weights/best.pt").rename(folder / "t.pt")
+    return folder
+
+
+def distilled(place: Path, **changes):
+    return training(place, teacher=str(place / "t.pt"), **STILL, **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(place) -> tuple[list[dict[str, float]], dict]:
+    """Results and last state of a run that nothing interrupts."""
+    states: list[dict] = []
+    original = Trainer._run_state
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_run_state", lambda self: states.append(original(self)) or states[-1])
+        folder = train(distilled(place, name="whole"))
+    return results(folder), plain.plain(states[-1])
+
+
+def die_after_epoch(self):
+    if self.epoch == 1:
+        raise Killed
+
+
+def kill_at_model_save(patch):
+    original = Trainer.save_model
+
+    def save_model(self):
+        done = original(self)
+        die_after_epoch(self)
+        return done
+
+    patch.setattr(Trainer, "save_model", save_model)
+
+
+def kill_mid_epoch(patch):
+    original = Trainer.optimizer_step
+
+    def optimizer_step(self):
+        original(self)
+        if self.epoch == 2:
+            raise Killed
+
+    patch.setattr(Trainer, "optimizer_step", optimizer_step)
+
+
+def kill_between_row_and_checkpoint(patch):
+    original = Trainer.save_metrics
+
+    def save_metrics(self, metrics):
+        original(self, metrics)
+        if self.epoch == 2:
+            raise Killed
+
+    patch.setattr(Trainer, "save_metrics", save_metrics)
+
+
+def kill_while_writing_last(patch):
+    original = os.replace
+
+    def replace(source, target):
+        if Path(target).name == "last.pt" and torch.load(source, weights_only=True)["meta"]["epoch"] == 2:
+            half = Path(target).with_name(".last.pt.1.part")  # what a kill leaves of the new file
+            half.write_bytes(Path(source).read_bytes()[:1000])
+            raise Killed
+        original(source, target)
+
+    patch.setattr(plain.os, "replace", replace)
+
+
+def kill_before_final_validation(patch):
+    def final_eval(self):
+        raise Killed
+
+    patch.setattr(Trainer, "final_eval", final_eval)
+
+
+KILLS = [kill_at_model_save, kill_mid_epoch, kill_between_row_and_checkpoint, kill_while_writing_last, kill_before_final_validation]
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_resumed_run_equals_an_uninterrupted_one(place, whole, monkeypatch, kill):
+    name = kill.__name__
+    with monkeypatch.context() as patch:
+        kill(patch)
+        with pytest.raises(Killed):
+            train(distilled(place, name=name))
+    last = place / "runs" / name / "weights/last.pt"
+    interrupted = torch.load(last, weights_only=True)
+    assert interrupted["format"] == "tandem-run"
+    states: list[dict] = []
+    original = Trainer._run_state
+    monkeypatch.setattr(Trainer, "_run_state", lambda self: states.append(original(self)) or states[-1])
+    folder = train({"resume": str(last)})
+    assert folder == last.parent.parent
+    rows, state = whole
+    _same_rows(results(folder), rows)
+    if kill is not kill_before_final_validation:
+        _same(states[-1], state)
+    assert not list(folder.rglob("*.part"))
+    for file in ("last.pt", "best.pt"):
+        assert torch.load(folder / "weights" / file, weights_only=True)["format"] == "tandem-detector"
+    with pytest.raises(UserError, match=r"last\.pt: expected the last\.pt of an interrupted run"):
+        train({"resume": str(last)})
+
+
+def _same_rows(got: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
+    assert [row["epoch"] for row in got] == list(range(1, EPOCHS + 1))
+    for row, other in zip(got, wanted, strict=True):
+        assert row.keys() == other.keys()
+        for key in set(row) - {"time"}:
+            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (row["epoch"], key)
+
+
+def _same(got: dict, wanted: dict) -> None:
+    """Parameters of student and adapters, adaptive weights, averages, optimiser and counters."""
+    for part in ("live", "averaged"):
+        assert got[part].keys() == wanted[part].keys()
+        assert any(key.startswith("distiller.adapters") for key in got[part])
+        assert any(key.startswith("weights.") for key in got[part])
+        for key, value in got[part].items():
+            torch.testing.assert_close(value.float(), wanted[part][key].float(), rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+    assert got["updates"] == wanted["updates"] == EPOCHS
+    assert got["stopper"]["best_epoch"] == wanted["stopper"]["best_epoch"]
+    steps = {int(entry["step"]) for entry in got["optimizer"]["state"].values()}
+    assert steps == {EPOCHS} == {int(entry["step"]) for entry in wanted["optimizer"]["state"].values()}
+    for group, other in zip(got["optimizer"]["param_groups"], wanted["optimizer"]["param_groups"], strict=True):
+        assert group["lr"] == pytest.approx(other["lr"])
+
+
+def test_killed_process_resumes_in_another_folder(place, tmp_path):
+    options = [f"{name}={value}" for name, value in distilled(place, name="process").items() if name != "epochs"]
+    command = [sys.executable, ROOT / "train.py", *options, "epochs=100000"]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    last = place / "runs/process/weights/last.pt"
+    for _ in range(600):
+        if last.exists() or run.poll() is not None:
+            break
+        time.sleep(0.1)
+    time.sleep(0.3)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    moved = tmp_path / "moved"
+    (place / "runs/process").rename(moved)
+    content = torch.load(moved / "weights/last.pt", weights_only=True)
+    done = content["meta"]["epoch"] + 1
+    content["meta"]["train_args"]["epochs"] = done + 1
+    torch.save(content, moved / "weights/last.pt")
+    folder = train({"resume": str(moved / "weights/last.pt")})
+    assert folder == moved
+    assert [row["epoch"] for row in results(folder)] == list(range(1, done + 2))
+
+
+def test_early_stop_counters_survive(place, monkeypatch):
+    original = Trainer.validate
+
+    def best_at_first(self):
+        metrics, _ = original(self)
+        fitness = 1 / (self.epoch + 1)
+        self.best_fitness = max(self.best_fitness or 0.0, fitness)
+        return metrics, fitness
+
+    monkeypatch.setattr(Trainer, "validate", best_at_first)
+    options = training(place, name="patience", epochs=20, patience=4)
+    with monkeypatch.context() as patch:
+        kill_mid_epoch(patch)
+        with pytest.raises(Killed):
+            train(options)
+    folder = train({"resume": str(place / "runs/patience/weights/last.pt")})
+    assert len(results(folder)) == 5  # best at epoch 1, four without improvement
+    assert torch.load(folder / "weights/best.pt", weights_only=True)["meta"]["epoch"] == 0
+
+
+def test_newest_run_and_what_may_change(place, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_mid_epoch(patch)
+        with pytest.raises(Killed):
+            train(training(place, name="newest", epochs=3))
+    newest = place / "runs/newest"
+    with pytest.raises(UserError, match="resume: lr0 cannot change"):
+        train({"resume": str(newest / "weights/last.pt"), "lr0": 0.1})
+    with pytest.raises(UserError, match="workers"):
+        train({"resume": str(newest / "weights/last.pt"), "workers": "many"})
+    folder = train({"resume": True, "project": str(place / "runs"), "patience": 7})
+    assert folder == newest
+    args = torch.load(folder / "weights/best.pt", weights_only=True)["meta"]["train_args"]
+    assert len(results(folder)) == 3 and args["lr0"] == 0.0015
+
+
+@pytest.mark.parametrize("change", ["gone", "other"])
+def test_teacher_is_needed_again(place, monkeypatch, change):
+    teacher = place / f"{change}.pt"
+    teacher.write_bytes((place / "t.pt").read_bytes())
+    options = distilled(place, name=f"teacher-{change}") | {"teacher": str(teacher)}
+    with monkeypatch.context() as patch:
+        kill_mid_epoch(patch)
+        with pytest.raises(Killed):
+            train(options)
+    teacher.unlink()
+    expected = r"gone\.pt: weights file not found"
+    if change == "other":
+        wide = write_model(place / "wide.yaml", width=24)
+        folder = train(training(place, model=str(wide), name="wide", epochs=1))
+        (folder / "weights/best.pt").rename(teacher)
+        expected = r"does not fit the run's teacher .*other\.pt"
+    folder = place / f"runs/teacher-{change}"
+    before = sorted(path.name for path in folder.rglob("*"))
+    with pytest.raises(UserError, match=expected):
+        train({"resume": str(folder / "weights/last.pt")})
+    assert sorted(path.name for path in folder.rglob("*")) == before
