@@ -1,0 +1,266 @@
+"""Every seam of ultralytics we rely on, by name: a new version fails loudly here and not somewhere in a run.
+
+When a version is raised, read what changed behind each failing line before changing the line.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import importlib
+import inspect
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from small import ROOT, batch, detector, distilling  # noqa: E402
+
+import ultralytics  # noqa: E402
+from engine.exporter import DetectorExporter  # noqa: E402
+from engine.predictor import Predictor  # noqa: E402
+from engine.sources import MediaSource, StreamSource  # noqa: E402
+from engine.trainer import Trainer  # noqa: E402
+from engine.validator import Validator  # noqa: E402
+from models.blocks.host import SPP, Conv  # noqa: E402
+from models.detector import Detector  # noqa: E402
+from models.heads.anchor import AnchorDetect  # noqa: E402
+from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir  # noqa: E402
+from ultralytics.data import loaders  # noqa: E402
+from ultralytics.data import utils as data_utils  # noqa: E402
+from ultralytics.data.augment import LetterBox  # noqa: E402
+from ultralytics.engine import exporter as host_exporter  # noqa: E402
+from ultralytics.engine import trainer as host_trainer  # noqa: E402
+from ultralytics.engine import validator as host_validator  # noqa: E402
+from ultralytics.engine.predictor import BasePredictor  # noqa: E402
+from ultralytics.engine.results import Results  # noqa: E402
+from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
+from ultralytics.nn import autobackend, tasks  # noqa: E402
+from ultralytics.nn.backends.base import BaseBackend  # noqa: E402
+from ultralytics.nn.modules.head import Detect  # noqa: E402
+from ultralytics.utils import SETTINGS, nms, ops, torch_utils  # noqa: E402
+from ultralytics.utils.export import engine as export_engine  # noqa: E402
+from ultralytics.utils.metrics import Metric  # noqa: E402
+
+VERSION = "8.4.190"
+
+
+def test_the_pinned_version_is_installed() -> None:
+    assert f"ultralytics=={VERSION}" in (ROOT / "requirements.txt").read_text()
+    assert ultralytics.__version__ == VERSION, f"installed {ultralytics.__version__}: pip install ultralytics=={VERSION}"
+
+
+def imports() -> list[tuple[str, str, str]]:
+    """(file, module, name) of everything our code imports from ultralytics."""
+    found = []
+    for package in ("models", "distill", "engine"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ultralytics"):
+                    found += [(path.relative_to(ROOT).as_posix(), node.module, alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("file, module, name", imports())
+def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
+    assert hasattr(importlib.import_module(module), name) or importlib.import_module(f"{module}.{name}"), file
+
+
+# Methods of ultralytics' classes that ours replace or extend. `__init__` is ours to shape.
+OVERRIDES: dict[type, str] = {
+    Trainer: "check_resume get_dataset setup_model set_model_attributes set_class_weights _setup_ddp _setup_train "
+    "_build_train_pipeline get_validator _do_train progress_string label_loss_items validate _handle_nan_recovery "
+    "save_metrics plot_metrics save_model resume_training final_eval",
+    Validator: "init_metrics update_metrics print_results",
+    Predictor: "setup_source construct_results",
+    Detector: "init_criterion",
+    AnchorDetect: "forward bias_init fuse xyxy",
+    DetectorExporter: "",
+}
+# Names of the base classes that ours happen to share, or that every class has.
+OWN = {"__init__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotations__"}
+
+
+@pytest.mark.parametrize("cls", OVERRIDES, ids=lambda c: c.__name__)
+def test_what_is_overridden_exists_under_that_name(cls: type) -> None:
+    base, named = cls.__mro__[1], set(OVERRIDES[cls].split())
+    assert base.__module__.startswith("ultralytics")
+    missing = {name for name in named if not hasattr(base, name)}
+    assert not missing, f"{base.__name__} has no {missing} any more: ours is never called"
+    unnamed = {name for name in vars(cls) if hasattr(base, name)} - OWN - named
+    assert not unnamed, f"{cls.__name__} overrides {unnamed}: name it in OVERRIDES"
+
+
+@pytest.mark.parametrize("cls", OVERRIDES, ids=lambda c: c.__name__)
+def test_what_is_overridden_takes_the_same_arguments(cls: type) -> None:
+    for name in OVERRIDES[cls].split():
+        ours, theirs = getattr(cls, name), getattr(cls.__mro__[1], name)
+        if callable(theirs):
+            wanted, given = inspect.signature(theirs).parameters, inspect.signature(ours).parameters
+            assert len(wanted) == len(given), f"{cls.__name__}.{name}: theirs {list(wanted)}, ours {list(given)}"
+
+
+# What a class or module of ultralytics must have because our code reads, calls or sets it.
+ATTRIBUTES: list[tuple[Any, str]] = [
+    (Detect, "dynamic export format max_det agnostic_nms shape anchors strides xyxy end2end"),
+    (tasks.DetectionModel, "forward loss predict _predict_once fuse info load is_fused set_head_attr end2end _apply"),
+    (tasks, "torch_safe_load load_checkpoint guess_model_task guess_model_scale DetectionModel"),
+    (ultralytics.nn, "torch_safe_load"),
+    (data_utils, "check_image _replace_image IMG_FORMATS VID_FORMATS"),
+    (torch_utils, "NUM_THREADS ModelEMA unwrap_model initialize_weights init_seeds select_device"),
+    (host_trainer.BaseTrainer, "add_callback run_callbacks preprocess_batch optimizer_step build_optimizer"),
+    (DetectionValidator, "_prepare_batch postprocess get_stats"),
+    (BasePredictor, "stream_inference"),
+    (autobackend.AutoBackend, "forward from_numpy warmup"),
+    (BaseBackend, "read_metadata"),
+    (ops, "scale_boxes"),
+    (Metric, "mp mr map map50 map75"),
+    (Results, "plot"),
+    (host_exporter.Exporter, "add_callback run_callbacks"),
+    (loaders.SourceTypes, "stream screenshot from_img tensor"),
+]
+
+
+@pytest.mark.parametrize("owner, names", ATTRIBUTES, ids=[o.__name__ for o, _ in ATTRIBUTES])
+def test_what_is_used_exists(owner: Any, names: str) -> None:
+    missing = [name for name in names.split() if not hasattr(owner, name)]
+    assert not missing, f"{owner.__name__}: no {missing} any more"
+
+
+# Lines of ultralytics that our code depends on, spaces apart.
+LINES: list[tuple[Any, str, str]] = [
+    (host_trainer.BaseTrainer._do_train, "loss, self.loss_items = self.model(batch)", "TrainingModel.forward takes a batch"),
+    (host_trainer.BaseTrainer._do_train, "self.loss = loss.sum()", "the loss is a vector of terms times images"),
+    (host_trainer.BaseTrainer._do_train, "self.loss_names = tuple(self.loss_items)", "columns are the first batch's names"),
+    (host_trainer.BaseTrainer._do_train, "unwrap_model(self.model).criterion", "TrainingModel.criterion"),
+    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_start")', "progress of the run"),
+    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_epoch_end")', "adaptive weights"),
+    (host_trainer.BaseTrainer._do_train, "self._handle_nan_recovery(epoch)", "ours never recovers"),
+    (host_trainer.BaseTrainer._do_train, "self.save_model()", "our checkpoints"),
+    (host_trainer.BaseTrainer._do_train, "self.final_eval()", "ours strips and validates"),
+    (host_trainer.BaseTrainer._setup_train, "ckpt = self.setup_model()", "ours wraps the student"),
+    (host_trainer.BaseTrainer._setup_train, "self.set_model_attributes()", "class names of the student"),
+    (host_trainer.BaseTrainer._setup_train, "self.ema = ModelEMA(self.model)", "the average of a TrainingModel"),
+    (host_trainer.BaseTrainer._setup_train, "self.resume_training(ckpt)", "ours resumes"),
+    (host_trainer.BaseTrainer._setup_train, "nn.parallel.DistributedDataParallel(", "patched on a CPU"),
+    (host_trainer.BaseTrainer._setup_train, "device_ids=[self.device.index]", "the argument that the patch drops"),
+    (host_trainer.BaseTrainer._setup_train, '".dfl"', "the only names frozen without being asked"),
+    (host_trainer.BaseTrainer.__init__, "self.check_resume(", "ours only notes it"),
+    (host_trainer.BaseTrainer.__init__, "self.get_dataset()", "ours writes the data YAML first"),
+    (host_validator.BaseValidator.__call__, "model.loss(batch, preds)[1]", "validation loss under the training's names"),
+    (torch_utils.ModelEMA.__init__, "deepcopy(unwrap_model(model))", "FrozenTeacher.__deepcopy__ shares the teacher"),
+    (torch_utils.unwrap_model, "m = m.module", "nothing of ours may be called module"),
+    (torch_utils.select_device, "torch.set_num_threads(NUM_THREADS)", "engine.host sets NUM_THREADS"),
+    (tasks.load_checkpoint, "ckpt, weight = torch_safe_load(weight)", "looked up when it runs: engine.checkpoint.install"),
+    (tasks.load_checkpoint, 'ckpt.get("ema") or ckpt.get("model")', "where _torch_safe_load puts the module"),
+    (tasks.BaseModel._apply, "m.stride = fn(m.stride)", "the head's strides follow the model's device"),
+    (tasks.BaseModel.fuse, "m.fuse()", "AnchorDetect.fuse is called"),
+    (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
+    (data_utils.verify_image_label, "check_image(im_file)", "looked up when it runs: engine.host.leave_images_alone"),
+    (BasePredictor.stream_inference, "self.setup_source(", "ours gives our sources"),
+]
+
+
+@pytest.mark.parametrize("owner, line, why", LINES, ids=[why for _, _, why in LINES])
+def test_what_is_relied_on_is_still_written_there(owner: Any, line: str, why: str) -> None:
+    def squeezed(text: str) -> str:
+        return re.sub(r"\s+", "", text)
+
+    assert squeezed(line) in squeezed(inspect.getsource(owner)), f"{owner.__qualname__} no longer has '{line}' ({why})"
+
+
+def test_the_trainer_has_the_fields_that_ours_reads() -> None:
+    source = inspect.getsource(host_trainer.BaseTrainer)
+    fields = "args save_dir wdir best last csv stopper ema scaler optimizer tloss epoch epochs start_epoch train_loader test_loader "
+    fields += "best_fitness fitness metrics save_period data device world_size resume loss_names stop batch_size validator callbacks"
+    missing = [f for f in fields.split() if not re.search(rf"self\.{f}\b[^=\n]*=", source)]
+    assert not missing
+
+
+def test_the_exporter_has_the_fields_that_ours_reads() -> None:
+    source = inspect.getsource(host_exporter.Exporter)
+    assert all(re.search(rf"self\.{f}\b", source) for f in ("metadata", "args", "file", "model", "imgsz"))
+    assert 'run_callbacks("on_export_start")' in source and "isinstance(m, (Detect" in source
+    table = host_exporter.export_formats()
+    assert {"onnx", "torchscript", "openvino"} <= set(table["Argument"]) and len(table["Arguments"]) == len(table["Argument"])
+    assert isinstance(export_engine.best_onnx_opset(pytest.importorskip("onnx")), int)
+
+
+def test_our_arguments_pass_in_the_base_configuration_only() -> None:
+    assert get_cfg({**DEFAULT_CFG_DICT, "teacher": None}, {"teacher": "t.pt"}).teacher == "t.pt"
+    with pytest.raises(SyntaxError):
+        get_cfg(overrides={"teacher": "t.pt"})
+    assert {"device", "imgsz", "batch", "amp", "channels_last", "compile", "nbs", "patience", "cls_pw"} <= set(DEFAULT_CFG_DICT)
+    assert list(inspect.signature(get_save_dir).parameters)[0] == "args"
+
+
+def test_a_head_is_taken_for_a_detection_head_and_keeps_its_class_clean() -> None:
+    head = detector().head
+    assert isinstance(head, Detect) and isinstance(head.cv2, nn.ModuleList) and len(head.cv2) == 0
+    assert not head.end2end and head.reg_max == 1
+    assert torch.equal(Detect.anchors, torch.empty(0)) and "anchor_wh" in dict(head.named_buffers())
+
+
+def test_the_average_of_weights_shares_the_teacher() -> None:
+    model = distilling("attention")
+    ema = torch_utils.ModelEMA(model)
+    assert ema.ema is not model and ema.ema.teacher is model.teacher and not ema.ema.training
+    assert torch_utils.unwrap_model(model) is model
+
+
+def test_the_loss_contract() -> None:
+    model = detector()
+    total, items = model(batch(2))
+    assert total.shape == (3,) and all(v.ndim == 0 and not v.requires_grad for v in items.values())
+    assert torch.allclose(total / 2, torch.stack(list(items.values())))
+
+
+def test_non_maximum_suppression_reads_what_the_head_gives() -> None:
+    y = torch.zeros(1, 4 + 2, 5)
+    y[0, :4, 0] = torch.tensor([20.0, 30.0, 10.0, 20.0])  # xywh
+    y[0, 5, 0] = 0.9
+    found = nms.non_max_suppression(y, 0.25, 0.45)[0]
+    assert torch.allclose(found, torch.tensor([[15.0, 20.0, 25.0, 40.0, 0.9, 1.0]]))
+
+
+def test_letterbox_keeps_the_ratio_and_pads_with_grey() -> None:
+    import numpy as np
+
+    image = LetterBox((64, 64), auto=False)(image=np.zeros((32, 64, 3), np.uint8))
+    assert image.shape == (64, 64, 3) and image[0, 0, 0] == 114 and image[32, 0, 0] == 0
+
+
+def test_layers_have_the_form_that_our_parser_gives_them() -> None:
+    assert list(inspect.signature(Conv.__init__).parameters)[1:5] == ["c1", "c2", "k", "s"]
+    assert list(inspect.signature(SPP.__init__).parameters)[1:] == ["c1", "c2", "k"]
+    for layer in detector().model:
+        assert all(hasattr(layer, name) for name in ("i", "f", "type", "np"))
+
+
+def test_sources_have_the_shape_of_loaders() -> None:
+    for source in (MediaSource, StreamSource):
+        assert isinstance(source.source_type, loaders.SourceTypes) and hasattr(source, "__iter__")
+    assert list(inspect.signature(loaders.LoadStreams.__init__).parameters)[1] == "sources"
+    assert "buffer" in inspect.signature(loaders.LoadStreams.__init__).parameters
+
+
+def test_fusing_changes_speed_and_nothing_else() -> None:
+    model, image = detector().eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = model(image)[0]
+        fused = copy.deepcopy(model).fuse(verbose=False)
+        assert fused.is_fused() and torch.allclose(fused(image)[0], before, atol=1e-3, rtol=1e-4)
+
+
+def test_nothing_can_be_looked_up_or_installed() -> None:
+    assert os.environ["YOLO_OFFLINE"] == "true" and os.environ["YOLO_AUTOINSTALL"] == "false"
+    from ultralytics.utils import AUTOINSTALL, ONLINE
+
+    assert not AUTOINSTALL and not ONLINE
+    assert Path(SETTINGS.file).is_relative_to(os.environ["YOLO_CONFIG_DIR"])
