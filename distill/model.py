@@ -16,7 +16,7 @@ from distill.base import Distiller, Level, Spec, Step, View, level_names
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
 
-STOCK_TERMS = ("box_loss", "cls_loss", "dfl_loss")  # of ultralytics' detectors; our heads name theirs themselves
+BOX_TERMS = {True: "dfl_loss", False: "l1_loss"}  # ultralytics' third term: by whether boxes are distributions
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
 
 
@@ -135,7 +135,9 @@ class TrainingModel(nn.Module):
 
     def _weight_names(self) -> list[str]:
         """Weights in the order of eq. 17: the detection terms the student has, then the distiller's."""
-        detection = getattr(self.student.model[-1], "loss_terms", STOCK_TERMS)
+        head = self.student.model[-1]
+        stock = ("box_loss", "cls_loss", BOX_TERMS[self.spec.bins is not None])  # our heads name theirs themselves
+        detection = getattr(head, "loss_terms", stock)
         return list(dict.fromkeys([*map(self._weight_of, detection), *self.distiller.weight_names.values()]))
 
     def _weight_of(self, term: str) -> str:

@@ -1,0 +1,124 @@
+"""Distillation from end to end: columns, header, plots, and every kind of teacher and student."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import NAMES, results, stock_detector, training, write_data, write_model
+
+from engine.checkpoint import save_student
+from engine.launch import train
+
+from ultralytics import YOLO  # isort: skip
+
+STOCK = """nc: 2
+{options}
+backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [{width}, 3, 2]]]
+head: [[[2, 3], 1, Detect, [nc]]]
+"""
+TERMS = ("fg_loss", "bg_loss", "att_loss", "global_loss")
+WEIGHTS = ("box", "focal", "feature", "attention", "global")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("distill")
+    write_data(folder)
+    write_model(folder / "model.yaml", width=8)
+    write_model(folder / "teacher.yaml")
+    (folder / "stock.yaml").write_text(STOCK.format(options="", width=16))
+    (folder / "end2end.yaml").write_text(STOCK.format(options="end2end: True\nreg_max: 1", width=16))
+    run = train(training(folder, model=str(folder / "teacher.yaml"), name="teacher", epochs=1))
+    (run / "weights/best.pt").rename(folder / "own.pt")
+    for name in ("stock", "end2end"):
+        run = train(training(folder, model=str(folder / f"{name}.yaml"), name=name, epochs=1))
+        (run / "weights/best.pt").rename(folder / f"{name}.pt")
+        host = YOLO(str(folder / f"{name}.yaml"), task="detect")  # a pickle of ultralytics' own, untrained
+        host.model.names = {0: "dark", 1: "bright"}
+        host.save(str(folder / f"{name}-pickle.pt"))
+    return folder
+
+
+def test_every_term_and_weight_is_shown(place, caplog, capsys):
+    with caplog.at_level("INFO"):
+        folder = train(training(place, name="shown", teacher=str(place / "own.pt"), epochs=3, plots=True, tensorboard=True, lr0=0.01))
+    rows = results(folder)
+    for row in rows:
+        assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in TERMS)
+        assert sum(row[f"weight/{name}"] for name in WEIGHTS) == pytest.approx(len(WEIGHTS), abs=1e-3)
+        assert not any(name.startswith(("train/w_", "val/w_")) for name in row)
+    assert {row["weight/feature"] for row in rows} != {1.0}  # from the third epoch on
+    header = next(record.message for record in caplog.records if "distillation:" in record.message)
+    assert "ON, attention from teacher" in header and "levels p3, p4" in header and "288 adapter parameters" in header
+    assert "adaptive weights: stable" in header
+    assert "17 of 29 tensors of the teacher" in caplog.text
+    head = next(record.message for record in caplog.records if "GPU_mem" in record.message)
+    assert head.split() == ["Epoch", "GPU_mem", "box", "obj", "cls", "fg", "bg", "att", "global",
+                            "w:box", "w:focal", "w:feature", "w:attenti.", "w:global", "Instances", "Size"]  # fmt: skip
+    assert {len(line) for line in head.splitlines() if line} == {16 * 11}
+    assert {"results.png", "weights.png"} <= {path.name for path in folder.iterdir()}
+    assert _scalars(folder) >= {"train/fg_loss", "val/fg_loss", "weight/feature", "metrics/mAP50(B)", "lr/pg0"}
+
+
+def _scalars(folder: Path) -> set[str]:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder)).Reload()
+    assert [event.step for event in events.Scalars("weight/feature")][:3] == [1, 2, 3]
+    return set(events.Tags()["scalars"])
+
+
+@pytest.mark.parametrize("teacher", ["own", "stock", "end2end", "stock-pickle", "end2end-pickle"])
+@pytest.mark.parametrize("student", ["model", "stock", "end2end"])
+def test_any_teacher_any_student(place, student, teacher):
+    weights = place / f"{teacher}.pt"
+    before = weights.read_bytes()
+    folder = train(training(place, name=f"{student}-{teacher}", model=str(place / f"{student}.yaml"), teacher=str(weights), epochs=1))
+    row = results(folder)[0]
+    assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in (*TERMS, "box_loss", "cls_loss"))
+    assert weights.read_bytes() == before
+    content = torch.load(folder / "weights/best.pt", weights_only=True)
+    assert not any("distiller" in key or "teacher" in key for key in content["state"])
+
+
+@pytest.mark.parametrize("mode", ["paper", "none", "uncertainty"])
+def test_modes_of_the_weights(place, mode):
+    rows = results(train(training(place, name=mode, teacher=str(place / "own.pt"), adaptive=mode, epochs=3)))
+    feature = [row["weight/feature"] for row in rows]
+    assert (feature == [1, 1, 1]) == (mode == "none")
+
+
+@pytest.mark.parametrize("options", [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}], ids=str)
+def test_options(place, options):
+    rows = results(train(training(place, name="options", teacher=str(place / "own.pt"), **options)))
+    assert all(row["val/global_loss"] > 0 for row in rows)
+
+
+def test_teacher_is_untouched_by_training(place, monkeypatch):
+    from engine.trainer import Trainer
+
+    kept = []
+    original = Trainer._setup_train
+
+    def keep(self):
+        original(self)
+        teacher = self.networks.teacher.model
+        kept.append((teacher, {name: value.clone() for name, value in teacher.state_dict().items()}))
+        trained = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        assert not any(id(p) in trained or p.requires_grad for p in teacher.parameters())
+
+    monkeypatch.setattr(Trainer, "_setup_train", keep)
+    train(training(place, name="untouched", teacher=str(place / "own.pt"), lr0=0.01))
+    teacher, state = kept[0]
+    assert not teacher.training
+    assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+
+
+def test_other_class_names_are_refused(place):
+    from cfg import UserError
+
+    save_student(place / "three.pt", stock_detector(), {})
+    with pytest.raises(UserError, match=f"knows {len(NAMES)} classes, .* 2: expected the same"):
+        train(training(place, name="refused", teacher=str(place / "three.pt")))
+    assert not (place / "runs/refused").exists()
