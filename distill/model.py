@@ -87,7 +87,7 @@ class FrozenTeacher:
     def drop_head(self) -> None:
         """Leave the head out from now on: views have features only, and a step costs less."""
         head = self.model.model[-1]
-        tap = FeatureTap()
+        tap = FeatureTap().eval()
         tap.i, tap.f, tap.type = head.i, head.f, head.type
         self.model.model[-1] = tap
 
