@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,8 @@ def _stock_yaml(name: str | Path) -> Path | None:
     own = {p.name for p in (Path(find("models", "s-model.yaml")).parent).rglob("*.yaml")}
     if f"{stem}.yaml" in own:
         return None
-    return known.get(f"{stem}.yaml") or (known.get(f"{stem.removesuffix(scale)}.yaml") if scale else None)
+    unscaled = re.sub(rf"(?<=\d){scale}(?=-|$)", "", stem) if scale else stem  # yolov8n-p2 -> yolov8-p2
+    return known.get(f"{stem}.yaml") or known.get(f"{unscaled}.yaml")
 
 
 def _has_own_head(path: Path) -> bool:

@@ -22,6 +22,7 @@ from data import resolve, validate
 from engine.build import build_detector, build_networks
 from engine.checkpoint import RUN, install, load_detector
 from engine.profile import profile
+from engine.report import read_results
 from engine.settings import RESUMABLE, check, complete
 from engine.trainer import Trainer
 
@@ -96,8 +97,10 @@ def run_folder(settings: dict[str, Any]) -> Path:
 
 
 def discard(folder: Path, existed: bool) -> None:
-    """Remove the folder of a run that failed before it had anything to keep."""
-    if not existed and not (folder / "results.csv").exists() and int(os.environ.get("RANK", 0)) == 0:
+    """Remove the folder of a run that failed before it had anything to keep: a checkpoint, or more than one epoch's results."""
+    csv = folder / "results.csv"
+    kept = (folder / "weights/last.pt").exists() or csv.exists() and len(read_results(csv)[1]) > 1
+    if not existed and not kept and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
 
 

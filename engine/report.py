@@ -7,7 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from cfg import UserError
+from distill.base import Spec
+
+NO_TEACHER = "distillation: off (give --teacher t.pt to switch it on)"
+
+
+def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str]:
+    """Lines that say what is about to be trained, from what, and how fast it can be."""
+    student = f"student: {model}, {spec.nc} classes, strides {spec.strides}"
+    distilled = notes if any(note.startswith("distillation") for note in notes) else [NO_TEACHER, *notes]
+    return [student, *distilled, f"forward pass in {precision}, {torch.get_num_threads()} threads"]
 
 
 def column(name: str) -> str | None:
@@ -52,6 +64,7 @@ def plot_weights(results: Path, target: Path) -> None:
     for i in columns:
         axis.plot([float(row[0]) for row in rows], [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix("weight/"))
     axis.set(xlabel="epoch", ylabel="weight", title="Adaptive weights of the loss terms")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
     figure.savefig(target, dpi=150)
     plt.close(figure)

@@ -23,7 +23,7 @@ from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
 from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, use_all_cores
-from engine.report import TensorBoard, column, heading, plot_weights, trim_results
+from engine.report import TensorBoard, column, header, heading, plot_weights, trim_results
 from engine.settings import OWN_DEFAULTS
 from engine.validator import Validator
 
@@ -90,7 +90,8 @@ class Trainer(DetectionTrainer):
         model.__dict__["student_model"] = model.student  # where ultralytics looks for the head; not registered a second time
         self.model = model
         if RANK in {-1, 0}:
-            self._print_header(model)
+            precision = "bfloat16" if model.bfloat16_cpu else "float32" if on_cpu else f"amp={self.args.amp}"
+            LOGGER.info("\n".join(header(self.args.model, model.spec, self.networks.notes, precision)))
         return self.checkpoint
 
     def _load_live(self, model: TrainingModel, state: dict[str, torch.Tensor]) -> None:
@@ -101,13 +102,6 @@ class Trainer(DetectionTrainer):
                 f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/{self.args.distill} any more; "
                 f"put back what the run was started with ({' '.join(str(error).split())[:160]})"
             ) from None
-
-    def _print_header(self, model: TrainingModel) -> None:
-        precision = "bfloat16" if model.bfloat16_cpu else "float32" if self.device.type == "cpu" else f"amp={self.args.amp}"
-        LOGGER.info(f"student: {self.args.model}, {model.spec.nc} classes, strides {model.spec.strides}")
-        for note in self.networks.notes or ["distillation: off (give --teacher t.pt to switch it on)"]:
-            LOGGER.info(note)
-        LOGGER.info(f"forward pass in {precision}, {torch.get_num_threads()} threads")
 
     def set_model_attributes(self) -> None:
         """Tell the model its class names and the loss its arguments."""

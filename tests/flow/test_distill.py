@@ -58,7 +58,7 @@ def test_every_term_and_weight_is_shown(place, caplog, capsys):
     assert head.split() == ["Epoch", "GPU_mem", "box", "obj", "cls", "fg", "bg", "att", "global",
                             "w:box", "w:focal", "w:feature", "w:attenti.", "w:global", "Instances", "Size"]  # fmt: skip
     assert {len(line) for line in head.splitlines() if line} == {16 * 11}
-    assert {"results.png", "weights.png"} <= {path.name for path in folder.iterdir()}
+    assert {"results.png", "weights.png", "labels.jpg", "train_batch0.jpg"} <= {path.name for path in folder.iterdir()}
     assert _scalars(folder) >= {"train/fg_loss", "val/fg_loss", "weight/feature", "metrics/mAP50(B)", "lr/pg0"}
 
 

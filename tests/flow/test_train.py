@@ -32,13 +32,12 @@ def place(tmp_path_factory) -> Path:
 
 
 def test_learns_and_leaves_a_whole_run_folder(place):
-    folder = train(training(place, name="learns", epochs=12, batch=2, nbs=2, lr0=0.01, plots=True))
+    folder = train(training(place, name="learns", epochs=12, batch=2, nbs=2, lr0=0.01))
     rows = results(folder)
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert rows[-1]["train/box_loss"] < 0.8 * rows[0]["train/box_loss"]
     assert rows[-1]["val/obj_loss"] > 0
-    assert {"args.yaml", "data.yaml", "results.csv", "results.png", "labels.jpg"} <= {p.name for p in folder.iterdir()}
-    assert not (folder / "weights.png").exists()  # nothing was distilled
+    assert {"args.yaml", "data.yaml", "results.csv"} <= {path.name for path in folder.iterdir()}
     for name in ("best.pt", "last.pt"):
         content = torch.load(folder / "weights" / name, weights_only=True)
         assert content["format"] == "tandem-detector" and content["names"] == {0: "dark", 1: "bright"}

@@ -1,0 +1,66 @@
+"""results.csv, the progress table's head and the plot of the weights."""
+
+from __future__ import annotations
+
+import pytest
+
+from engine.report import NO_TEACHER, TensorBoard, column, header, heading, plot_weights, read_results, trim_results
+
+from distill.base import Level, Spec  # isort: skip
+
+
+def test_columns_of_the_weights():
+    assert column("train/w_box") == "weight/box"
+    assert column("val/w_box") is None
+    assert column("val/box_loss") == "val/box_loss"
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("box_loss", "box"), ("global_loss", "global"), ("w_box", "w:box"), ("w_attention", "w:attenti."), ("a_rather_long_loss", "a_rather_.")],
+)
+def test_heads_leave_a_space(name, shown):
+    assert heading(name) == shown and len(shown) <= 10
+
+
+def test_header_says_whether_distillation_is_on():
+    spec = Spec("student", {"p3": Level(8, 8)}, 2, {0: "a", 1: "b"})
+    assert header("m.yaml", spec, [], "float32")[:2] == ["student: m.yaml, 2 classes, strides [8]", NO_TEACHER]
+    start = "start: 3 of 5 tensors of the weights w.pt fit the student by name and shape"
+    assert header("m.yaml", spec, [start], "float32")[1:3] == [NO_TEACHER, start]
+    assert header("m.yaml", spec, ["distillation: ON", start], "float32")[1:3] == ["distillation: ON", start]
+
+
+def test_rows_after_the_checkpoint_are_dropped(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("epoch,time,a\n1,0.1,5\n2,0.2,6\n3,0.3,7\n4,0")  # the last row half-written
+    trim_results(path, 2)
+    assert path.read_text() == "epoch,time,a\n1,0.1,5\n2,0.2,6\n"
+    assert read_results(path) == (["epoch", "time", "a"], [["1", "0.1", "5"], ["2", "0.2", "6"]])
+    assert [p.name for p in tmp_path.iterdir()] == ["results.csv"]
+
+
+def test_no_rows_and_no_file(tmp_path):
+    trim_results(tmp_path / "results.csv", 2)
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "results.csv").write_text("")
+    assert read_results(tmp_path / "results.csv") == ([], [])
+    plot_weights(tmp_path / "results.csv", tmp_path / "weights.png")
+    assert not (tmp_path / "weights.png").exists()
+
+
+def test_plot_of_the_weights(tmp_path):
+    path = tmp_path / "results.csv"
+    path.write_text("epoch,weight/box,weight/focal\n1,1,1\n2,0.5,1.5\n")
+    plot_weights(path, tmp_path / "weights.png")
+    assert (tmp_path / "weights.png").stat().st_size > 5000
+
+
+def test_tensorboard_is_named_when_absent(tmp_path, monkeypatch):
+    import sys
+
+    from cfg import UserError
+
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match="pip install tensorboard"):
+        TensorBoard(tmp_path)
