@@ -94,8 +94,8 @@ class Example:
     strides: tuple[int, ...] = (8,)
     repeats: int = 1
 
-    def site(self, repeats: int | None = None) -> Site:
-        return Site(self.channels, self.strides, repeats or self.repeats, tuple(self.args), scale=lambda channels: channels)
+    def site(self) -> Site:
+        return Site(self.channels, self.strides, self.repeats, tuple(self.args), scale=lambda channels: channels)
 
     def inputs(self, rows: int, columns: int, seed: int = 0) -> Any:
         """Random feature maps; `rows` x `columns` cells at the coarsest stride, doubled per finer one."""
@@ -150,7 +150,8 @@ def wake(module: nn.Module, seed: int = 0) -> nn.Module:
     for tensor in (*module.parameters(), *module.buffers()):
         if tensor.is_floating_point():
             tensor.data = torch.rand(tensor.shape, generator=random) * 0.5 + 0.1
-            tensor.data *= torch.where(torch.rand(tensor.shape, generator=random) < 0.5, 1.0, -1.0) if tensor.ndim > 1 else 1
+            if tensor.ndim > 1:
+                tensor.data *= torch.where(torch.rand(tensor.shape, generator=random) < 0.5, 1.0, -1.0)
     return module.eval()  # in training mode a bias before BatchNorm has no gradient
 
 

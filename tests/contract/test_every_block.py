@@ -27,7 +27,8 @@ def test_a_block_silently_given_the_wrong_channels(name: str) -> None:
     for rows, columns in GRIDS:
         with torch.no_grad():
             output = layer(example.inputs(rows, columns))
-        assert output.shape[:2] == (2, plan.out_channels), f"{name} promised {plan.out_channels}, gave {tuple(output.shape)}"
+        promised = (2, plan.out_channels)
+        assert output.shape[:2] == promised, f"{name} promised {promised[1]} channels, gave {tuple(output.shape)}"
 
 
 @pytest.mark.parametrize("name", NAMES)

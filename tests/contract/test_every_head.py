@@ -49,7 +49,7 @@ def test_a_loss_that_returned_only_the_first_image(row: tuple[str, list]) -> Non
     single = [losses(model, one_image(whole, i)) for i in range(3)]
     for name, value in together.items():
         mean = torch.stack([s[name] for s in single]).mean()
-        assert torch.allclose(value, mean, rtol=1e-4, atol=1e-7), f"{name}: {value} is not the mean {mean} over the images"
+        assert torch.allclose(value, mean, rtol=1e-4, atol=1e-7), f"{name}: {value} is not the mean {mean}"
     for i in range(3):
         changed = deepcopy(whole)
         changed["img"][i] = 1 - changed["img"][i]

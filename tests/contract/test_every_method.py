@@ -47,7 +47,7 @@ def test_a_distillation_loss_of_the_first_image_only(case: tuple) -> None:
     single = [model.loss(one_image(whole, i))[1] for i in range(3)]
     for name, value in together.items():
         mean = torch.stack([s[name] for s in single]).mean()
-        assert torch.allclose(value, mean, rtol=1e-3, atol=1e-6), f"{name}: {value} is not the mean {mean} over the images"
+        assert torch.allclose(value, mean, rtol=1e-3, atol=1e-6), f"{name}: {value} is not the mean {mean}"
     for i in range(3):
         changed = deepcopy(whole)
         changed["img"][i] = 1 - changed["img"][i]

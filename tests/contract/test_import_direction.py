@@ -89,7 +89,8 @@ def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
 
 def test_help_is_shown_without_loading_torch() -> None:
     for script in SCRIPTS:
-        code = f"import sys; sys.argv = ['{script}', '--help']\ntry:\n    import {script}; {script}.main()\nexcept SystemExit: pass\n"
+        code = f"import sys; sys.argv = ['{script}', '--help']\n"
+        code += f"try:\n    import {script}; {script}.main()\nexcept SystemExit: pass\n"
         code += "print('torch' in sys.modules)"
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.rstrip().endswith("False"), script

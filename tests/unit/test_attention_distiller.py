@@ -28,7 +28,7 @@ def spec(channels: int, label: str = "net", strides: tuple[int, ...] = (8,), nc:
     return Spec(label, levels, nc, names or {i: str(i) for i in range(nc)})
 
 
-def step(student: torch.Tensor, teacher: torch.Tensor, boxes: list[tuple] = BOXES, module: nn.Module | None = None) -> Step:
+def step(student: torch.Tensor, teacher: torch.Tensor, boxes: list = BOXES, module: nn.Module | None = None) -> Step:
     """One level p3; `module` is the teacher's own attention."""
     rows = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 5)
     batch = {"img": torch.zeros(len(student), 3, 8, 8), "batch_idx": rows[:, 0], "bboxes": rows[:, 1:]}
@@ -60,8 +60,9 @@ def naive_softmax(values: list[float]) -> list[float]:
 
 def naive_free(x: np.ndarray) -> np.ndarray:
     channels, height, width = x.shape
-    by_channel = naive_softmax([sum(abs(x[c, i, j]) for i, j in np.ndindex(height, width)) / (height * width) for c in range(channels)])
-    by_cell = naive_softmax([sum(abs(x[c, i, j]) for c in range(channels)) / channels for i, j in np.ndindex(height, width)])
+    cells = list(np.ndindex(height, width))
+    by_channel = naive_softmax([sum(abs(x[c, i, j]) for i, j in cells) / len(cells) for c in range(channels)])
+    by_cell = naive_softmax([sum(abs(x[c, i, j]) for c in range(channels)) / channels for i, j in cells])
     out = np.zeros_like(x)
     for c, i, j in np.ndindex(x.shape):
         out[c, i, j] = (by_channel[c] * channels + by_cell[i * width + j] * height * width) * x[c, i, j]
@@ -71,7 +72,7 @@ def naive_free(x: np.ndarray) -> np.ndarray:
 def naive_mask(attended: np.ndarray, temperature: float) -> np.ndarray:
     """eq. 10."""
     channels, height, width = attended.shape
-    rows = [naive_softmax([attended[c, i, j] / temperature for i, j in np.ndindex(height, width)]) for c in range(channels)]
+    rows = [naive_softmax([value / temperature for value in attended[c].flatten()]) for c in range(channels)]
     return np.array(rows).reshape(attended.shape) * height * width
 
 
@@ -91,13 +92,13 @@ def naive_masks(boxes: list[tuple], height: int, width: int) -> tuple[np.ndarray
     return foreground, scale
 
 
-def naive_losses(teacher: torch.Tensor, student: torch.Tensor, boxes: list[tuple], temperature: float, attend: Any) -> dict[str, float]:
-    """eqs. 11-13, mean over images."""
+def naive_losses(teacher: torch.Tensor, student: torch.Tensor, temperature: float, attend: Any) -> dict[str, float]:
+    """eqs. 11-13 with `BOXES`, mean over images."""
     sums = dict.fromkeys(("fg_loss", "bg_loss", "att_loss", "global_loss"), 0.0)
     for image, (f_t, f_s) in enumerate(zip(teacher.double().numpy(), student.double().numpy())):
         m_t, m_s = attend(f_t), attend(f_s)
         mask_t, mask_s = naive_mask(m_t, temperature), naive_mask(m_s, temperature)
-        foreground, scale = naive_masks([b for b in boxes if b[0] == image], *f_t.shape[1:])
+        foreground, scale = naive_masks([b for b in BOXES if b[0] == image], *f_t.shape[1:])
         for c, i, j in np.ndindex(f_t.shape):
             error = mask_t[c, i, j] * (f_t[c, i, j] - f_s[c, i, j]) ** 2 * scale[i, j]
             sums["fg_loss" if foreground[i, j] else "bg_loss"] += error
@@ -111,7 +112,7 @@ def naive_losses(teacher: torch.Tensor, student: torch.Tensor, boxes: list[tuple
 def test_all_terms_equal_the_naive_reference_with_free_attention(temperature: float) -> None:
     teacher, student = random_pair()
     found = same_width(6, temperature=temperature).losses(step(student, teacher))
-    expected = naive_losses(teacher, student, BOXES, temperature, naive_free)
+    expected = naive_losses(teacher, student, temperature, naive_free)
     for name, value in expected.items():
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
 
@@ -125,7 +126,7 @@ def test_all_terms_equal_the_naive_reference_with_the_teachers_attention() -> No
     def attend(x: np.ndarray) -> np.ndarray:
         return module.attend(torch.from_numpy(x)[None].float())[0].double().numpy()  # eqs. 2-4 are tested in test_blocks
 
-    for name, value in naive_losses(teacher, student, BOXES, 20.0, attend).items():
+    for name, value in naive_losses(teacher, student, 20.0, attend).items():
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
 
 

@@ -33,7 +33,7 @@ def logit(p: float) -> float:
 def test_one_cell_decoded_by_hand() -> None:
     preds = [torch.full((1, 2, 6, 4, 8), -9.0), torch.full((1, 2, 3, 2, 8), -9.0)]
     # Level 1 (stride 16), anchor 1 (70 x 80), row 2, column 1.
-    preds[1][0, 1, 2, 1] = torch.tensor([logit(0.5), logit(0.75), logit(0.25), logit(0.5), logit(0.9), logit(0.1), logit(0.8), 0.0])
+    preds[1][0, 1, 2, 1] = torch.tensor([logit(p) for p in (0.5, 0.75, 0.25, 0.5, 0.9, 0.1, 0.8, 0.5)])
     y = head("coupled").decode(preds)
     assert y.shape == (1, 7, 2 * (24 + 6))
     position = 2 * 24 + 1 * 6 + 2 * 2 + 1  # level 0, then anchor 0 of level 1, then rows of anchor 1

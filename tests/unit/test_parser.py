@@ -24,9 +24,9 @@ def changed(**keys: Any) -> dict[str, Any]:
     return description() | keys
 
 
-def with_row(section: str, index: int, row: Any) -> dict[str, Any]:
+def row(section: str, index: int, value: Any) -> dict[str, Any]:
     rows = deepcopy(description())
-    rows[section][index] = row
+    rows[section][index] = value
     return rows
 
 
@@ -92,7 +92,7 @@ def test_width_and_depth() -> None:
     scale = scaler(0.5)
     assert [scale(c) for c in (64, 48, 20, 4)] == [32, 24, 16, 8]
     assert scaler(1.0)(12) == 16 and scaler(1.0, divisor=4)(12) == 12
-    rows = with_row("backbone", 2, [-1, 6, "C3", [16]])
+    rows = row("backbone", 2, [-1, 6, "C3", [16]])
     rows["head"] = [[[1, 2], 1, "AnchorDetect", ["nc", [[9, 9], [9, 9]]]]]
     assert len(Detector(rows | {"depth_multiple": 0.5}).model[2].m) == 3
     assert len(Detector(rows | {"depth_multiple": 0.01}).model[2].m) == 1
@@ -111,25 +111,25 @@ def test_base_is_merged_and_overridden(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rows, message", [
-    (with_row("backbone", 1, [-1, 1, "Convv", [8, 3, 2]]), r"small.yaml, row 1 \(Convv\): unknown block 'Convv'; did you mean 'Conv'"),
-    (with_row("backbone", 1, [-1, 1, "Swim", [8]]), r"row 1 \(Swim\): unknown block 'Swim'; did you mean 'Swin'"),
-    (with_row("backbone", 1, [-1, 1, "Conv", [8, 3, 2, 1, 1, 1, True, "extra", 5]]), r"small.yaml, row 1 \(Conv\): .*arguments"),
-    (with_row("backbone", 1, [-1, 1, "Conv", []]), r"row 1 \(Conv\): expected arguments \[channels, ...\], got \[\]"),
-    (with_row("backbone", 1, [-1, 1, "Conv", ["wide", 3, 2]]), r"row 1 \(Conv\): expected a positive number of channels.*'wide'"),
-    (with_row("head", 0, [[-1, 1], 1, "BlockN", ["wide"]]), r"row 3 \(BlockN\): expected a positive number of channels.*'wide'"),
-    (with_row("head", 0, [[-1, 1], 1, "BlockN", [8, "daul"]]), r"row 3 \(BlockN\): unknown attention 'daul'.*did you mean 'dual'"),
-    (with_row("head", 0, [[0, 1], 1, "Concat", []]), r"row 3 \(Concat\): inputs must share one stride, got strides \[2, 4\]"),
-    (with_row("head", 0, [[0, 1], 1, "Conv", [8]]), r"row 3 \(Conv\): takes one input, got 2"),
-    (with_row("backbone", 1, [-1, 1, "Swin", [8]]), r"row 1 \(Swin\): expected channels divisible by head_channels 32, got 8"),
-    (with_row("backbone", 1, [7, 1, "Conv", [8, 3, 2]]), r"small.yaml, row 1 \(Conv\): 'from' must name an earlier row .* got 7"),
-    (with_row("backbone", 1, ["a", 1, "Conv", [8]]), r"row 1 \(Conv\): 'from' must name an earlier row.*'a'"),
-    (with_row("backbone", 1, [-1, 1, "Conv"]), r"small.yaml, row 1: expected \[from, repeats, block, \[args\]\], got"),
-    (with_row("backbone", 1, [-1, 0, "Conv", [8]]), r"row 1: expected repeats as a positive number, got 0"),
-    (with_row("backbone", 1, [-1, 1, ["Conv"], [8]]), r"row 1: expected the name of a block in third place, got \['Conv'\]"),
-    (with_row("head", 2, [-1, 1, "Conv", [8]]), r"row 5 \(Conv\): the last row must be a head \(AnchorDetect.*got a block"),
-    (with_row("head", 0, [[1, 2], 1, "AnchorDetect", ["nc", "anchors"]]), r"row 3 \(AnchorDetect\): a head must be the last row"),
-    (with_row("head", 2, [[3, 4], 1, "AnchorDetct", ["nc", "anchors"]]), r"row 5 \(AnchorDetct\): unknown head.*did you mean 'AnchorDetect'"),
-    (with_row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc"]]), r"row 5 \(AnchorDetect\): expected arguments \[nc, anchors"),
+    (row("backbone", 1, [-1, 1, "Convv", [8, 3, 2]]), r"small.yaml, row 1 \(Convv\): unknown block 'Convv'; did you mean 'Conv'"),
+    (row("backbone", 1, [-1, 1, "Swim", [8]]), r"row 1 \(Swim\): unknown block 'Swim'; did you mean 'Swin'"),
+    (row("backbone", 1, [-1, 1, "Conv", [8, 3, 2, 1, 1, 1, True, "extra", 5]]), r"small.yaml, row 1 \(Conv\): .*arguments"),
+    (row("backbone", 1, [-1, 1, "Conv", []]), r"row 1 \(Conv\): expected arguments \[channels, ...\], got \[\]"),
+    (row("backbone", 1, [-1, 1, "Conv", ["wide", 3, 2]]), r"row 1 \(Conv\): expected a positive number of channels.*'wide'"),
+    (row("head", 0, [[-1, 1], 1, "BlockN", ["wide"]]), r"row 3 \(BlockN\): expected a positive number of channels.*'wide'"),
+    (row("head", 0, [[-1, 1], 1, "BlockN", [8, "daul"]]), r"row 3 \(BlockN\): unknown attention 'daul'.*did you mean 'dual'"),
+    (row("head", 0, [[0, 1], 1, "Concat", []]), r"row 3 \(Concat\): inputs must share one stride, got strides \[2, 4\]"),
+    (row("head", 0, [[0, 1], 1, "Conv", [8]]), r"row 3 \(Conv\): takes one input, got 2"),
+    (row("backbone", 1, [-1, 1, "Swin", [8]]), r"row 1 \(Swin\): expected channels divisible by head_channels 32, got 8"),
+    (row("backbone", 1, [7, 1, "Conv", [8, 3, 2]]), r"small.yaml, row 1 \(Conv\): 'from' must name an earlier row .* got 7"),
+    (row("backbone", 1, ["a", 1, "Conv", [8]]), r"row 1 \(Conv\): 'from' must name an earlier row.*'a'"),
+    (row("backbone", 1, [-1, 1, "Conv"]), r"small.yaml, row 1: expected \[from, repeats, block, \[args\]\], got"),
+    (row("backbone", 1, [-1, 0, "Conv", [8]]), r"row 1: expected repeats as a positive number, got 0"),
+    (row("backbone", 1, [-1, 1, ["Conv"], [8]]), r"row 1: expected the name of a block in third place, got \['Conv'\]"),
+    (row("head", 2, [-1, 1, "Conv", [8]]), r"row 5 \(Conv\): the last row must be a head \(AnchorDetect.*got a block"),
+    (row("head", 0, [[1, 2], 1, "AnchorDetect", ["nc", "anchors"]]), r"row 3 \(AnchorDetect\): a head must be the last row"),
+    (row("head", 2, [[3, 4], 1, "AnchorDetct", ["nc", "anchors"]]), r"row 5 \(AnchorDetct\): unknown head.*did you mean 'AnchorDetect'"),
+    (row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc"]]), r"row 5 \(AnchorDetect\): expected arguments \[nc, anchors"),
     (changed(anchors=[[8, 8]]), r"row 5 .*expected anchors for 2 levels \(strides \[4, 8\]\), got 1 rows"),
     (changed(anchors="large"), r"row 5 .*expected anchors to be rows of pixels or their number per level, got 'large'"),
     (changed(nc="six"), r"row 5 .*expected nc to be a number of classes above 0, got 'six'"),
@@ -149,7 +149,7 @@ def test_channels_that_differ_from_the_promise_name_the_row(monkeypatch: pytest.
 
     monkeypatch.setattr(WeightedFusion, "rule", staticmethod(lambda site: Plan(99, (site.channels, site.strides))))
     with pytest.raises(UserError, match=r"row 3 \(WeightedFusion\): promised 99 output channels, gives 8"):
-        build(read_model(with_row("head", 0, [[1, 0], 1, "WeightedFusion", []])))
+        build(read_model(row("head", 0, [[1, 0], 1, "WeightedFusion", []])))
 
 
 def test_a_base_that_leads_back_to_itself(tmp_path: Path) -> None:

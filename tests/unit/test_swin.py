@@ -45,7 +45,8 @@ def naive_block(x_nhwc: torch.Tensor, block: SwinBlock) -> torch.Tensor:
     mixed = [naive_attention(n.detach().numpy(), block.attention, block.window, block.shift) for n in normed]
     double = double + torch.from_numpy(np.stack(mixed))
     mlp = nn.Sequential(*block.mlp).double()
-    result = double + mlp(nn.functional.layer_norm(double, double.shape[-1:], block.norm2.weight.double(), block.norm2.bias.double()))
+    second = block.norm2
+    result = double + mlp(nn.functional.layer_norm(double, double.shape[-1:], second.weight.double(), second.bias.double()))
     block.mlp.float()
     return result
 
