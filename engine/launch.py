@@ -61,7 +61,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
     except OSError as error:
         discard(folder, existed)
         raise UserError(
-            f"{error.filename or folder}: cannot be written ({error.strerror or error}); free space or choose another --project"
+            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); free space, or choose another --project"
         ) from error
     except UserError:
         discard(folder, existed)

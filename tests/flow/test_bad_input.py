@@ -143,7 +143,7 @@ CASES = [
     ("task=segment", r"task: this is a detector"),
     ("device=9", r"--device 9: expected cpu or GPUs of this machine"),
     ("device=8,9", r"--device 8,9: expected cpu or GPUs of this machine"),
-    ("project=file/runs", r"file/runs.*cannot be written.*--project"),
+    ("project=file/runs", r"file/runs.*cannot be read or written.*--project"),
     ("resume=gone.pt", r"gone\.pt: weights file not found"),
     ("resume=good.pt", r"good\.pt: expected the last\.pt of an interrupted run"),
 ]
@@ -232,7 +232,7 @@ def test_full_disk_before_the_first_epoch(place, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(host.YAML, "save", full)
-    with pytest.raises(UserError, match=r"runs/full/args\.yaml: cannot be written \(No space left on device\); free space"):
+    with pytest.raises(UserError, match=r"runs/full/args\.yaml: cannot be read or written \(No space left on device\); free space"):
         run_training(training(place, name="full"))
     assert not (place / "runs/full").exists()
 

@@ -199,6 +199,30 @@ def test_killed_process_resumes_in_another_folder(place, tmp_path):
     assert [row["epoch"] for row in results(folder)] == list(range(1, done + 2))
 
 
+def test_end_to_end_student_of_ultralytics(place, monkeypatch):
+    """Its two losses shift their balance with the epochs; a resumed run must go on where it was."""
+    (place / "end2end.yaml").write_text(
+        "nc: 2\nend2end: True\nreg_max: 1\nbackbone: [[-1, 1, Conv, [8, 3, 4]], [-1, 1, Conv, [16, 3, 2]]]\n"
+        "head: [[[1], 1, Detect, [nc]]]\n"
+    )
+    balance: dict[str, list[float]] = {"whole": [], "parts": []}
+    original = Trainer._adapt_weights
+    for name, epochs in balance.items():
+        note = lambda self, to=epochs: to.append(self.model.criterion.o2m) or original(self)  # noqa: E731
+        monkeypatch.setattr(Trainer, "_adapt_weights", note)
+        options = distilled(place, name=f"e2e-{name}") | {"model": str(place / "end2end.yaml")}
+        if name == "whole":
+            rows = results(train(options))
+            continue
+        with monkeypatch.context() as patch:
+            kill_at_model_save(patch)
+            with pytest.raises(Killed):
+                train(options)
+        got = results(train({"resume": str(place / "runs/e2e-parts/weights/last.pt")}))
+    assert balance["whole"] == pytest.approx(balance["parts"]) and len(set(balance["whole"])) == 3
+    _same_rows(got, rows)
+
+
 def test_early_stop_counters_survive(place, monkeypatch):
     original = Trainer.validate
 
