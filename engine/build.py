@@ -1,4 +1,4 @@
-"""Make the networks of a run: the student by name, the teacher from its weights, the distiller from its configuration."""
+"""Make the networks of a run: the student by name, the teacher from its weights, the distiller from its YAML."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
         UserError: neither is found, or the YAML is wrong.
     """
     if Path(name).suffix not in ("", ".yaml", ".yml"):
-        raise UserError(f"--cfg {name}: expected a model YAML, got '{Path(name).suffix}'; start from weights with --cfg MODEL.yaml --weights {name}")
+        raise UserError(
+            f"--cfg {name}: expected a model YAML, got '{Path(name).suffix}'; "
+            f"start from weights with --cfg MODEL.yaml --weights {name}"
+        )
     stock = _stock_yaml(name)
     if stock is None or Path(name).is_file():
         path = find("models", name)
@@ -57,16 +60,22 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{name}: ultralytics cannot build it ({' '.join(str(error).split())}); correct the YAML") from error
+        raise UserError(
+            f"{name}: ultralytics cannot build it ({' '.join(str(error).split())}); "
+            "correct the YAML"
+        ) from error
     if type(model.model[-1]).__name__ not in STOCK_HEADS:
-        raise UserError(f"{name}: expected a detector, its last row is '{type(model.model[-1]).__name__}'; use one that ends in Detect")
+        raise UserError(
+            f"{name}: expected a detector, its last row is '{type(model.model[-1]).__name__}'; "
+            "use one that ends in Detect"
+        )
     model.names = dict(names) if names else model.names
     model.task = "detect"
     return model
 
 
 def _stock_yaml(name: str | Path) -> Path | None:
-    """The file of ultralytics behind a model name such as `yolo11n.yaml`, whose scale letter is no part of the file's name."""
+    """The file of ultralytics behind a model name such as `yolo11n.yaml`, whose scale letter the file's name lacks."""
     stem = Path(name).name.removesuffix(".yaml")
     scale = guess_model_scale(name)
     known = {p.name: p for p in (HOST_ROOT / "cfg/models").rglob("*.yaml")}
@@ -120,7 +129,10 @@ def build_networks(
     if settings["weights"] and fresh:
         copied = transfer(student, read_state(settings["weights"]))
         if not copied.matched:
-            raise UserError(f"{settings['weights']}: no tensor fits {settings['model']} by name and shape; leave --weights out")
+            raise UserError(
+                f"{settings['weights']}: no tensor fits {settings['model']} by name and shape; "
+                "leave --weights out"
+            )
         notes += [transfer_note("weights", settings["weights"], copied)]
     return Networks(student, teacher, distiller, notes)
 
@@ -128,33 +140,45 @@ def build_networks(
 def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> None:
     """Refuse arguments that this student cannot be trained with."""
     if student.model[-1].nc != nc:
-        raise UserError(f"{settings['data']}: expected {student.model[-1].nc} classes as in the checkpoint, got {nc}; use its own data set")
+        raise UserError(
+            f"{settings['data']}: expected {student.model[-1].nc} classes as in the checkpoint, got {nc}; "
+            "use its own data set"
+        )
     if settings.get("cls_pw") and isinstance(student, Detector):
         raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
     freeze, layers = settings.get("freeze"), len(student.model)
     frozen = range(freeze) if isinstance(freeze, int) else freeze or []
     beyond = [x for x in frozen if isinstance(x, int) and x >= layers]
     if beyond or len(set(frozen)) >= layers:
-        raise UserError(f"freeze: expected fewer than the model's {layers} layers, got {freeze}; at least one must learn")
+        raise UserError(
+            f"freeze: expected fewer than the model's {layers} layers, got {freeze}; "
+            "at least one must learn"
+        )
 
 
 def load_teacher(path: str | Path) -> FrozenTeacher:
     """The frozen teacher of a run: weights of ours or of ultralytics, or a model YAML (untrained, for controls)."""
     if Path(path).suffix in (".yaml", ".yml"):
-        raise UserError(f"--teacher {path}: expected trained weights (.pt), got a model YAML; train it first with --cfg {path}")
+        raise UserError(
+            f"--teacher {path}: expected trained weights (.pt), got a model YAML; "
+            f"train it first with --cfg {path}"
+        )
     model, _ = load_detector(path)
     return FrozenTeacher(model, f"teacher {path}")
 
 
 def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:
-    """The distiller of a configuration in `cfg/distill` for a pair. Raises `UserError` for unknown options or a wrong pair."""
+    """The distiller of a YAML in `cfg/distill` for a pair. Raises `UserError` for unknown options or a wrong pair."""
     path = find("distill", name)
     options = read_yaml(path)
     method = METHODS.get(options.pop("method", path.stem))
     known = list(inspect.signature(method.__init__).parameters)[3:]
     for option in options:
         if option not in known:
-            raise UserError(f"{path.name}: unknown option '{option}'{nearest(option, known)} (known: {', '.join(known)})")
+            raise UserError(
+                f"{path.name}: unknown option '{option}'{nearest(option, known)} "
+                f"(known: {', '.join(known)})"
+            )
     try:
         return method(spec_of(student, f"student {label}"), teacher.spec if teacher else None, **options)
     except (TypeError, AttributeError) as error:  # a number was expected and something else came
@@ -164,7 +188,8 @@ def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None
 def distillation_note(settings: dict[str, Any], teacher: FrozenTeacher | None, distiller: Distiller) -> str:
     """The header line that says what is distilled from what."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    return f"distillation: ON, {settings['distill']} {source}: {distiller.describe()}; adaptive weights: {settings['adaptive']}"
+    method = f"{settings['distill']} {source}: {distiller.describe()}"
+    return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}"
 
 
 def transfer_note(kind: str, path: str, copied: Transfer) -> str:

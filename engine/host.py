@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from ultralytics.utils import torch_utils as host_torch
 
 from models.environment import available_cpus
 
+_host_check_image = host_data.check_image
+
 
 def use_all_cores() -> None:
-    """Give torch the threads the environment allows, now and whenever ultralytics picks a device (it takes one fewer)."""
+    """Give torch the threads the environment allows, also when ultralytics picks a device (it takes one fewer)."""
     asked = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]  # a list gives nested levels; the first is ours
     threads = int(asked) if asked.isdigit() and int(asked) else available_cpus()
     host_torch.NUM_THREADS = threads
@@ -27,7 +29,7 @@ def use_all_cores() -> None:
 
 
 def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware (AMX or AVX-512 BF16); emulated, it is slower than fp32.
+    """Whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512 BF16. Emulated it is slow.
 
     oneDNN's own answer (`torch.ops.mkldnn._is_mkldnn_bf16_supported`) is True for every AVX-512 processor: it emulates.
     """
@@ -44,8 +46,8 @@ def leave_images_alone() -> None:
         host_data.check_image, host_data._replace_image = _check_image, _decode
 
 
-def _check_image(im_file: str, original: Callable[[str], tuple[str, tuple[int, int]]] = host_data.check_image) -> tuple[str, tuple[int, int]]:
-    note, shape_hw = original(im_file)
+def _check_image(im_file: str) -> tuple[str, tuple[int, int]]:
+    note, shape_hw = _host_check_image(im_file)
     return f"{im_file}: JPEG without an end marker, used as it is" if note else "", shape_hw
 
 

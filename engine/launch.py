@@ -61,7 +61,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
     except OSError as error:
         discard(folder, existed)
         raise UserError(
-            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); free space, or choose another --project"
+            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); "
+            "free space, or choose another --project"
         ) from error
     except UserError:
         discard(folder, existed)
@@ -85,7 +86,10 @@ def check_data(settings: dict[str, Any]) -> dict[int, str]:
     summary = validate(settings["data"])
     content = resolve(settings["data"], require=("train", settings.get("split") or "val"))
     if content.get("channels", 3) != 3:
-        raise UserError(f"{settings['data']}: expected images of 3 channels, got channels: {content['channels']}; leave it out")
+        raise UserError(
+            f"{settings['data']}: expected images of 3 channels, got channels: {content['channels']}; "
+            "leave it out"
+        )
     return {0: "item"} if settings.get("single_cls") else summary.names
 
 
@@ -97,7 +101,7 @@ def run_folder(settings: dict[str, Any]) -> Path:
 
 
 def discard(folder: Path, existed: bool) -> None:
-    """Remove the folder of a run that failed before it had anything to keep: a checkpoint, or more than one epoch's results."""
+    """Remove the folder of a run that failed with nothing to keep: no checkpoint, no more than one epoch's results."""
     csv = folder / "results.csv"
     kept = (folder / "weights/last.pt").exists() or csv.exists() and len(read_results(csv)[1]) > 1
     if not existed and not kept and int(os.environ.get("RANK", 0)) == 0:
@@ -105,15 +109,21 @@ def discard(folder: Path, existed: bool) -> None:
 
 
 def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
-    """Arguments, content and student of the last.pt that `resume` names; what may change is taken from the command line."""
+    """Arguments (with what may change from the command line), content and student of the last.pt `resume` names."""
     path = Path(given["resume"]) if isinstance(given["resume"], str) else latest_run(given)
     student, content = load_detector(path)
     if content.get("format") != RUN:
-        raise UserError(f"{path}: expected the last.pt of an interrupted run, got a finished or other checkpoint; start a new run")
+        raise UserError(
+            f"{path}: expected the last.pt of an interrupted run, got a finished or other checkpoint; "
+            "start a new run"
+        )
     found_by = ("resume", "project") if given["resume"] is True else ("resume",)
     fixed = [name for name in given if name not in (*RESUMABLE, *found_by, "data")]
     if fixed:
-        raise UserError(f"resume: {', '.join(fixed)} cannot change in a resumed run; leave out, or start a new run with --weights")
+        raise UserError(
+            f"resume: {', '.join(fixed)} cannot change in a resumed run; "
+            "leave out, or start a new run with --weights"
+        )
     folder = path.resolve().parent.parent
     data = folder / "data.yaml"  # the run's own copy, also after the folder was moved
     settings = content["meta"]["train_args"] | ({"data": str(data)} if data.is_file() else {})
@@ -134,7 +144,7 @@ def latest_run(given: dict[str, Any]) -> Path:
     return found[-1]
 
 
-# -- several processes --------------------------------------------------------------------------------------------------
+# -- several processes -------------------------------------------------------------------------------------------------
 
 
 def needs_processes(settings: dict[str, Any]) -> bool:
@@ -154,10 +164,16 @@ def check_devices(settings: dict[str, Any]) -> None:
     absent = [d for d in wanted if d not in ("cpu", "mps") and not (d.isdigit() and int(d) < present)]
     if absent:
         here = f"{present} (0 to {present - 1})" if present else "none"
-        raise UserError(f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; say --device cpu")
+        raise UserError(
+            f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; "
+            "say --device cpu"
+        )
     several = len(wanted) > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
     if several and settings.get("batch", 16) < 1:
-        raise UserError("batch: expected a whole number with several processes; automatic batch sizes are for a single GPU")
+        raise UserError(
+            "batch: expected a whole number with several processes; "
+            "automatic batch sizes are for a single GPU"
+        )
     if several and settings.get("rect"):
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
@@ -182,7 +198,8 @@ def join_processes(settings: dict[str, Any]) -> None:
     else:
         here = devices_of(settings) or [str(i) for i in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
         settings["device"] = ",".join(here)
-        torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))  # before the first message: NCCL sends from there
+        # Before the first message: NCCL sends from the current device.
+        torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
     where = [str(run_folder(settings))]
     dist.broadcast_object_list(where, 0)
@@ -197,13 +214,15 @@ def finish_processes(trainer: Trainer) -> None:
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0 and trainer.best.exists():
-        clean = {k: v for k, v in os.environ.items() if k not in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")}
-        command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best), "--data", str(trainer.args.data)]
+        ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        clean = {k: v for k, v in os.environ.items() if k not in ranks}
+        command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best)]
+        command += ["--data", str(trainer.args.data)]
         command += ["--device", str(trainer.args.device).split(",")[0], "--save-dir", str(trainer.save_dir / "val")]
         subprocess.run(command, env=clean, check=False)
 
 
-# -- information --------------------------------------------------------------------------------------------------------
+# -- information -------------------------------------------------------------------------------------------------------
 
 
 def info(given: dict[str, Any]) -> str:
@@ -219,9 +238,11 @@ def info(given: dict[str, Any]) -> str:
     model = load_detector(name)[0] if str(name).endswith(".pt") else build_detector(name, nc)
     size = given.get("imgsz") or 640
     facts = profile(model, size)
-    rows = [f"{layer.i:>4}  {str(layer.f):<28} {layer.np:>10,}  {str(layer.type).rpartition('.')[2]}" for layer in model.model]
+    blocks = [(layer, str(layer.type).rpartition(".")[2]) for layer in model.model]
+    rows = [f"{layer.i:>4}  {str(layer.f):<28} {layer.np:>10,}  {block}" for layer, block in blocks]
     summary = (
-        f"{Path(str(name)).name}: {facts['layers']} layers, {facts['parameters']:,} parameters, {facts['size_mb']:.1f} MB in fp32, "
+        f"{Path(str(name)).name}: {facts['layers']} layers, {facts['parameters']:,} parameters, "
+        f"{facts['size_mb']:.1f} MB in fp32, "
         f"{facts['gflops']:.1f} GFLOPs at {size} px, strides {[int(s) for s in model.stride]}"
     )
     return "\n".join(["   n  from                         parameters  block", *rows, summary])

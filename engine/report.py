@@ -23,7 +23,7 @@ def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str
 
 
 def column(name: str) -> str | None:
-    """Column of results.csv for a figure of an epoch: `weight/box` for `train/w_box`, None for its copy in validation."""
+    """Column of results.csv for an epoch's figure: `weight/box` for `train/w_box`, None for its copy in validation."""
     return None if name.startswith("val/w_") else name.replace("train/w_", "weight/")
 
 
@@ -61,8 +61,9 @@ def plot_weights(results: Path, target: Path) -> None:
     if not columns:
         return
     figure, axis = plt.subplots(figsize=(7, 4), tight_layout=True)
+    epochs = [float(row[0]) for row in rows]
     for i in columns:
-        axis.plot([float(row[0]) for row in rows], [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix("weight/"))
+        axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix("weight/"))
     axis.set(xlabel="epoch", ylabel="weight", title="Adaptive weights of the loss terms")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.legend()
@@ -77,7 +78,10 @@ class TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise UserError("--tensorboard: expected the package tensorboard to be installed; pip install tensorboard") from None
+            raise UserError(
+                "--tensorboard: expected the package tensorboard to be installed; "
+                "pip install tensorboard"
+            ) from None
         self.writer = SummaryWriter(str(folder))
 
     def __call__(self, trainer: Any) -> None:

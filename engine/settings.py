@@ -23,11 +23,13 @@ OWN_DEFAULTS: dict[str, Any] = {
     "tensorboard": False,  # write TensorBoard events to the run folder
 }
 ALIASES = {"cfg": "model"}
-RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots", "time", "save_dir", "tensorboard")
+RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
+             "time", "save_dir", "tensorboard")  # fmt: skip
 DEFAULT_RECIPE = "paper"
-TEXT = ("model", "data", "teacher", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir", "optimizer", "split")
+TEXT = ("model", "data", "teacher", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir",
+        "optimizer", "split")  # fmt: skip
 FILES = ("model", "data", "teacher", "distill", "weights")
-FLAGS = ("resume", "info", "compile", "channels_last", "nms")  # may stand without a value, beside those that are bool by default
+FLAGS = ("resume", "info", "compile", "channels_last", "nms")  # need no value, like those that are bool by default
 SCIENTIFIC = r"[-+]?\d*\.?\d+[eE][-+]?\d+"
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop")
 REFUSED = {
@@ -78,7 +80,7 @@ def _is_flag(name: str) -> bool:
 
 
 def _value(name: str, text: str) -> Any:
-    """A number, bool, None or list as YAML reads it (1e-3 too, which YAML takes for text); names and paths stay text."""
+    """A number, bool, None or list as YAML reads it (1e-3 too, which YAML takes for text); names stay text."""
     if name == "adaptive":
         return text.lower()  # "none" is one of its modes
     if text in ("None", "none"):
@@ -179,7 +181,10 @@ def _check_own(settings: dict[str, Any]) -> None:
 def _check_host(settings: dict[str, Any]) -> None:
     """Values that ultralytics looks at only after it has made the run folder."""
     if settings["quantize"] == 8 or str(settings["quantize"]) in {"int8", "w8a8"}:
-        raise UserError("quantize: training in 8 bits is not supported; leave quantize out and quantise an exported model")
+        raise UserError(
+            "quantize: training in 8 bits is not supported; "
+            "leave quantize out and quantise an exported model"
+        )
     if settings["optimizer"].lower() not in {name.lower() for name in OPTIMIZERS}:
         raise UserError(
             f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got '{settings['optimizer']}'"
@@ -187,9 +192,15 @@ def _check_host(settings: dict[str, Any]) -> None:
         )
     batch, imgsz = settings["batch"], settings["imgsz"]
     if batch != -1 and not 0 < batch < 1 and (batch < 1 or batch != int(batch) or isinstance(batch, bool)):
-        raise UserError(f"batch: expected a whole number, -1 (as much as fits) or a share of GPU memory as 0.6, got {batch}")
+        raise UserError(
+            "batch: expected a whole number, -1 (as much as fits) or a share of GPU memory as 0.6, "
+            f"got {batch}"
+        )
     if not isinstance(imgsz, int) or isinstance(imgsz, bool) or imgsz < 1:
-        raise UserError(f"imgsz: expected one whole number of pixels, got {imgsz!r}; images are trained on as squares: --imgsz 640")
+        raise UserError(
+            f"imgsz: expected one whole number of pixels, got {imgsz!r}; "
+            "images are trained on as squares: --imgsz 640"
+        )
     if settings["cache"] not in (True, False, "ram", "disk", None):
         raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
     freeze = settings["freeze"]

@@ -33,8 +33,9 @@ DATA_COMPLAINTS = ("No valid images", "No labels found", "final batch=1", "Error
 class Trainer(DetectionTrainer):
     """One training run, with or without a teacher, on one device or several.
 
-    Differs from ultralytics' trainer in what it trains (`TrainingModel`), in checkpoints (plain data; `last.pt` holds the
-    live weights too, so that a resumed run continues exactly), and in using a CPU fully (threads, bfloat16, channels_last).
+    Differs from ultralytics' trainer in what it trains (`TrainingModel`), in checkpoints (plain data; `last.pt` holds
+    the live weights too, so that a resumed run continues exactly), and in using a CPU fully (threads, bfloat16,
+    channels_last).
 
     Args:
         settings: complete arguments (`engine.settings.complete`).
@@ -60,7 +61,7 @@ class Trainer(DetectionTrainer):
         if self.args.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
 
-    # -- set-up ---------------------------------------------------------------------------------------------------------
+    # -- set-up --------------------------------------------------------------------------------------------------------
 
     def check_resume(self, overrides: dict[str, Any]) -> None:
         """The arguments of a resumed run were completed before; only note that it is one."""
@@ -87,7 +88,7 @@ class Trainer(DetectionTrainer):
             model.to(memory_format=torch.channels_last)
         if self.checkpoint:
             self._load_live(model, self.checkpoint["run"]["live"])
-        model.__dict__["student_model"] = model.student  # where ultralytics looks for the head; not registered a second time
+        model.__dict__["student_model"] = model.student  # where ultralytics looks for the head; no second child
         self.model = model
         if RANK in {-1, 0}:
             precision = "bfloat16" if model.bfloat16_cpu else "float32" if on_cpu else f"amp={self.args.amp}"
@@ -99,8 +100,9 @@ class Trainer(DetectionTrainer):
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(
-                f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/{self.args.distill} any more; "
-                f"put back what the run was started with ({' '.join(str(error).split())[:160]})"
+                f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/"
+                f"{self.args.distill} any more; put back what the run was started with "
+                f"({' '.join(str(error).split())[:160]})"
             ) from None
 
     def set_model_attributes(self) -> None:
@@ -136,7 +138,7 @@ class Trainer(DetectionTrainer):
         """Validation within the run, ultralytics' metrics on the EMA weights."""
         return Validator(self.test_loader, save_dir=self.save_dir, args=self.args, _callbacks=self.callbacks)
 
-    # -- the loop -------------------------------------------------------------------------------------------------------
+    # -- the loop ------------------------------------------------------------------------------------------------------
 
     def _do_train(self) -> None:
         try:
@@ -173,7 +175,7 @@ class Trainer(DetectionTrainer):
         return "\n" + "".join(f"{name:>11}" for name in names)
 
     def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:
-        """Names, or named values, of the loss items. Differs from ultralytics: five digits, not five decimals (terms can be small)."""
+        """Names, or named values, of the loss items, to five digits (ultralytics: five decimals)."""
         if loss_items is None:
             return super().label_loss_items(None, prefix)
         labelled = {f"{prefix}/{name}": float(f"{float(value):.5g}") for name, value in loss_items.items()}
@@ -220,10 +222,10 @@ class Trainer(DetectionTrainer):
         super().plot_metrics()
         plot_weights(self.csv, self.save_dir / "weights.png")
 
-    # -- checkpoints ----------------------------------------------------------------------------------------------------
+    # -- checkpoints ---------------------------------------------------------------------------------------------------
 
     def save_model(self) -> bool:
-        """Write last.pt (everything a resumed run needs) and, when this epoch is the best so far, best.pt (the student)."""
+        """Write last.pt (all a resumed run needs) and, when this epoch is the best so far, best.pt (the student)."""
         student = self.ema.ema.student
         self._check_weights()
         meta = {

@@ -39,7 +39,7 @@ MODELS = {
     "broken.yaml": "nc: [",
     "coarse.yaml": TOP.replace("anchors: [[10, 12, 16, 14], [24, 30, 40, 36]]", "anchors: [[10, 12, 16, 14]]")
     + "head: [[-1, 1, Conv, [16, 3, 2]], [[4], 1, AnchorDetect, [nc, anchors, coupled]]]",
-    "stock.yaml": "nc: 2\nbackbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conf, [8, 3, 2]]]\nhead: [[[1], 1, Detect, [nc]]]",
+    "stock.yaml": "nc: 2\nbackbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conf, [8]]]\nhead: [[[1], 1, Detect, [nc]]]",
 }  # fmt: skip
 
 
@@ -71,7 +71,8 @@ def _bad_data(folder: Path) -> None:
     (folder / "gone.yaml").write_text(text.replace("images/train", "images/nowhere"))
     (folder / "names.yaml").write_text("train: images/train\nval: images/val\n")
     (folder / "grey.yaml").write_text(text + "channels: 1\n")
-    for name, label in (("columns", "0 .5 .5 .2\n"), ("class", "2 .5 .5 .2 .2\n"), ("range", "0 50 50 20 20\n"), ("nobox", "")):
+    wrong = {"columns": "0 .5 .5 .2\n", "class": "2 .5 .5 .2 .2\n", "range": "0 50 50 20 20\n", "nobox": ""}
+    for name, label in wrong.items():
         for kind in ("images", "labels"):
             for part in ("train", "val"):
                 (folder / name / kind / part).mkdir(parents=True)
@@ -232,7 +233,8 @@ def test_full_disk_before_the_first_epoch(place, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(host.YAML, "save", full)
-    with pytest.raises(UserError, match=r"runs/full/args\.yaml: cannot be read or written \(No space left on device\); free space"):
+    expected = r"runs/full/args\.yaml: cannot be read or written \(No space left on device\); free space"
+    with pytest.raises(UserError, match=expected):
         run_training(training(place, name="full"))
     assert not (place / "runs/full").exists()
 
@@ -261,13 +263,15 @@ def test_truncated_images_are_left_out_and_left_alone(tmp_path, caplog):
     write_model(tmp_path / "model.yaml")
     image = np.random.default_rng(0).integers(0, 255, (SIZE, SIZE, 3), dtype=np.uint8)
     whole = cv2.imencode(".jpg", image)[1].tobytes()
-    files = {"half.jpg": whole[: len(whole) // 2], "marker.jpg": whole + b"\0\0", "half.png": cv2.imencode(".png", image)[1].tobytes()[:500]}
+    half_png = cv2.imencode(".png", image)[1].tobytes()[:500]
+    files = {"half.jpg": whole[: len(whole) // 2], "marker.jpg": whole + b"\0\0", "half.png": half_png}
     for name, content in files.items():
         (tmp_path / "images/train" / name).write_bytes(content)
         (tmp_path / "labels/train" / Path(name).with_suffix(".txt")).write_text("0 .5 .5 .2 .2\n")
     with caplog.at_level("INFO"):
         run_training(training(tmp_path, epochs=1))
-    assert re.search(r"half\.jpg: ignoring corrupt image", caplog.text) and re.search(r"half\.png: ignoring corrupt image", caplog.text)
+    for name in ("half.jpg", "half.png"):
+        assert f"{name}: ignoring corrupt image" in caplog.text
     assert "Using 9 train, 4 val images" in caplog.text  # the JPEG whose end is padded is whole
     for name, content in files.items():
         assert (tmp_path / "images/train" / name).read_bytes() == content

@@ -31,7 +31,8 @@ original = Trainer.final_eval
 
 def final_eval(self):
     model = unwrap_model(self.model)
-    mine = digests(model) | {{"weights": model.weights.weights.tolist(), "anchors": model.student.model[-1].anchor_wh.tolist()}}
+    head = model.student.model[-1]
+    mine = digests(model) | {{"weights": model.weights.weights.tolist(), "anchors": head.anchor_wh.tolist()}}
     everyone = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (mine, self.batches_seen, sorted(self.train_loader.sampler.__iter__())))
     if dist.get_rank() == 0:
@@ -47,15 +48,19 @@ def test_two_processes_train_one_model(tmp_path):
     write_data(tmp_path)
     write_model(tmp_path / "model.yaml", width=8)
     teacher = train(training(tmp_path, model=str(write_model(tmp_path / "teacher.yaml")), name="teacher", epochs=1))
-    given = training(tmp_path, name="both", teacher=str(teacher / "weights/best.pt"), lr0=0.01, epochs=3, auto_anchors=True)
+    given = training(
+        tmp_path, name="both", teacher=str(teacher / "weights/best.pt"), lr0=0.01, epochs=3, auto_anchors=True
+    )
     out = tmp_path / "ranks.json"
     (tmp_path / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(given)))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", tmp_path / "driver.py"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, tmp_path / "driver.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     (first, steps, indices), (second, other_steps, other_indices) = json.loads(out.read_text())
     assert first == second  # student, adapters, adaptive weights, anchors
-    assert any(name.startswith("distiller.adapters") for name in first) and any(name.startswith("student.") for name in first)
+    for part in ("distiller.adapters.", "student."):
+        assert any(name.startswith(part) for name in first)
     assert len(set(first["weights"])) > 1
     assert steps == other_steps == 3 * 2  # batch 4 in two halves: each process saw half of the 8 images in 2 steps
     assert sorted(indices + other_indices) == list(range(8))

@@ -15,7 +15,8 @@ from ultralytics import YOLO  # isort: skip
 
 STOCK = """nc: 2
 {options}
-backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [{width}, 3, 2]]]
+backbone:
+  [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [{width}, 3, 2]]]
 head: [[[2, 3], 1, Detect, [nc]]]
 """
 TERMS = ("fg_loss", "bg_loss", "att_loss", "global_loss")
@@ -43,7 +44,8 @@ def place(tmp_path_factory) -> Path:
 
 def test_every_term_and_weight_is_shown(place, caplog, capsys):
     with caplog.at_level("INFO"):
-        folder = train(training(place, name="shown", teacher=str(place / "own.pt"), epochs=3, plots=True, tensorboard=True, lr0=0.01))
+        options = {"epochs": 3, "plots": True, "tensorboard": True, "lr0": 0.01}
+        folder = train(training(place, name="shown", teacher=str(place / "own.pt"), **options))
     rows = results(folder)
     for row in rows:
         assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in TERMS)
@@ -74,7 +76,8 @@ def _scalars(folder: Path) -> set[str]:
 def test_any_teacher_any_student(place, student, teacher):
     weights = place / f"{teacher}.pt"
     before = weights.read_bytes()
-    folder = train(training(place, name=f"{student}-{teacher}", model=str(place / f"{student}.yaml"), teacher=str(weights), epochs=1))
+    options = {"model": str(place / f"{student}.yaml"), "teacher": str(weights), "epochs": 1}
+    folder = train(training(place, name=f"{student}-{teacher}", **options))
     row = results(folder)[0]
     assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in (*TERMS, "box_loss", "cls_loss"))
     assert weights.read_bytes() == before
@@ -89,7 +92,9 @@ def test_modes_of_the_weights(place, mode):
     assert (feature == [1, 1, 1]) == (mode == "none")
 
 
-@pytest.mark.parametrize("options", [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}], ids=str
+)
 def test_options(place, options):
     rows = results(train(training(place, name="options", teacher=str(place / "own.pt"), **options)))
     assert all(row["val/global_loss"] > 0 for row in rows)

@@ -23,8 +23,8 @@ from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
 # All images in each batch and no augmentation: the order of images, which a resumed run draws anew, changes nothing.
-STILL = {"batch": 8, "nbs": 8, "epochs": EPOCHS, "lr0": 0.01, "fliplr": 0.0, "flipud": 0.0, "scale": 0.0, "translate": 0.0,
-         "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "warmup_epochs": 3.0}  # fmt: skip
+STILL = {"batch": 8, "nbs": 8, "epochs": EPOCHS, "lr0": 0.01, "fliplr": 0.0, "flipud": 0.0, "scale": 0.0,
+         "translate": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "warmup_epochs": 3.0}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -123,7 +123,8 @@ def kill_before_final_validation(patch):
     patch.setattr(Trainer, "final_eval", final_eval)
 
 
-KILLS = [kill_at_model_save, kill_mid_epoch, kill_between_row_and_checkpoint, kill_while_writing_last, kill_before_final_validation]
+KILLS = [kill_at_model_save, kill_mid_epoch, kill_between_row_and_checkpoint, kill_while_writing_last,
+         kill_before_final_validation]  # fmt: skip
 
 
 @pytest.mark.parametrize("kill", KILLS)
@@ -167,7 +168,9 @@ def _same(got: dict, wanted: dict) -> None:
         assert any(key.startswith("distiller.adapters") for key in got[part])
         assert any(key.startswith("weights.") for key in got[part])
         for key, value in got[part].items():
-            torch.testing.assert_close(value.float(), wanted[part][key].float(), rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(
+                value.float(), wanted[part][key].float(), rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
+            )
     assert got["updates"] == wanted["updates"] == EPOCHS
     assert got["stopper"]["best_epoch"] == wanted["stopper"]["best_epoch"]
     steps = {int(entry["step"]) for entry in got["optimizer"]["state"].values()}

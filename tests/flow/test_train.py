@@ -44,8 +44,10 @@ def test_learns_and_leaves_a_whole_run_folder(place):
 
 
 def test_command_line_in_a_process_of_its_own(place, tmp_path):
-    options = [f"{name}={value}" for name, value in training(place, name="process", epochs=1).items() if name != "model"]
-    command = [sys.executable, ROOT / "train.py", "--cfg", place / "model.yaml", *options, "--lr0", "0.01", "mosaic=1.0"]
+    given = training(place, name="process", epochs=1)
+    options = [f"{name}={value}" for name, value in given.items() if name != "model"]
+    more = ["--lr0", "0.01", "mosaic=1.0"]
+    command = [sys.executable, ROOT / "train.py", "--cfg", place / "model.yaml", *options, *more]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"results in {place / 'runs/process'}" in done.stdout and "lr0=0.01" in done.stderr + done.stdout
@@ -63,9 +65,11 @@ def test_same_seed_same_run(place):
     "options",
     [
         {"multi_scale": 0.5}, {"rect": True}, {"single_cls": True}, {"fraction": 0.5}, {"batch": -1}, {"amp": "bf16"},
-        {"amp": False}, {"channels_last": False}, {"channels_last": True}, {"val": False}, {"save_period": 1}, {"cos_lr": False},
-        {"optimizer": "SGD"}, {"optimizer": "auto"}, {"optimizer": "MuSGD"}, {"mosaic": 1.0, "mixup": 0.5, "close_mosaic": 1},
-        {"cache": "ram"}, {"nbs": 16, "warmup_epochs": 1.0}, {"auto_anchors": True}, {"model": "stock.yaml", "cls_pw": 0.5},
+        {"amp": False}, {"channels_last": False}, {"channels_last": True}, {"val": False}, {"save_period": 1},
+        {"cos_lr": False}, {"optimizer": "SGD"}, {"optimizer": "auto"}, {"optimizer": "MuSGD"},
+        {"mosaic": 1.0, "mixup": 0.5, "close_mosaic": 1},
+        {"cache": "ram"}, {"nbs": 16, "warmup_epochs": 1.0}, {"auto_anchors": True},
+        {"model": "stock.yaml", "cls_pw": 0.5},
     ],
     ids=lambda options: ",".join(options),
 )  # fmt: skip

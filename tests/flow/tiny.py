@@ -79,7 +79,8 @@ def write_data(folder: Path, count: int = 8, classes: tuple[str, ...] = ("dark",
             image = rng.integers(100, 140, (SIZE, SIZE, 3), dtype=np.uint8)
             lines = []
             for square in range(1 + index % 2):
-                kind, x, y = (index + square) % len(classes), int(rng.integers(0, 16)), int(rng.integers(0, 16)) + 32 * square
+                kind = (index + square) % len(classes)
+                x, y = int(rng.integers(0, 16)), int(rng.integers(0, 16)) + 32 * square
                 image[y : y + 16, x : x + 16] = 20 + 200 * kind
                 lines.append(f"{kind} {(x + 8) / SIZE} {(y + 8) / SIZE} .25 .25")
             cv2.imwrite(str(folder / f"images/{part}/{index}.png"), image)
@@ -90,8 +91,8 @@ def write_data(folder: Path, count: int = 8, classes: tuple[str, ...] = ("dark",
 
 
 TRAINING: dict[str, Any] = {
-    "recipe": "quick", "imgsz": SIZE, "batch": 4, "nbs": 4, "epochs": 2, "device": "cpu", "plots": False, "cache": False,
-    "warmup_epochs": 0.0, "auto_anchors": False, "verbose": False,
+    "recipe": "quick", "imgsz": SIZE, "batch": 4, "nbs": 4, "epochs": 2, "device": "cpu", "plots": False,
+    "cache": False, "warmup_epochs": 0.0, "auto_anchors": False, "verbose": False,
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Networks of a run by name: ours, ultralytics', teachers, distillers; anchors fitted to labels; the processor's switches."""
+"""Networks of a run by name, teachers, distillers; anchors fitted to labels; the processor's switches."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def model(tmp_path):
 
 
 def settings(model, **changes):
-    base = {"model": str(model), "data": "d.yaml", "teacher": None, "weights": None, "distill": "attention", "adaptive": "stable",
-            "teacher_init": True}  # fmt: skip
+    base = {"model": str(model), "data": "d.yaml", "teacher": None, "weights": None, "distill": "attention",
+            "adaptive": "stable", "teacher_init": True}  # fmt: skip
     return base | changes
 
 
@@ -42,12 +42,14 @@ def test_ours_and_theirs(model):
         stock = build_detector(name, 2, NAMES)
         assert not isinstance(stock, Detector) and stock.names == NAMES and stock.model[-1].nc == 2
         assert sum(p.numel() for p in stock.parameters()) == pytest.approx(parameters, rel=0.02)
-    assert isinstance(build_detector("yolov5n.yaml", 2, NAMES), Detector)  # our anchor-based one, not ultralytics' of that name
+    # Our anchor-based one, not ultralytics' of that name.
+    assert isinstance(build_detector("yolov5n.yaml", 2, NAMES), Detector)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("best.pt", "--cfg best.pt: expected a model YAML"), ("yolo11n-seg.yaml", "expected a detector, its last row is 'Segment'"),
+    [("best.pt", "--cfg best.pt: expected a model YAML"),
+     ("yolo11n-seg.yaml", "expected a detector, its last row is 'Segment'"),
      ("yolo99n.yaml", "'yolo99n.yaml' not found")],
 )  # fmt: skip
 def test_not_a_detector(name, message):
@@ -60,9 +62,11 @@ def test_weights_are_copied_and_counted(model, tmp_path):
     save_student(tmp_path / "w.pt", donor, {})
     networks = build_networks(settings(model, weights=str(tmp_path / "w.pt")), 2, NAMES)
     total = len(donor.state_dict())
-    assert networks.notes == [f"start: {total} of {total} tensors of the weights {tmp_path / 'w.pt'} fit the student by name and shape"]
+    source = f"the weights {tmp_path / 'w.pt'}"
+    assert networks.notes == [f"start: {total} of {total} tensors of {source} fit the student by name and shape"]
     assert all(torch.equal(v, donor.state_dict()[k]) for k, v in networks.student.state_dict().items())
-    fewer = build_networks(settings(model, weights=str(tmp_path / "w.pt")), 3, {**NAMES, 2: "c"})  # the head's outputs differ
+    fewer = build_networks(settings(model, weights=str(tmp_path / "w.pt")), 3, {**NAMES, 2: "c"})
+    # The head's outputs differ.
     assert fewer.notes[0].startswith(f"start: {total - 4} of {total} ")
 
 
@@ -133,7 +137,9 @@ def test_threads_are_those_of_the_environment(monkeypatch, environment, threads)
     assert set_to == [threads, threads]
 
 
-@pytest.mark.parametrize(("amx", "avx512", "expected"), [(True, False, True), (False, True, True), (False, False, False)])
+@pytest.mark.parametrize(
+    ("amx", "avx512", "expected"), [(True, False, True), (False, True, True), (False, False, False)]
+)
 def test_bfloat16_only_in_hardware(monkeypatch, amx, avx512, expected):
     probes = SimpleNamespace(_is_amx_tile_supported=lambda: amx, _is_avx512_bf16_supported=lambda: avx512)
     monkeypatch.setattr(torch, "cpu", probes)

@@ -17,7 +17,8 @@ def test_columns_of_the_weights():
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("box_loss", "box"), ("global_loss", "global"), ("w_box", "w:box"), ("w_attention", "w:attenti."), ("a_rather_long_loss", "a_rather_.")],
+    [("box_loss", "box"), ("global_loss", "global"), ("w_box", "w:box"), ("w_attention", "w:attenti."),
+     ("a_rather_long_loss", "a_rather_.")],
 )
 def test_heads_leave_a_space(name, shown):
     assert heading(name) == shown and len(shown) <= 10
