@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 from ultralytics.data import utils as host_data
+from ultralytics.engine import trainer as host_trainer
 from ultralytics.utils import torch_utils as host_torch
 
 from models.environment import available_cpus
@@ -55,6 +56,17 @@ def _decode(im_file: str | Path, write: Any) -> None:
     """Raise `OSError` when the image ends early; write nothing."""
     with Image.open(im_file) as image:
         image.load()
+
+
+@contextmanager
+def no_amp_probe() -> Iterator[None]:
+    """Skip ultralytics' trial of mixed precision on a GPU: it downloads a model of its own to run it on."""
+    original = host_trainer.check_amp
+    host_trainer.check_amp = lambda model: next(model.parameters()).device.type != "cpu"
+    try:
+        yield
+    finally:
+        host_trainer.check_amp = original
 
 
 @contextmanager

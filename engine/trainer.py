@@ -22,7 +22,7 @@ from data import resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, use_all_cores
+from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores
 from engine.report import TensorBoard, column, header, heading, plot_weights, trim_results
 from engine.settings import OWN_DEFAULTS
 from engine.validator import Validator
@@ -117,7 +117,7 @@ class Trainer(DetectionTrainer):
             self.device = torch.device("cuda", torch.cuda.current_device())
 
     def _setup_train(self) -> None:
-        with cpu_data_parallel():
+        with cpu_data_parallel(), no_amp_probe():
             super()._setup_train()
 
     def _build_train_pipeline(self) -> None:

@@ -23,6 +23,8 @@ from data.dataset import part_paths
 from data.layout import list_images
 from engine.checkpoint import install, load_detector
 from engine.coco_metrics import Boxes, coco_metrics
+from engine.host import leave_images_alone
+from engine.nms import complete_nms
 from engine.profile import profile
 from engine.weights import DEFAULT_SIZE, locate_weights, open_backend, pick_device
 
@@ -57,6 +59,12 @@ class Validator(DetectionValidator):
         """Start a validation pass."""
         super().init_metrics(model)
         self.truths, self.found = [], []
+
+    def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
+        """Boxes per image after suppression: bboxes xyxy in input pixels, conf, cls."""
+        agnostic = self.args.single_cls or self.args.agnostic_nms
+        kept = complete_nms(preds, self.args.conf, self.args.iou, agnostic, self.args.max_det, self.end2end)
+        return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in kept]
 
     def update_metrics(self, preds: list[dict[str, torch.Tensor]], batch: dict[str, Any]) -> None:
         """Add a batch: `preds` per image (bboxes xyxy in input pixels, conf, cls)."""

@@ -83,6 +83,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     for index, row in enumerate(rows):
         source, repeats, name, args = _read_row(row, description, f"{where}, row {index}")
         context = f"{where}, row {index} ({name})"
+        if name in list(HEADS) and not isinstance(source, list):
+            raise UserError(f"{context}: a head reads a list of levels; write [[{source}], ...]")
         inputs = _inputs(source, outputs, image, context)
         repeats = max(round(repeats * depth), 1) if repeats > 1 else repeats
         site = Site(

@@ -77,7 +77,7 @@ OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
     "_build_train_pipeline get_validator _do_train progress_string label_loss_items validate _handle_nan_recovery "
     "save_metrics plot_metrics save_model resume_training final_eval",
-    Validator: "init_metrics update_metrics print_results",
+    Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results",
     Detector: "init_criterion",
     AnchorDetect: "forward bias_init fuse xyxy",
@@ -115,6 +115,7 @@ ATTRIBUTES: list[tuple[Any, str]] = [
     (ultralytics.nn, "torch_safe_load"),
     (data_utils, "check_image _replace_image IMG_FORMATS VID_FORMATS"),
     (torch_utils, "NUM_THREADS ModelEMA unwrap_model initialize_weights init_seeds select_device"),
+    (host_trainer, "check_amp"),
     (host_trainer.BaseTrainer, "add_callback run_callbacks preprocess_batch optimizer_step build_optimizer"),
     (DetectionValidator, "_prepare_batch postprocess get_stats"),
     (BasePredictor, "stream_inference"),

@@ -127,6 +127,7 @@ def test_base_is_merged_and_overridden(tmp_path: Path) -> None:
     (row("backbone", 1, [-1, 0, "Conv", [8]]), r"row 1: expected repeats as a positive number, got 0"),
     (row("backbone", 1, [-1, 1, ["Conv"], [8]]), r"row 1: expected the name of a block in third place, got \['Conv'\]"),
     (row("head", 2, [-1, 1, "Conv", [8]]), r"row 5 \(Conv\): the last row must be a head \(AnchorDetect.*got a block"),
+    (row("head", 2, [1, 1, "AnchorDetect", ["nc", "anchors"]]), r"row 5 \(AnchorDetect\): a head reads a list of levels"),
     (row("head", 0, [[1, 2], 1, "AnchorDetect", ["nc", "anchors"]]), r"row 3 \(AnchorDetect\): a head must be the last row"),
     (row("head", 2, [[3, 4], 1, "AnchorDetct", ["nc", "anchors"]]), r"row 5 \(AnchorDetct\): unknown head.*did you mean 'AnchorDetect'"),
     (row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc"]]), r"row 5 \(AnchorDetect\): expected arguments \[nc, anchors"),
