@@ -2,9 +2,9 @@
 
     python -m benchmarks.gains --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --recipe quick
 
-Prints, for an untrained student, the gradient norm of every term at the student's neck, and by which factor each
-distillation term would have to change to pull a tenth as hard as the detection loss. The factors times the gains in
-`cfg/distill/*.yaml` are what that file should hold.
+Prints, for an untrained student, the gradient norm at the student's neck of the detection loss and of each distillation loss (terms
+that share a gain together), and by which factor that gain would have to change for the loss to pull a tenth as hard as the
+detection loss. The factors times the gains in `cfg/distill/*.yaml` are what that file should hold.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ BATCHES = 8
 
 
 def measure(given: dict[str, Any]) -> dict[str, float]:
-    """Mean gradient norm at the student's neck over some training batches, by term; `detection` is all its terms together."""
+    """Mean gradient norm at the student's neck over some training batches, by loss; `detection` is all its terms together."""
     from data import validate
     from distill.gradients import neck_gradients
     from engine.build import build_networks
     from engine.checkpoint import install
     from engine.launch import make_trainer
     from engine.settings import complete
+    from models.detector import raw_output
 
     install()
     with tempfile.TemporaryDirectory() as folder:
@@ -41,8 +42,8 @@ def measure(given: dict[str, Any]) -> dict[str, float]:
             batch = trainer.preprocess_batch(batch)
             preds = model.student(batch["img"])
             vector, _ = model.student.loss(batch, preds)
-            terms = {"detection": vector.sum() / len(batch["img"])} | model.distil(batch, batch["img"], preds)
-            for name, norm in neck_gradients(terms, preds["feats"]).items():
+            losses = {"detection": vector.sum() / len(batch["img"])} | model.grouped(model.distil(batch, batch["img"], preds))
+            for name, norm in neck_gradients(losses, raw_output(preds)["feats"]).items():
                 sums[name] = sums.get(name, 0.0) + norm / BATCHES
     return sums
 
@@ -55,8 +56,8 @@ def main() -> int:
 
     norms = measure(read_command_line(sys.argv[1:], known_names()))
     for name, norm in norms.items():
-        factor = "" if name == "detection" else f"   factor for a share of {SHARE}: {SHARE * norms['detection'] / norm:.3g}"
-        print(f"{name:<14} gradient at the neck {norm:.3e}{factor}")
+        factor = f"factor for a share of {SHARE}: {SHARE * norms['detection'] / norm:.3g}" if norm else "no gradient"
+        print(f"{name:<14} gradient at the neck {norm:.3e}   {'' if name == 'detection' else factor}")
     return 0
 
 

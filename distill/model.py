@@ -5,6 +5,7 @@ The frozen teacher is beside all that: in nothing that is saved, averaged, moved
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -166,10 +167,10 @@ class TrainingModel(nn.Module):
         size = len(images)
         terms = dict(zip(items, vector / size)) | self.distil(batch, images, preds)
         _check_finite(terms)
-        total, _ = self.weights(self._grouped(terms))
+        total, _ = self.weights(self.grouped(terms))
         return total * size, {k: v.detach() for k, v in terms.items()} | self.weights.as_items()
 
-    def _grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
+    def grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
         """Sums of the terms that share an adaptive weight, by the weight's name."""
         sums: dict[str, Any] = {}
         for name, term in terms.items():
@@ -191,9 +192,29 @@ class TrainingModel(nn.Module):
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
             see_teacher=see_teacher if self.teacher else None,
+            assign=self._assignment(batch, preds),
+            run_head=self._run_head,
+            score=lambda view: self._score(batch, view),
         )
         with torch.autocast(device, enabled=False):
             return self.distiller.losses(step)
+
+    def _assignment(self, batch: dict[str, Any], preds: Any) -> Callable[[], Any] | None:
+        """How to get the detection loss's assignment, None for losses that keep it to themselves (ultralytics')."""
+        terms = getattr(self.criterion, "terms", None)
+        return (lambda: terms.assign(raw_output(preds), batch)) if terms is not None else None
+
+    def _run_head(self, feats: list[Tensor]) -> View:
+        """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""
+        head = self.student.model[-1]
+        copies = {name: buffer.clone() for name, buffer in head.named_buffers()}
+        preds = torch.func.functional_call(head, copies, (feats,))
+        return view_of(self.student, self.spec, preds)
+
+    def _score(self, batch: dict[str, Any], view: View) -> dict[str, Tensor]:
+        """The detection loss of a view of the batch, by term, mean over images."""
+        vector, items = self.student.loss(batch, view.raw)
+        return dict(zip(items, vector / len(batch["img"])))
 
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
@@ -208,7 +229,7 @@ class TrainingModel(nn.Module):
         """Update the adaptive weights from the epoch's mean of every term."""
         if self.weights is None:
             return
-        self.weights.update(self._grouped({k: v for k, v in means.items() if not k.startswith("w_")}))
+        self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith("w_")}))
 
     def to(self, *args: Any, **kwargs: Any) -> TrainingModel:
         """Move student and distiller, and the teacher with them."""

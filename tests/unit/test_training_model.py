@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import SIZE, batch, description, detector, distilling, same  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.base import Level, Spec, Step, View, check_classes, level_names, pair_levels  # noqa: E402
+from distill.base import Distiller, Level, Spec, Step, View, check_classes, level_names, pair_levels  # noqa: E402
 from distill.model import FrozenTeacher, NonFiniteLoss, TrainingModel, attention_of, spec_of  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
@@ -228,3 +228,54 @@ def test_bfloat16_on_the_cpu_is_for_training_and_leaves_losses_in_float32() -> N
     assert total.dtype == torch.float32 and all(v.dtype == torch.float32 for v in items.values())
     assert model.eval()(whole["img"])[0].dtype == torch.float32
     assert whole["img"].shape[-1] == SIZE
+
+
+# -- what a method may use besides features ------------------------------------------------------------------------------
+
+
+class Curious(Distiller):
+    """A method that uses everything a step offers, and keeps what it saw."""
+
+    weight_names = {"curious_loss": "curious"}
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        self.seen = step
+        self.view = step.head(list(step.student.feats.values()))
+        self.scored = step.task_loss(self.view)
+        return {"curious_loss": torch.stack(list(self.scored.values())).sum()}
+
+
+def curious() -> tuple[TrainingModel, Curious]:
+    student = detector()
+    teacher = FrozenTeacher(detector(seed=1), "teacher")
+    method = Curious(spec_of(student, "student"), teacher.spec)
+    return TrainingModel(student, method, teacher, "none").train(), method
+
+
+def test_the_students_head_on_its_own_features_gives_its_own_loss_and_keeps_its_statistics() -> None:
+    model, method = curious()
+    reference = deepcopy(model.student).train()
+    preds = reference(batch(3)["img"])
+    _, items = model.loss(batch(3))
+    for name, scored in method.scored.items():
+        assert scored.item() == pytest.approx(items[name].item(), rel=1e-5)
+    for (name, ours), theirs in zip(model.student.head.named_buffers(), reference.head.buffers(), strict=True):
+        assert torch.equal(ours, theirs), f"{name}: the second pass through the head left its mark"
+    assert len(preds["feats"]) == len(method.view.feats)
+
+
+def test_the_second_pass_has_gradients() -> None:
+    model, method = curious()
+    model.loss(batch(3))
+    gradients = torch.autograd.grad(method.scored["box_loss"], list(model.student.head.parameters()), allow_unused=True)
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_the_assignment_is_the_detection_losss_own() -> None:
+    model, method = curious()
+    model.loss(batch(3))
+    raw = method.seen.student.raw
+    expected = model.criterion.terms.assign(raw, batch(3))
+    for ours, theirs in zip(method.seen.assignment, expected, strict=True):
+        assert torch.equal(ours.image, theirs.image) and torch.equal(ours.box_xywh, theirs.box_xywh)
+    assert method.seen.assignment is method.seen.assignment, "computed once"
