@@ -9,7 +9,7 @@ demo: install ## sample data, teacher, distilled student, validation, detection,
 	$(RUN) -m benchmarks.demo
 
 test: install ## the tests; `$(RUN) -m pytest -m real` for those that need the research data
-	$(RUN) -m pytest -q
+	$(RUN) -m pytest -q -n auto
 
 install: $(VENV)/installed
 
@@ -18,5 +18,5 @@ $(VENV)/installed: requirements.txt
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-clean:
-	rm -rf $(VENV) runs datasets
+clean: ## what the commands above made; runs and data sets of yours stay
+	rm -rf $(VENV) runs/demo datasets/sample

@@ -66,12 +66,6 @@ def unchanged(site: Site) -> Plan:
     return Plan(one_input(site), site.args, copies=site.repeats)
 
 
-def same_channels(site: Site) -> Plan:
-    """Rule of blocks `(c, ...)` that keep their input's channels and are told how many there are."""
-    channels = one_input(site)
-    return Plan(channels, (channels, *site.args), copies=site.repeats)
-
-
 def width(value: Any) -> int:
     """Return a block's first argument if it is a number of channels. Raises `UserError` otherwise."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
