@@ -21,16 +21,23 @@ SWITCHES = {
     "YOLO_VERBOSE": "true",
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a second process on the same cores 10 times slower
 }
+INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")  # TensorBoard: engine.report's
+RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # what torchrun says to each of its processes
 
 
 def quiet() -> Path:
     """Set the environment switches once per process; return the folder that holds the libraries' settings."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    os.environ.pop("ULTRALYTICS_API_KEY", None)  # with it, ultralytics sends every run to its own servers
+    if os.environ.get("WORLD_SIZE", "1") == "1":  # torchrun with one process: ultralytics would look for others
+        for name in RANKS:
+            os.environ.pop(name, None)
     # Left alone, ultralytics sets this to 1 and a CPU run uses one core whatever else is asked for.
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     inherited = os.environ.get("TANDEM_SETTINGS")
     if inherited and Path(inherited).is_dir():
+        _import_host()
         return Path(inherited)
     if "ultralytics" in sys.modules:
         raise RuntimeError("import Tandem's packages before ultralytics, or its settings and look-ups cannot be kept away")
@@ -46,12 +53,17 @@ def quiet() -> Path:
 
 
 def _import_host() -> None:
-    """Import ultralytics without its notice that it made a settings file: the file is temporary."""
+    """Import ultralytics without its notice that it made a settings file: the file is temporary.
+
+    Its trackers of runs, which it attaches to any trainer where their package is installed, are switched off in memory.
+    """
     logging.disable(logging.INFO)
     try:
-        import ultralytics.utils  # noqa: F401
+        from ultralytics.utils import SETTINGS
     finally:
         logging.disable(logging.NOTSET)
+    off = dict.fromkeys((*INTEGRATIONS, "sync"), False) | {"api_key": ""}
+    dict.update(SETTINGS, off)  # its own `update` would write the file
 
 
 def available_cpus() -> int:

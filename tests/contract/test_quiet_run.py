@@ -79,7 +79,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     teacher.names = {0: "scratch", 1: "pit"}
     save_student(folder / "teacher.pt", teacher, {"train_args": {}})
     (folder / "small.yaml").write_text(yaml.safe_dump(description()))
-    environment = clean_environment(folder)
+    (folder / "trackers").mkdir()
+    (folder / "trackers/mlflow.py").write_text(f"open({str(folder / 'tracked')!r}, 'w')\n__version__ = '3.0'\n")
+    environment = clean_environment(folder) | {"PYTHONPATH": str(folder / "trackers"), "ULTRALYTICS_API_KEY": "ul_" + "0" * 40}
     given = {"cfg": folder / "small.yaml", "data": data, "teacher": folder / "teacher.pt", "recipe": "quick", "epochs": 1}
     given |= {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "auto_anchors": False, "warmup_epochs": 0}
     command = [sys.executable, "-c", WATCH, str(ROOT), str(folder / "seen.json"), "train.py"]
@@ -95,6 +97,32 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 def test_a_run_that_looks_up_hosts_or_installs_packages(run: SimpleNamespace) -> None:
     assert [e for e in run.events if e[0].startswith("socket")] == []
     assert [e for e in run.events if "pip" in e[1] and not e[0] == "write"] == []
+
+
+def test_a_run_that_reports_to_a_tracker_because_it_is_installed(run: SimpleNamespace) -> None:
+    assert not (run.folder / "tracked").exists(), "ultralytics imported mlflow"
+
+
+def test_trackers_are_off_also_in_a_process_that_inherits_the_settings_folder() -> None:
+    code = "import os, models.environment; from ultralytics.utils import SETTINGS as s; from ultralytics.utils.callbacks "
+    code += "import base; print([k for k in (*models.environment.INTEGRATIONS, 'sync') if s[k]], "
+    code += "'ULTRALYTICS_API_KEY' in os.environ)"
+    environment = os.environ | {"ULTRALYTICS_API_KEY": "ul_" + "0" * 40}
+    assert "TANDEM_SETTINGS" in environment
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["[]", "False"], done.stderr
+
+
+@pytest.mark.parametrize(("size", "left"), [("1", set()), ("2", {"RANK", "WORLD_SIZE"})])
+def test_a_single_process_of_torchrun_is_a_plain_one(monkeypatch: pytest.MonkeyPatch, size: str, left: set[str]) -> None:
+    from models.environment import RANKS, quiet
+
+    for name in RANKS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", size)
+    quiet()
+    assert {name for name in RANKS if name in os.environ} == left
 
 
 def test_a_run_that_writes_outside_its_folder(run: SimpleNamespace) -> None:
