@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command line."""
+    """Run the command line; return the exit status, 1 when images were left out because they or their labels are damaged."""
     args = parse()
     save_dir = Path(args.save_dir).resolve() if args.save_dir else fresh_folder(Path(args.project).resolve(), args.name)
     stdout = os.dup(1)
@@ -47,17 +47,18 @@ def main() -> int:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
+    status = 1 if result["settings"]["images_dropped"] else 0
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if args.json == "-":
         print(text)
-        return 0
+        return status
     if args.json:
         try:
             Path(args.json).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"--json {args.json}: cannot be written ({error.strerror}); choose another file") from None
     print(table(result))
-    return 0
+    return status
 
 
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:

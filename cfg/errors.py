@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 
 
@@ -18,7 +19,11 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def guard(main: Callable[[], int | None]) -> int:
-    """Run a command line; return its exit status, 2 after a `UserError` (printed as one line), 130 after Ctrl-C."""
+    """Run a command line; return its exit status.
+
+    That is what `main` returns, 2 after a `UserError` (printed as one line), 130 after Ctrl-C, and 70 (EX_SOFTWARE)
+    with the traceback after anything else: 1 says that some inputs could not be used, and a bug must not look like it.
+    """
     try:
         return main() or 0
     except UserError as error:
@@ -27,3 +32,7 @@ def guard(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Exception:
+        traceback.print_exc()
+        print("error: this is a bug in Tandem; please report it with the lines above", file=sys.stderr)
+        return 70

@@ -162,7 +162,7 @@ def test_bad_input(place, tmp_path, monkeypatch, change, message):
         validator.evaluate(**(options | change), save_dir=tmp_path / "run")
 
 
-def test_damaged_labels_are_counted(place, tmp_path, capsys):
+def test_damaged_labels_are_counted_and_the_status_says_so(place, tmp_path, monkeypatch, capsys):
     for number, text in enumerate([LABELS, "0 .5 .5\n"]):  # the second has too few columns
         (tmp_path / "images").mkdir(exist_ok=True)
         (tmp_path / "labels").mkdir(exist_ok=True)
@@ -173,6 +173,9 @@ def test_damaged_labels_are_counted(place, tmp_path, capsys):
     got = validator.evaluate(place / "best.pt", tmp_path / "data.yaml", **options)
     assert (got["settings"]["images"], got["settings"]["images_dropped"]) == (1, 1)
     assert "1 images of split 'val' were left out" in capsys.readouterr().err
+    arguments = ["--weights", str(place / "best.pt"), "--data", str(tmp_path / "data.yaml"), "--device", "cpu"]
+    monkeypatch.setattr(sys, "argv", ["val.py", *arguments, "--no-plots", "--save-dir", str(tmp_path / "again")])
+    assert val.main() == 1
 
 
 def test_unwritable_run_folder(place, tmp_path):
