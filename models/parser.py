@@ -150,11 +150,23 @@ def _build_row(
         if plan.out_channels is None:
             return layer, None
         output = layer(inputs if len(inputs) > 1 else inputs[0])
+        _check_grid(layer, inputs)
         if output.shape[1] != plan.out_channels:
             raise UserError(f"promised {plan.out_channels} output channels, gives {output.shape[1]}; correct its rule")
-    except (UserError, TypeError, RuntimeError, ValueError) as error:
-        raise UserError(f"{context}: {' '.join(str(error).split())}") from error
+    except Exception as error:  # a block may fail in any way on arguments that are not meant for it
+        kind = "" if isinstance(error, (UserError, TypeError, RuntimeError, ValueError)) else f"{type(error).__name__} "
+        raise UserError(f"{context}: {kind}{' '.join(str(error).split())}".rstrip()) from error
     return layer, output
+
+
+def _check_grid(layer: nn.Module, inputs: list[torch.Tensor]) -> None:
+    """Refuse a row that makes a one-cell grid coarser: it stays one cell, and its stride would be measured too small."""
+    if min(x.shape[2] for x in inputs) > 1:
+        return
+    doubled = [x.repeat(1, 1, 2, 2) for x in inputs]
+    output = layer(doubled if len(doubled) > 1 else doubled[0])
+    if output.shape[2] < min(x.shape[2] for x in doubled):
+        raise UserError(f"strides go up to {PROBE_SIZE}; take this row, or a stride before it, out")
 
 
 def _check_place(name: str, is_last: bool) -> None:

@@ -131,6 +131,7 @@ def test_base_is_merged_and_overridden(tmp_path: Path) -> None:
     (row("head", 0, [[1, 2], 1, "AnchorDetect", ["nc", "anchors"]]), r"row 3 \(AnchorDetect\): a head must be the last row"),
     (row("head", 2, [[3, 4], 1, "AnchorDetct", ["nc", "anchors"]]), r"row 5 \(AnchorDetct\): unknown head.*did you mean 'AnchorDetect'"),
     (row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc"]]), r"row 5 \(AnchorDetect\): expected arguments \[nc, anchors"),
+    (row("backbone", 1, [-1, 1, "Swin", [32, 0]]), r"row 1 \(Swin\): ZeroDivisionError integer modulo by zero"),
     (changed(anchors=[[8, 8]]), r"row 5 .*expected anchors for 2 levels \(strides \[4, 8\]\), got 1 rows"),
     (changed(anchors="large"), r"row 5 .*expected anchors to be rows of pixels or their number per level, got 'large'"),
     (changed(nc="six"), r"row 5 .*expected nc to be a number of classes above 0, got 'six'"),
@@ -142,6 +143,16 @@ def test_a_mistake_names_file_row_and_fix(rows: dict[str, Any], message: str) ->
     with pytest.raises(UserError, match=message) as error:
         build(read_model(rows))
     assert "\n" not in str(error.value)
+
+
+def test_a_grid_of_one_cell_gets_no_coarser() -> None:
+    down = [[-1, 1, "Conv", [8, 3, 2]]] * 8
+    head = [[[6, -1], 1, "AnchorDetect", ["nc", 1]]]
+    layers, _ = build(read_model({"nc": 2, "backbone": [*down, [-1, 1, "Conv", [8, 3, 1]]], "head": head}))
+    assert layers[-1].stride.tolist() == [128, 256]
+    message = r"row 8 \(Conv\): strides go up to 256"
+    with pytest.raises(UserError, match=message):
+        build(read_model({"nc": 2, "backbone": [*down, down[0]], "head": head}))
 
 
 def test_channels_that_differ_from_the_promise_name_the_row(monkeypatch: pytest.MonkeyPatch) -> None:
