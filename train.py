@@ -41,7 +41,8 @@ def main() -> int:
         print(info(given))
         return 0
     folder = train(given, tokens)
-    print(f"results in {folder}")
+    if folder:  # with several processes, the first one says it
+        print(f"results in {folder}")
     return 0
 
 

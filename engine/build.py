@@ -19,6 +19,7 @@ from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller
 from distill.model import FrozenTeacher, spec_of
 from engine.checkpoint import Transfer, load_detector, read_state, transfer
+from engine.foreign import check_rows
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 from models.heads import HEADS
@@ -41,7 +42,7 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
     """Build a detector of ours (`cfg/models/` or a path) or of ultralytics (`yolo11n.yaml`) from its YAML.
 
     Raises:
-        UserError: neither is found, or the YAML is wrong.
+        UserError: neither is found, or the YAML is wrong or would run or download something.
     """
     if Path(name).suffix not in ("", ".yaml", ".yml"):
         raise UserError(
@@ -56,6 +57,7 @@ def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str
         stock = path
     try:
         description = read_yaml(stock) | {"scale": guess_model_scale(name), "yaml_file": Path(name).name}
+        check_rows(Path(name), description)  # ultralytics runs the text of `activation`
         model = DetectionModel(description, nc=nc, verbose=False)
     except UserError:
         raise
@@ -121,10 +123,12 @@ def build_networks(
     notes = []
     teacher = distiller = None
     if settings["teacher"]:
-        teacher = load_teacher(settings["teacher"])
+        teacher = load_teacher(settings["teacher"], nc, names)
         distiller = build_distiller(settings["distill"], student, teacher, Path(str(settings["model"])).name)
         notes += [distillation_note(settings, teacher, distiller)]
-        if settings["teacher_init"] and fresh:
+        if _is_yaml(settings["teacher"]):  # no start from it: runs of different seeds would all start alike
+            notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
+        elif settings["teacher_init"] and fresh:
             notes += [transfer_note("teacher", settings["teacher"], transfer(student, teacher.model.state_dict()))]
     if settings["weights"] and fresh:
         copied = transfer(student, read_state(settings["weights"]))
@@ -156,15 +160,20 @@ def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> Non
         )
 
 
-def load_teacher(path: str | Path) -> FrozenTeacher:
-    """The frozen teacher of a run: weights of ours or of ultralytics, or a model YAML (untrained, for controls)."""
-    if Path(path).suffix in (".yaml", ".yml"):
-        raise UserError(
-            f"--teacher {path}: expected trained weights (.pt), got a model YAML; "
-            f"train it first with --cfg {path}"
-        )
-    model, _ = load_detector(path)
-    return FrozenTeacher(model, f"teacher {path}")
+def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeacher:
+    """The frozen teacher of a run: weights of ours or of ultralytics, or a model YAML (untrained, for controls).
+
+    An untrained teacher gets the run's classes, and the same random weights each time: on every process, on resume.
+    """
+    if not _is_yaml(path):
+        return FrozenTeacher(load_detector(path)[0], f"teacher {path}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return FrozenTeacher(build_detector(path, nc, names), f"untrained teacher {path}")
+
+
+def _is_yaml(path: str | Path) -> bool:
+    return Path(path).suffix in (".yaml", ".yml")
 
 
 def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:

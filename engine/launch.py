@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ import models.environment  # noqa: F401  (before ultralytics)
 import torch
 import torch.distributed as dist
 from torch import nn
-from ultralytics.utils import DEFAULT_CFG_DICT
+from ultralytics.utils import DEFAULT_CFG_DICT, RANK
 from ultralytics.utils.torch_utils import init_seeds, parse_device
 
 from cfg import UserError
@@ -25,12 +26,15 @@ from engine.profile import profile
 from engine.report import read_results
 from engine.settings import RESUMABLE, check, complete
 from engine.trainer import Trainer
+from models.environment import RANKS, available_cpus
 
 ROOT = Path(__file__).resolve().parent.parent
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
-def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
-    """Train as the arguments say; return the run folder.
+def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
+    """Train as the arguments say; return the run folder, or None where another process does so.
 
     Args:
         given: arguments by name, as on the command line (`engine.settings`).
@@ -48,7 +52,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
         settings = complete(given)
     check_devices(settings)
     if needs_processes(settings):
-        return start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
+        start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
+        return None
     names = check_data(settings)
     join_processes(settings)
     init_seeds(settings.get("seed") or 0)
@@ -60,15 +65,22 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path:
         trainer.train()
     except OSError as error:
         discard(folder, existed)
-        raise UserError(
-            f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); "
-            "free space, or choose another --project"
-        ) from error
+        raise UserError(told(error, folder)) from error
     except UserError:
         discard(folder, existed)
         raise
     finish_processes(trainer)
-    return Path(trainer.save_dir)
+    return Path(trainer.save_dir) if RANK in {-1, 0} else None
+
+
+def told(error: OSError, folder: Path) -> str:
+    """What the system refused, on which file (else the run folder), and what helps."""
+    advice = "remove that cause, and start again or --resume"
+    if error.errno in NO_ROOM:
+        advice = "free space, or choose another --project"
+    elif error.errno in NO_ACCESS:
+        advice = "make it a writable folder, or choose another --project"
+    return f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); {advice}"
 
 
 def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
@@ -168,24 +180,39 @@ def check_devices(settings: dict[str, Any]) -> None:
             f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; "
             "say --device cpu"
         )
-    several = len(wanted) > 1 or int(os.environ.get("WORLD_SIZE", 1)) > 1
+    on_cpu = wanted in (["cpu"], ["mps"]) or not present
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
+    if here > 1 and not on_cpu and here > gpus:
+        raise UserError(
+            f"--device {','.join(wanted) or 'all'}: expected a GPU for each of the {here} processes on this machine, "
+            f"got {gpus}; start {gpus}: torchrun --nproc_per_node {gpus}"
+        )
+    processes = int(os.environ.get("WORLD_SIZE", len(wanted) or 1))
+    several = processes > 1
     if several and settings.get("batch", 16) < 1:
         raise UserError(
             "batch: expected a whole number with several processes; "
             "automatic batch sizes are for a single GPU"
         )
+    if several and settings.get("batch", 16) < processes:
+        raise UserError(
+            f"batch: expected an image or more for each of the {processes} processes, got {settings['batch']}; "
+            f"say --batch {processes}"
+        )
     if several and settings.get("rect"):
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
 
-def start_processes(settings: dict[str, Any], command: list[str]) -> Path:
-    """Run the same command once per GPU with torch's launcher."""
+def start_processes(settings: dict[str, Any], command: list[str]) -> None:
+    """Run the same command once per GPU with torch's launcher; they share the CPU cores."""
     count = len(devices_of(settings))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
-    done = subprocess.run([*launcher, str(ROOT / "train.py"), *command], check=False)
+    environment = dict(os.environ)
+    if environment.get("OMP_NUM_THREADS") == str(available_cpus()):  # our own default, which is for one process
+        environment["OMP_NUM_THREADS"] = str(max(available_cpus() // count, 1))
+    done = subprocess.run([*launcher, str(ROOT / "train.py"), *command], env=environment, check=False)
     if done.returncode:
         raise UserError(f"--device {settings['device']}: a training process failed; its message is above")
-    return Path(settings.get("save_dir") or settings["project"])
 
 
 def join_processes(settings: dict[str, Any]) -> None:
@@ -207,19 +234,27 @@ def join_processes(settings: dict[str, Any]) -> None:
 
 
 def finish_processes(trainer: Trainer) -> None:
-    """Leave the process group; validate best.pt in a fresh process, where no rank waits for another."""
+    """Leave the process group; validate best.pt in a fresh process, where no rank waits for another.
+
+    Raises:
+        UserError: that validation failed; the training is complete nevertheless.
+    """
     if not dist.is_initialized():
         return
     rank = dist.get_rank()
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0 and trainer.best.exists():
-        ranks = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
-        clean = {k: v for k, v in os.environ.items() if k not in ranks}
+        clean = {k: v for k, v in os.environ.items() if k not in RANKS}
         command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best)]
         command += ["--data", str(trainer.args.data)]
         command += ["--device", str(trainer.args.device).split(",")[0], "--save-dir", str(trainer.save_dir / "val")]
-        subprocess.run(command, env=clean, check=False)
+        status = subprocess.run(command, env=clean, check=False).returncode
+        if status not in (0, 1):  # 1: some images were left out, and it said so
+            raise UserError(
+                f"{trainer.best}: trained, but its validation failed with status {status}; "
+                f"try again: {' '.join(command[1:])}"
+            )
 
 
 # -- information -------------------------------------------------------------------------------------------------------

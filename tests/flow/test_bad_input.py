@@ -39,6 +39,11 @@ MODELS = {
     "broken.yaml": "nc: [",
     "coarse.yaml": TOP.replace("anchors: [[10, 12, 16, 14], [24, 30, 40, 36]]", "anchors: [[10, 12, 16, 14]]")
     + "head: [[-1, 1, Conv, [16, 3, 2]], [[4], 1, AnchorDetect, [nc, anchors, coupled]]]",
+    "code.yaml": "nc: 2\nactivation: \"__import__('pathlib').Path('ran').touch()\"\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\n"
+    "head: [[[0], 1, Detect, [nc]]]\n",
+    "download.yaml": "nc: 2\nbackbone: [[-1, 1, TorchVision, [512, resnet18, DEFAULT, True, 2]]]\n"
+    "head: [[[0], 1, Detect, [nc]]]\n",
+    "stockargs.yaml": "nc: 2\nbackbone: [[-1, 1, Conv, [8, three, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n",
     "stock.yaml": "nc: 2\nbackbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conf, [8]]]\nhead: [[[1], 1, Detect, [nc]]]",
 }  # fmt: skip
 
@@ -88,7 +93,8 @@ CASES = [
     ("teacher=noise.pt", r"noise\.pt: "),
     ("teacher=half.pt", r"half\.pt: "),
     ("teacher=plain.pt", r"plain\.pt: expected a checkpoint with a model"),
-    ("teacher=model.yaml", r"--teacher .*model\.yaml: expected trained weights"),
+    ("teacher=nowhere.yaml", r"'nowhere\.yaml' not found"),
+    ("teacher=code.yaml", r"code\.yaml: refused, activation .*is not a torch\.nn layer"),
     ("teacher=three.pt", r"knows 3 classes, student model\.yaml 2"),
     ("teacher=coarse.pt", r"no common stride: student model\.yaml has strides \[8, 16\], teacher .*coarse\.pt \[32\]"),
     ("teacher=good.pt distill=foo", r"'foo' not found.*attention\.yaml"),
@@ -110,7 +116,10 @@ CASES = [
     ("model=rows.yaml", r"rows\.yaml: expected a list of rows under 'backbone:'"),
     ("model=text.yaml", r"text\.yaml: expected a YAML mapping"),
     ("model=broken.yaml", r"broken\.yaml: not valid YAML"),
-    ("model=stock.yaml", r"stock\.yaml: ultralytics cannot build it"),
+    ("model=stock.yaml", r"stock\.yaml: refused, the model YAML names 'Conf', which is not a known layer"),
+    ("model=stockargs.yaml", r"stockargs\.yaml: ultralytics cannot build it"),
+    ("model=code.yaml", r"code\.yaml: refused, activation .*is not a torch\.nn layer"),
+    ("model=download.yaml", r"download\.yaml: refused, the model YAML names 'TorchVision'"),
     ("data=nowhere.yaml", r"'nowhere\.yaml' not found"),
     ("data=gone.yaml", r"gone\.yaml: training images not found: expected .*nowhere"),
     ("data=names.yaml", r"names\.yaml: expected 'names'"),
@@ -237,6 +246,21 @@ def test_full_disk_before_the_first_epoch(place, monkeypatch):
     with pytest.raises(UserError, match=expected):
         run_training(training(place, name="full"))
     assert not (place / "runs/full").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EDQUOT, "free space, or choose another --project"),
+        (errno.EROFS, "make it a writable folder, or choose another --project"),
+        (errno.EMFILE, "remove that cause, and start again or --resume"),
+    ],
+)
+def test_advice_fits_the_cause(number, advice):
+    from engine.launch import told
+
+    error = OSError(number, "the cause", "f.txt")
+    assert told(error, Path("run")) == f"f.txt: cannot be read or written (the cause); {advice}"
 
 
 def test_full_disk_at_the_first_checkpoint(place):

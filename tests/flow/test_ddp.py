@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
+from engine import launch
 from engine.launch import check_devices, devices_of, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -81,8 +83,64 @@ def test_gpus_that_are_not_here():
     assert devices_of({"device": [0, 1]}) == ["0", "1"] and devices_of({"device": 0}) == ["0"] and devices_of({}) == []
 
 
-@pytest.mark.parametrize(("option", "value"), [("batch", -1), ("rect", True)])
+@pytest.mark.parametrize(("option", "value"), [("batch", -1), ("batch", 1), ("rect", True)])
 def test_what_several_processes_cannot_share(monkeypatch, option, value):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=f"^{option}: "):
         check_devices({"device": "cpu", option: value})
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(launch, "parse_device", str)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    for device, gpus in ((None, 2), ("1", 1)):
+        with pytest.raises(UserError, match=rf"a GPU for each of the 3 processes on this machine, got {gpus}; start"):
+            check_devices({"device": device})
+    check_devices({"device": "cpu"})
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    check_devices({"device": "0,1"})
+
+
+@pytest.mark.parametrize(("threads", "each"), [(8, "4"), (6, "6")])
+def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, threads, each):
+    called = {}
+
+    def run(command, **options):
+        called.update(options)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(launch, "available_cpus", lambda: 8)
+    monkeypatch.setattr(launch, "devices_of", lambda settings: ["0", "1"])
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    launch.start_processes({"device": "0,1"}, [])
+    assert called["env"]["OMP_NUM_THREADS"] == each
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 70])
+def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
+    (tmp_path / "best.pt").touch()
+    trainer = SimpleNamespace(
+        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu")
+    )
+    for name, value in {"is_initialized": True, "get_rank": 0, "barrier": None, "destroy_process_group": None}.items():
+        monkeypatch.setattr(launch.dist, name, lambda value=value: value)
+    monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+    if status < 2:
+        launch.finish_processes(trainer)
+    else:
+        with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val.py"):
+            launch.finish_processes(trainer)
+
+
+def test_torchrun_with_one_process_is_a_plain_run(tmp_path):
+    write_data(tmp_path)
+    write_model(tmp_path / "model.yaml", width=8)
+    given = training(tmp_path, epochs=1)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
+    command = [*launcher, ROOT / "train.py", *(f"{name}={value}" for name, value in given.items())]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("results in ") == 1 and len(results(tmp_path / "runs/exp")) == 1

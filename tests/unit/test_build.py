@@ -89,18 +89,31 @@ def test_something_must_learn(model, freeze):
     build_networks(settings(model, freeze=4), 2, NAMES)
 
 
-def test_teacher_is_frozen_and_no_yaml(model, tmp_path):
+def test_teacher_is_frozen(model, tmp_path):
     save_student(tmp_path / "t.pt", build_detector(model, 2, NAMES), {})
-    teacher = load_teacher(tmp_path / "t.pt")
+    teacher = load_teacher(tmp_path / "t.pt", 2, NAMES)
     assert not teacher.model.training and not any(p.requires_grad for p in teacher.model.parameters())
     assert teacher.spec.strides == [8, 16]
-    with pytest.raises(UserError, match=r"--teacher .*model\.yaml: expected trained weights"):
-        load_teacher(model)
+
+
+def test_an_untrained_teacher_is_the_same_each_time_and_named_so(model):
+    teachers = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        teachers.append(load_teacher(model, 2, NAMES))
+        assert torch.equal(torch.get_rng_state(), before)  # the student's start does not depend on the control
+    first, second = (t.model.state_dict() for t in teachers)
+    assert all(torch.equal(first[k], second[k]) for k in first)
+    assert teachers[0].spec.nc == 2 and not teachers[0].model.training
+    notes = build_networks(settings(model, teacher=str(model)), 2, NAMES).notes
+    assert any("UNTRAINED: a control, it teaches nothing" in note for note in notes)
+    assert not any("start:" in note for note in notes)
 
 
 def test_distiller_options(model, tmp_path):
     save_student(tmp_path / "t.pt", build_detector(model, 2, NAMES), {})
-    student, teacher = build_detector(model, 2, NAMES), load_teacher(tmp_path / "t.pt")
+    student, teacher = build_detector(model, 2, NAMES), load_teacher(tmp_path / "t.pt", 2, NAMES)
     (tmp_path / "mine.yaml").write_text("method: attention\ntemperature: 5\n")
     assert build_distiller(str(tmp_path / "mine.yaml"), student, teacher, "m").temperature == 5
     (tmp_path / "mine.yaml").write_text("method: atention\n")
