@@ -58,6 +58,15 @@ def _decode(im_file: str | Path, write: Any) -> None:
         image.load()
 
 
+def without_decay(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:
+    """Move a parameter to ultralytics' group of the same learning rate without weight decay (that of the norms)."""
+    groups = optimizer.param_groups
+    source = next(group for group in groups if any(p is parameter for p in group["params"]))
+    target = next(group for group in groups if group["param_group"] == "bn" and group["lr"] == source["lr"])
+    source["params"] = [p for p in source["params"] if p is not parameter]
+    target["params"].append(parameter)
+
+
 @contextmanager
 def no_amp_probe() -> Iterator[None]:
     """Skip ultralytics' trial of mixed precision on a GPU: it downloads a model of its own to run it on."""

@@ -15,15 +15,16 @@ from torch import nn
 from ultralytics.cfg import DEFAULT_CFG_DICT
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
+from ultralytics.utils.torch_utils import unwrap_model
 
 from cfg import UserError
 from data import resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores
-from engine.report import TensorBoard, column, header, heading, plot_weights, trim_results
+from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores, without_decay
+from engine.report import TensorBoard, column, header, heading, plot_weights
+from engine.run_state import restore, run_state
 from engine.settings import OWN_DEFAULTS
 from engine.validator import Validator
 
@@ -56,6 +57,7 @@ class Trainer(DetectionTrainer):
         if self.device.type == "cpu":  # ultralytics refuses bf16 and warns of channels_last there; both are ours
             self.args.amp = self.args.amp not in {False, "fp32"}
             self.args.channels_last = self.args.channels_last is not False and None
+        self.add_callback("on_train_epoch_start", Trainer._count_from_epoch)
         self.add_callback("on_train_batch_start", Trainer._note_progress)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
         if self.args.tensorboard and RANK in {-1, 0}:
@@ -83,7 +85,7 @@ class Trainer(DetectionTrainer):
         model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive)
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()
-        model.channels_last = self.args.channels_last is not False
+        model.channels_last = self.args.channels_last is not False and self.device.type in {"cpu", "cuda"}
         if model.channels_last:
             model.to(memory_format=torch.channels_last)
         if self.checkpoint:
@@ -133,6 +135,16 @@ class Trainer(DetectionTrainer):
             note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
+
+    def build_optimizer(
+        self, model: nn.Module, name: str = "auto", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5,
+        iterations: float = 1e5,
+    ) -> torch.optim.Optimizer:  # fmt: skip
+        """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would pull weights to 1."""
+        optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
+        if self.args.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
+            without_decay(optimizer, unwrap_model(model).weights.log_variances)
+        return optimizer
 
     def get_validator(self) -> Validator:
         """Validation within the run, ultralytics' metrics on the EMA weights."""
@@ -187,6 +199,10 @@ class Trainer(DetectionTrainer):
         metrics, fitness = super().validate()
         return metrics and metrics | self.labelled["val"], fitness
 
+    def _count_from_epoch(self) -> None:
+        """Before an epoch: also before one that starts anew with a smaller batch because memory ran out."""
+        self.batches_seen = self.epoch * len(self.train_loader)
+
     def _note_progress(self) -> None:
         """Before a batch: tell methods with a schedule how far the run is."""
         steps = len(self.train_loader)
@@ -238,7 +254,7 @@ class Trainer(DetectionTrainer):
             save_student(self.best, student, meta)
         if self.save_period > 0 and self.epoch % self.save_period == 0:
             save_student(self.wdir / f"epoch{self.epoch}.pt", student, meta)
-        save_atomic(self.last, pack(student, meta, RUN) | {"run": self._run_state()})
+        save_atomic(self.last, pack(student, meta, RUN) | {"run": run_state(self)})
         return True
 
     def _check_weights(self) -> None:
@@ -247,46 +263,10 @@ class Trainer(DetectionTrainer):
             if value.is_floating_point() and not value.isfinite().all():
                 raise self._stopped(f"the parameter '{name}' is not finite")
 
-    def _run_state(self) -> dict[str, Any]:
-        averaged = {k: v for k, v in self.ema.ema.state_dict().items() if not k.startswith("student.")}
-        return {
-            "epoch": self.epoch,
-            "live": unwrap_model(self.model).state_dict(),
-            "averaged": averaged,  # the student's part is the checkpoint's own `state`
-            "updates": self.ema.updates,
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "finished": bool(self.stop),
-            "best_fitness": self.best_fitness,
-            "stopper": {"best_fitness": self.stopper.best_fitness, "best_epoch": self.stopper.best_epoch},
-        }
-
     def resume_training(self, ckpt: dict[str, Any] | None) -> None:
-        """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt left them."""
-        if ckpt is None:
-            return
-        run = ckpt["run"]
-        for saved, group in zip(run["optimizer"]["param_groups"], self.optimizer.param_groups):
-            saved["fused"] = group.get("fused")  # what is fastest on this device, not on the checkpoint's
-        self.optimizer.load_state_dict(run["optimizer"])
-        self.scaler.load_state_dict(run["scaler"])
-        self.ema = ModelEMA(self.model, updates=run["updates"])
-        student = {f"student.{k}": v for k, v in ckpt["state"].items()}
-        self.ema.ema.load_state_dict(student | run["averaged"])
-        self.best_fitness = run["best_fitness"]
-        self.stopper.__dict__.update(run["stopper"])
-        self.start_epoch = run["epoch"] + 1
-        self.batches_seen = self.start_epoch * len(self.train_loader)
-        criterion = unwrap_model(self.model).student.init_criterion()
-        if hasattr(criterion, "update"):  # an end-to-end head's two losses shift their balance over epochs
-            criterion.updates = self.start_epoch - 1
-            criterion.update()
-        unwrap_model(self.model).student.criterion = criterion
-        if RANK in {-1, 0}:
-            trim_results(self.csv, self.start_epoch)
-            for part in self.wdir.glob(".*.part"):  # a checkpoint that the kill left half-written
-                part.unlink()
-            LOGGER.info(f"Resuming {self.args.model} from epoch {self.start_epoch + 1} of {self.epochs}")
+        """Continue where last.pt left off."""
+        if ckpt is not None:
+            restore(self, ckpt)
 
     def final_eval(self) -> None:
         """Keep the student alone in last.pt too, and validate best.pt."""

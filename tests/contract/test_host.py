@@ -75,7 +75,7 @@ def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
 # Methods of ultralytics' classes that ours replace or extend. `__init__` is ours to shape.
 OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
-    "_build_train_pipeline get_validator _do_train progress_string label_loss_items validate _handle_nan_recovery "
+    "_build_train_pipeline build_optimizer get_validator _do_train progress_string label_loss_items validate _handle_nan_recovery "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results",
@@ -152,6 +152,9 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._setup_train, "self.resume_training(ckpt)", "ours resumes"),
     (host_trainer.BaseTrainer._setup_train, "nn.parallel.DistributedDataParallel(", "patched on a CPU"),
     (host_trainer.BaseTrainer._setup_train, "device_ids=[self.device.index]", "the argument that the patch drops"),
+    (host_trainer.BaseTrainer.build_optimizer, 'g[1] = {"params": g[1], **optim_args, "weight_decay": 0.0, "param_group": "bn"}',
+     "engine.host.without_decay"),  # fmt: skip
+    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_epoch_start")', "steps are counted from there"),
     (host_trainer.BaseTrainer._setup_train, '".dfl"', "the only names frozen without being asked"),
     (host_trainer.BaseTrainer.__init__, "self.check_resume(", "ours only notes it"),
     (host_trainer.BaseTrainer.__init__, "self.get_dataset()", "ours writes the data YAML first"),

@@ -14,7 +14,7 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
-from engine import plain
+from engine import plain, trainer
 from engine.launch import train
 from engine.trainer import Trainer
 
@@ -58,9 +58,9 @@ def distilled(place: Path, **changes):
 def whole(place) -> tuple[list[dict[str, float]], dict]:
     """Results and last state of a run that nothing interrupts."""
     states: list[dict] = []
-    original = Trainer._run_state
+    original = trainer.run_state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_run_state", lambda self: states.append(original(self)) or states[-1])
+        patch.setattr(trainer, "run_state", lambda run: states.append(original(run)) or states[-1])
         folder = train(distilled(place, name="whole"))
     return results(folder), plain.plain(states[-1])
 
@@ -138,8 +138,8 @@ def test_resumed_run_equals_an_uninterrupted_one(place, whole, monkeypatch, kill
     interrupted = torch.load(last, weights_only=True)
     assert interrupted["format"] == "tandem-run"
     states: list[dict] = []
-    original = Trainer._run_state
-    monkeypatch.setattr(Trainer, "_run_state", lambda self: states.append(original(self)) or states[-1])
+    original = trainer.run_state
+    monkeypatch.setattr(trainer, "run_state", lambda run: states.append(original(run)) or states[-1])
     folder = train({"resume": str(last)})
     assert folder == last.parent.parent
     rows, state = whole

@@ -15,6 +15,9 @@ from cfg import UserError, guard
 from engine.build import build_detector
 from engine.checkpoint import load_detector, save_student
 from engine.launch import info, train
+from engine.trainer import Trainer
+
+from ultralytics.utils.torch_utils import unwrap_model  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK_YAML = """nc: 2
@@ -88,6 +91,39 @@ def test_image_size_is_rounded_up_and_said(place, caplog):
     assert "imgsz=[70] must be multiple of max stride 32, updating to [96]" in caplog.text
     _, content = load_detector(folder / "weights/best.pt")
     assert content["meta"]["train_args"]["imgsz"] == 96
+
+
+@pytest.mark.parametrize("optimizer", ["AdamW", "SGD", "MuSGD"])
+def test_learned_weights_of_the_terms_are_not_decayed(place, monkeypatch, optimizer):
+    seen = {}
+    original = Trainer.final_eval
+
+    def final_eval(self):
+        parameter = unwrap_model(self.model).weights.log_variances
+        groups = [g for g in self.optimizer.param_groups if any(p is parameter for p in g["params"])]
+        seen.update(groups=groups, moved=parameter.detach().abs().max().item())
+        seen["total"] = sum(len(g["params"]) for g in self.optimizer.param_groups) - len(list(self.model.parameters()))
+        original(self)
+
+    monkeypatch.setattr(Trainer, "final_eval", final_eval)
+    given = training(place, name=f"learned-{optimizer}", epochs=1, adaptive="uncertainty", optimizer=optimizer)
+    train(given | {"teacher": given["model"], "exist_ok": True})
+    (group,) = seen["groups"]
+    assert group["weight_decay"] == 0 and group["param_group"] == "bn" and seen["total"] == 0 and seen["moved"] > 0
+
+
+def test_steps_are_counted_anew_after_memory_ran_out(place, monkeypatch):
+    seen, original = [], Trainer.preprocess_batch
+
+    def preprocess_batch(self, batch):
+        seen.append(unwrap_model(self.model).progress)
+        if len(seen) == 2:
+            raise RuntimeError("CUDA out of memory")
+        return original(self, batch)
+
+    monkeypatch.setattr(Trainer, "preprocess_batch", preprocess_batch)
+    train(training(place, name="memory", batch=4, epochs=2))
+    assert seen == [0, 1 / 4, *(step / 8 for step in range(8))]  # 8 images: 2 steps of 4, then 4 steps of 2 an epoch
 
 
 def test_freeze_holds_the_first_layers(place):

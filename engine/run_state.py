@@ -1,0 +1,58 @@
+"""What last.pt holds besides the student, and how a resumed run goes on from it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
+
+from engine.report import trim_results
+
+if TYPE_CHECKING:
+    from engine.trainer import Trainer
+
+
+def run_state(trainer: Trainer) -> dict[str, Any]:
+    """All that training goes on from, as plain data: live and averaged weights, optimiser, scaler, best, early stop."""
+    averaged = {k: v for k, v in trainer.ema.ema.state_dict().items() if not k.startswith("student.")}
+    return {
+        "epoch": trainer.epoch,
+        "live": unwrap_model(trainer.model).state_dict(),
+        "averaged": averaged,  # the student's part is the checkpoint's own `state`
+        "updates": trainer.ema.updates,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+        "finished": bool(trainer.stop),
+        "best_fitness": trainer.best_fitness,
+        "stopper": {"best_fitness": trainer.stopper.best_fitness, "best_epoch": trainer.stopper.best_epoch},
+    }
+
+
+def restore(trainer: Trainer, ckpt: dict[str, Any]) -> None:
+    """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt, whose content is `ckpt`, left them.
+
+    The live weights are in the model already (`Trainer.setup_model`): the optimiser was made from it.
+    """
+    run = ckpt["run"]
+    for saved, group in zip(run["optimizer"]["param_groups"], trainer.optimizer.param_groups):
+        saved["fused"] = group.get("fused")  # what is fastest on this device, not on the checkpoint's
+    trainer.optimizer.load_state_dict(run["optimizer"])
+    trainer.scaler.load_state_dict(run["scaler"])
+    trainer.ema = ModelEMA(trainer.model, updates=run["updates"])
+    student = {f"student.{k}": v for k, v in ckpt["state"].items()}
+    trainer.ema.ema.load_state_dict(student | run["averaged"])
+    trainer.best_fitness = run["best_fitness"]
+    trainer.stopper.__dict__.update(run["stopper"])
+    trainer.start_epoch = run["epoch"] + 1
+    criterion = unwrap_model(trainer.model).student.init_criterion()
+    if hasattr(criterion, "update"):  # an end-to-end head's two losses shift their balance over epochs
+        criterion.updates = trainer.start_epoch - 1
+        criterion.update()
+    unwrap_model(trainer.model).student.criterion = criterion
+    if RANK in {-1, 0}:
+        trim_results(trainer.csv, trainer.start_epoch)
+        for part in trainer.wdir.glob(".*.part"):  # a checkpoint that the kill left half-written
+            part.unlink()
+        LOGGER.info(f"Resuming {trainer.args.model} from epoch {trainer.start_epoch + 1} of {trainer.epochs}")
