@@ -35,7 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command line; return the exit status, 1 when images were left out because they or their labels are damaged."""
+    """Run the command line; return the exit status, 1 when images were left out as damaged."""
     args = parse()
     save_dir = Path(args.save_dir).resolve() if args.save_dir else fresh_folder(Path(args.project).resolve(), args.name)
     stdout = os.dup(1)

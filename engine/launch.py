@@ -171,7 +171,7 @@ def devices_of(settings: dict[str, Any]) -> list[str]:
 
 
 def check_devices(settings: dict[str, Any]) -> None:
-    """Refuse GPUs that are not here, and options that several processes cannot share."""
+    """Refuse GPUs that are not here, more processes than GPUs, and options that several processes cannot share."""
     present, wanted = torch.cuda.device_count(), devices_of(settings)
     absent = [d for d in wanted if d not in ("cpu", "mps") and not (d.isdigit() and int(d) < present)]
     if absent:
@@ -188,18 +188,24 @@ def check_devices(settings: dict[str, Any]) -> None:
             f"got {gpus}; start {gpus}: torchrun --nproc_per_node {gpus}"
         )
     processes = int(os.environ.get("WORLD_SIZE", len(wanted) or 1))
-    several = processes > 1
-    if several and settings.get("batch", 16) < 1:
+    if processes > 1:
+        check_shared(settings, processes)
+
+
+def check_shared(settings: dict[str, Any], processes: int) -> None:
+    """Refuse options that several processes cannot share."""
+    batch = settings.get("batch", DEFAULT_CFG_DICT["batch"])
+    if batch < 1:
         raise UserError(
             "batch: expected a whole number with several processes; "
             "automatic batch sizes are for a single GPU"
         )
-    if several and settings.get("batch", 16) < processes:
+    if batch < processes:
         raise UserError(
-            f"batch: expected an image or more for each of the {processes} processes, got {settings['batch']}; "
+            f"batch: expected an image or more for each of the {processes} processes, got {batch}; "
             f"say --batch {processes}"
         )
-    if several and settings.get("rect"):
+    if settings.get("rect"):
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
 

@@ -31,7 +31,7 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
 
 
 def restore(trainer: Trainer, ckpt: dict[str, Any]) -> None:
-    """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt, whose content is `ckpt`, left them.
+    """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt (its content: `ckpt`) left them.
 
     The live weights are in the model already (`Trainer.setup_model`): the optimiser was made from it.
     """

@@ -14,7 +14,7 @@ import yaml
 from cfg import UserError, find, nearest, read_yaml
 
 OWN_DEFAULTS: dict[str, Any] = {
-    "teacher": None,  # weights of the teacher (.pt: ours or ultralytics'; a model YAML: untrained control); None trains without distillation
+    "teacher": None,  # weights of the teacher (.pt: ours or ultralytics'; a YAML: untrained); None: no distillation
     "distill": "attention",  # distillation configuration in cfg/distill, used when there is a teacher
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
     "teacher_init": True,  # start the student from the teacher's tensors where name and shape match

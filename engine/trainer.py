@@ -22,7 +22,9 @@ from data import resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.host import cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores, without_decay
+from engine.host import (
+    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores, without_decay,
+)  # fmt: skip
 from engine.report import TensorBoard, column, header, heading, plot_weights
 from engine.run_state import restore, run_state
 from engine.settings import OWN_DEFAULTS

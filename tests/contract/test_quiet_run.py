@@ -81,7 +81,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     (folder / "small.yaml").write_text(yaml.safe_dump(description()))
     (folder / "trackers").mkdir()
     (folder / "trackers/mlflow.py").write_text(f"open({str(folder / 'tracked')!r}, 'w')\n__version__ = '3.0'\n")
-    environment = clean_environment(folder) | {"PYTHONPATH": str(folder / "trackers"), "ULTRALYTICS_API_KEY": "ul_" + "0" * 40}
+    trackers = {"PYTHONPATH": str(folder / "trackers"), "ULTRALYTICS_API_KEY": "ul_" + "0" * 40}
+    environment = clean_environment(folder) | trackers
     given = {"cfg": folder / "small.yaml", "data": data, "teacher": folder / "teacher.pt", "recipe": "quick", "epochs": 1}
     given |= {"imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "workers": 0, "auto_anchors": False, "warmup_epochs": 0}
     command = [sys.executable, "-c", WATCH, str(ROOT), str(folder / "seen.json"), "train.py"]
@@ -104,9 +105,9 @@ def test_a_run_that_reports_to_a_tracker_because_it_is_installed(run: SimpleName
 
 
 def test_trackers_are_off_also_in_a_process_that_inherits_the_settings_folder() -> None:
-    code = "import os, models.environment; from ultralytics.utils import SETTINGS as s; from ultralytics.utils.callbacks "
-    code += "import base; print([k for k in (*models.environment.INTEGRATIONS, 'sync') if s[k]], "
-    code += "'ULTRALYTICS_API_KEY' in os.environ)"
+    code = "import os, models.environment; from ultralytics.utils import SETTINGS as s; "
+    code += "on = [k for k in (*models.environment.INTEGRATIONS, 'sync') if s[k]]; "
+    code += "print(on, 'ULTRALYTICS_API_KEY' in os.environ)"
     environment = os.environ | {"ULTRALYTICS_API_KEY": "ul_" + "0" * 40}
     assert "TANDEM_SETTINGS" in environment
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
@@ -114,7 +115,7 @@ def test_trackers_are_off_also_in_a_process_that_inherits_the_settings_folder() 
 
 
 @pytest.mark.parametrize(("size", "left"), [("1", set()), ("2", {"RANK", "WORLD_SIZE"})])
-def test_a_single_process_of_torchrun_is_a_plain_one(monkeypatch: pytest.MonkeyPatch, size: str, left: set[str]) -> None:
+def test_torchruns_single_process_is_a_plain_one(monkeypatch: pytest.MonkeyPatch, size: str, left: set[str]) -> None:
     from models.environment import RANKS, quiet
 
     for name in RANKS:

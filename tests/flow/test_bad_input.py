@@ -39,8 +39,8 @@ MODELS = {
     "broken.yaml": "nc: [",
     "coarse.yaml": TOP.replace("anchors: [[10, 12, 16, 14], [24, 30, 40, 36]]", "anchors: [[10, 12, 16, 14]]")
     + "head: [[-1, 1, Conv, [16, 3, 2]], [[4], 1, AnchorDetect, [nc, anchors, coupled]]]",
-    "code.yaml": "nc: 2\nactivation: \"__import__('pathlib').Path('ran').touch()\"\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\n"
-    "head: [[[0], 1, Detect, [nc]]]\n",
+    "code.yaml": "nc: 2\nactivation: \"__import__('pathlib').Path('ran').touch()\"\n"
+    "backbone: [[-1, 1, Conv, [8, 3, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n",
     "download.yaml": "nc: 2\nbackbone: [[-1, 1, TorchVision, [512, resnet18, DEFAULT, True, 2]]]\n"
     "head: [[[0], 1, Detect, [nc]]]\n",
     "stockargs.yaml": "nc: 2\nbackbone: [[-1, 1, Conv, [8, three, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n",

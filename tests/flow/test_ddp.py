@@ -131,7 +131,7 @@ def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
     if status < 2:
         launch.finish_processes(trainer)
     else:
-        with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val.py"):
+        with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val"):
             launch.finish_processes(trainer)
 
 
