@@ -8,12 +8,15 @@ is shared with the processes it starts), and every switch that could reach the n
 from __future__ import annotations
 
 import atexit
+import importlib.util
 import logging
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+from PIL import Image
 
 SWITCHES = {
     "YOLO_OFFLINE": "true",  # no look-ups at import, no telemetry, no update check
@@ -56,12 +59,16 @@ def _import_host() -> None:
     """Import ultralytics without its notice that it made a settings file: the file is temporary.
 
     Its trackers of runs, which it attaches to any trainer where their package is installed, are switched off in memory.
+    Its own `PIL.Image.open`, which wants a package for HEIF for every file that is no image, stays only where that is.
     """
+    pillow_open = Image.open
     logging.disable(logging.INFO)
     try:
         from ultralytics.utils import SETTINGS
     finally:
         logging.disable(logging.NOTSET)
+    if importlib.util.find_spec("pi_heif") is None:
+        Image.open = pillow_open
     off = dict.fromkeys((*INTEGRATIONS, "sync"), False) | {"api_key": ""}
     dict.update(SETTINGS, off)  # its own `update` would write the file
 
@@ -73,8 +80,6 @@ def available_cpus() -> int:
 
 def _place_fonts(folder: Path) -> None:
     """Put matplotlib's own font where ultralytics looks for Arial, so that it downloads none."""
-    import importlib.util
-
     folder.mkdir(parents=True, exist_ok=True)
     spec = importlib.util.find_spec("matplotlib")
     font = Path(spec.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf" if spec and spec.origin else None

@@ -139,3 +139,13 @@ def test_json_and_arguments(root, capsys):
     assert guard(lambda: main(["--data", str(root / "none.yaml")])) == 2
     with pytest.raises(UserError, match="--json: expected a file"):
         main(["--data", str(root / "data.yaml"), "--json", str(root / "no/r.json")])
+
+
+def test_damaged_images_are_told_the_same_when_ultralytics_is_loaded(tmp_path: Path) -> None:
+    import models.environment  # noqa: F401  (imports ultralytics, which replaces PIL's `open` by its own)
+    from data.images import inspect_image
+
+    damaged = tmp_path / "damaged.jpg"
+    damaged.write_bytes(b"no image at all")
+    with pytest.raises(ValueError, match="not a readable image"):
+        inspect_image(damaged)
