@@ -19,8 +19,8 @@ from cfg import UserError, guard
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/demo")
-TEACHER_EPOCHS, STUDENT_EPOCHS = 26, 26
-SIZE = 256
+TEACHER_EPOCHS, STUDENT_EPOCHS = 36, 36
+SIZE = 128
 
 
 def run(*command: str) -> float:
