@@ -12,6 +12,7 @@ from cfg.errors import UserError, nearest
 
 MODES = ("stable", "paper", "none", "uncertainty")
 LOWEST, HIGHEST = 0.1, 10.0
+LARGEST_RATIO = 2.0  # of a loss to its first epoch: one that spikes tenfold would weigh everything else down to the lowest
 
 
 class AdaptiveWeights(nn.Module):
@@ -141,9 +142,9 @@ def bounded_sum(weights: Tensor, lowest: float = LOWEST, highest: float = HIGHES
 
 
 def _relative(means: Tensor, first: Tensor) -> Tensor:
-    """(n,) means over first means; a term that was never positive counts as the average of the others."""
+    """(n,) means over first means, at most 2; a term that was never positive counts as the average of the others."""
     seen = first > 0
-    quotients = means / torch.where(seen, first, torch.ones_like(first))
+    quotients = (means / torch.where(seen, first, torch.ones_like(first))).clamp(max=LARGEST_RATIO)
     neutral = quotients[seen].mean() if seen.any() else means.new_ones(())
     return torch.where(seen, quotients, neutral)
 

@@ -73,8 +73,8 @@ def test_weights_adapt_to_epoch_means_grouped_as_in_eq_17() -> None:
     means = dict.fromkeys(DETECTION + DISTILLATION + WEIGHTS, 1.0)
     model.end_epoch(means)
     assert torch.allclose(model.weights.weights, torch.ones(5))  # the first epoch is the measure
-    model.end_epoch(means | {"fg_loss": 2.0, "bg_loss": 4.0})  # feature: 6 after 2, the others as before
-    shares = [math.exp(v) for v in (1, 1, 3, 1, 1)]
+    model.end_epoch(means | {"fg_loss": 1.0, "bg_loss": 2.0})  # feature: 3 after 2, the others as before
+    shares = [math.exp(v) for v in (1, 1, 1.5, 1, 1)]
     expected = [5 * s / sum(shares) for s in shares]
     assert model.weights.weights.tolist() == pytest.approx(expected, rel=1e-4)
     TrainingModel(detector()).end_epoch(means)  # nothing to adapt without a distiller

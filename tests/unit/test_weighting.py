@@ -207,3 +207,11 @@ def test_instances_share_nothing() -> None:
     one.gains["box_loss"] = 9.0
     one.weights.fill_(3)
     assert other.gains["box_loss"] == 1 and (other.weights == 1).all()
+
+
+def test_a_loss_that_spikes_does_not_switch_the_others_off() -> None:
+    weights = AdaptiveWeights(["box", "focal", "feature", "attention", "global"])
+    weights.update(dict.fromkeys(weights.names, 1.0))
+    weights.update(dict.fromkeys(weights.names, 1.0) | {"feature": 100.0})
+    # The ratio counts as 2: e^2 / (e^2 + 4 e) * 5 = 2.0230 for the spike, e / (e^2 + 4 e) * 5 = 0.7442 for the others.
+    assert weights.weights.tolist() == pytest.approx([0.7442, 0.7442, 2.0230, 0.7442, 0.7442], abs=1e-4)
