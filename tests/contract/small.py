@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,3 +185,13 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return one == other
+
+
+def assert_mean_of_single_losses(
+    losses: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], whole: dict[str, torch.Tensor], rtol: float, atol: float
+) -> None:
+    """Each named loss of a batch of three must be the mean of its images' own losses."""
+    single = [losses(one_image(whole, i)) for i in range(3)]
+    for name, value in losses(whole).items():
+        mean = torch.stack([s[name] for s in single]).mean()
+        assert torch.allclose(value, mean, rtol=rtol, atol=atol), f"{name}: {value} is not the mean {mean}"

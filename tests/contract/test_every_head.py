@@ -10,7 +10,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import SIZE, batch, detector, hidden_modules, one_image, same  # noqa: E402
+from small import SIZE, assert_mean_of_single_losses, batch, detector, hidden_modules, same  # noqa: E402
 
 from models.detector import Detector, raw_output  # noqa: E402
 from models.heads import HEADS  # noqa: E402
@@ -46,10 +46,7 @@ def losses(model: Detector, whole: dict[str, torch.Tensor]) -> dict[str, torch.T
 def test_a_loss_that_returned_only_the_first_image(row: tuple[str, list]) -> None:
     model, whole = built(row), batch(3)
     together = losses(model, whole)
-    single = [losses(model, one_image(whole, i)) for i in range(3)]
-    for name, value in together.items():
-        mean = torch.stack([s[name] for s in single]).mean()
-        assert torch.allclose(value, mean, rtol=1e-4, atol=1e-7), f"{name}: {value} is not the mean {mean}"
+    assert_mean_of_single_losses(lambda images: losses(model, images), whole, rtol=1e-4, atol=1e-7)
     for i in range(3):
         changed = deepcopy(whole)
         changed["img"][i] = 1 - changed["img"][i]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT, batch, distilling, hidden_modules, one_image, same  # noqa: E402
+from small import ROOT, assert_mean_of_single_losses, batch, distilling, hidden_modules, same  # noqa: E402
 
 from cfg import read_yaml  # noqa: E402
 from distill.base import METHODS  # noqa: E402
@@ -44,10 +44,7 @@ def step(model: TrainingModel, whole: dict[str, torch.Tensor]) -> None:
 def test_a_distillation_loss_of_the_first_image_only(case: tuple) -> None:
     model, whole = built(case).eval(), batch(3)
     together = model.loss(whole)[1]
-    single = [model.loss(one_image(whole, i))[1] for i in range(3)]
-    for name, value in together.items():
-        mean = torch.stack([s[name] for s in single]).mean()
-        assert torch.allclose(value, mean, rtol=1e-3, atol=1e-6), f"{name}: {value} is not the mean {mean}"
+    assert_mean_of_single_losses(lambda images: model.loss(images)[1], whole, rtol=1e-3, atol=1e-6)
     for i in range(3):
         changed = deepcopy(whole)
         changed["img"][i] = 1 - changed["img"][i]

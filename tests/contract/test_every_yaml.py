@@ -13,6 +13,7 @@ from small import ROOT, distilling, hidden_modules  # noqa: E402
 
 from cfg import find, read_yaml  # noqa: E402
 from data import resolve  # noqa: E402
+from distill.base import METHODS  # noqa: E402
 from engine.build import build_detector  # noqa: E402
 from engine.settings import complete, known_names  # noqa: E402
 
@@ -54,7 +55,8 @@ def test_a_model_yaml_that_drifted(name: str) -> None:
 @pytest.mark.parametrize("name", yamls("distill"))
 def test_a_distillation_yaml_that_drifted(name: str) -> None:
     options = read_yaml(find("distill", name))
-    distilling(options.pop("method", Path(name).stem), options)
+    method = options.pop("method", Path(name).stem)
+    assert type(distilling(method, options).distiller) is METHODS.get(method)
 
 
 @pytest.mark.parametrize("name", yamls("train"))
