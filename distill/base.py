@@ -39,6 +39,7 @@ class Spec:
     names: Mapping[int, str]
     bins: int | None = None  # bins of a discrete box distribution per side, None when boxes are plain numbers
     attention: frozenset[str] = frozenset()  # levels whose features come from a dual attention module
+    anchors: int | None = None  # anchors per cell of an anchor head, 0: one prediction per cell, None: no cells
 
     @property
     def strides(self) -> list[int]:

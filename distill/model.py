@@ -37,7 +37,8 @@ def spec_of(model: nn.Module, label: str) -> Spec:
     levels = {n: Level(c, int(s)) for n, c, s in zip(names, channels, model.stride)}
     attention = frozenset(names[i] for i in attention_of(model))
     bins = head.reg_max if getattr(head, "reg_max", 1) > 1 else None
-    return Spec(label, levels, head.nc, dict(model.names), bins, attention)
+    anchors = getattr(head, "na", 0 if hasattr(head, "reg_max") else None)
+    return Spec(label, levels, head.nc, dict(model.names), bins, attention, anchors)
 
 
 @torch.no_grad()
