@@ -12,12 +12,13 @@ from distill.base import Level
 class Adapter(nn.Module):
     """`f` of Zhang et al. 2022, eq. 5: 1x1 conv to the teacher's channels, resized when the grids differ.
 
-    (B, C_S, H_S, W_S) -> (B, C_T, H_T, W_T).
+    (B, C_S, H_S, W_S) -> (B, C_T, H_T, W_T). With `always=False` equal channels are left as they are, not mixed.
     """
 
-    def __init__(self, student: Level, teacher: Level) -> None:
+    def __init__(self, student: Level, teacher: Level, always: bool = True) -> None:
         super().__init__()
-        self.mix = nn.Conv2d(student.channels, teacher.channels, 1)
+        mixes = always or student.channels != teacher.channels
+        self.mix = nn.Conv2d(student.channels, teacher.channels, 1) if mixes else nn.Identity()
 
     def forward(self, features: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
         features = self.mix(features)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfg import UserError, nearest
 from distill.adapters import Adapter
 from distill.base import METHODS, Distiller, Spec, Step, float32
 from distill.masks import Masks, box_masks
+from distill.options import gains_of, not_negative, positive
 
 GAINS = ("feature", "attention", "global")
 
@@ -45,16 +43,6 @@ def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, mas
     return foreground, background
 
 
-def _check_weights(given: dict[str, float]) -> None:
-    """Raise `UserError` for a weight or gain of an unknown name, or that is no number of at least 0."""
-    known = ("foreground", "background", *GAINS)
-    for name, value in given.items():
-        if name not in known:
-            raise UserError(f"attention: expected gains among {', '.join(GAINS)}, got '{name}'{nearest(name, GAINS)}")
-        if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-            raise UserError(f"attention: expected {name} to be a number of at least 0, got {value!r}; correct it")
-
-
 @METHODS.register("attention")
 class AttentionDistiller(Distiller):
     """Pull the student's neck towards the teacher's where the teacher attends, foreground and background apart.
@@ -80,11 +68,10 @@ class AttentionDistiller(Distiller):
         gains: dict[str, float] | None = None,
     ) -> None:
         super().__init__(student, teacher)
-        if not isinstance(temperature, (int, float)) or temperature <= 0:
-            raise UserError(f"attention: expected temperature to be a number above 0, got {temperature!r}; the paper's is 20")
-        _check_weights({"foreground": foreground, "background": background} | (gains or {}))
-        self.temperature, self.foreground, self.background = temperature, foreground, background
-        self.gains = dict.fromkeys(GAINS, 1.0) | (gains or {})
+        self.temperature = positive("attention", "temperature", temperature, 20)
+        self.foreground = not_negative("attention", "foreground", foreground)
+        self.background = not_negative("attention", "background", background)
+        self.gains = gains_of("attention", gains, GAINS)
         self.adapters = nn.ModuleDict({n: Adapter(student.levels[n], teacher.levels[n]) for n in self.pairs})
 
     def losses(self, step: Step) -> dict[str, Tensor]:

@@ -1,0 +1,46 @@
+"""Checks of the numbers in a distillation YAML: every method refuses the same mistakes in the same words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from cfg import UserError, nearest
+
+
+def positive(method: str, name: str, value: object, usual: float) -> float:
+    """`value` if it is a finite number above 0. Raises `UserError`, which names the usual value, for anything else."""
+    return _checked(method, name, value, _is_number(value) and value > 0, "a number above 0", f"the paper's is {usual:g}")
+
+
+def not_negative(method: str, name: str, value: object) -> float:
+    """`value` if it is a finite number of at least 0. Raises `UserError` for anything else."""
+    return _checked(method, name, value, _is_number(value) and value >= 0, "a number of at least 0", "correct it")
+
+
+def ratio(method: str, name: str, value: object, usual: float) -> float:
+    """`value` if it is a number from 0 to below 1. Raises `UserError`, which names the usual value, for anything else."""
+    valid = _is_number(value) and 0 <= value < 1
+    return _checked(method, name, value, valid, "a number from 0 to below 1", f"the paper's is {usual:g}")
+
+
+def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[str]) -> dict[str, float]:
+    """Base gains by name, 1 where none is given. Raises `UserError` for an unknown name or a wrong value."""
+    known = tuple(names)
+    if not isinstance(given, (Mapping, type(None))):
+        raise UserError(f"{method}: expected gains to be numbers by name ({', '.join(known)}), got {given!r}; correct it")
+    for name, value in (given or {}).items():
+        if name not in known:
+            raise UserError(f"{method}: expected gains among {', '.join(known)}, got '{name}'{nearest(name, known)}")
+        not_negative(method, name, value)
+    return dict.fromkeys(known, 1.0) | dict(given or {})
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked(method: str, name: str, value: object, valid: bool, expected: str, fix: str) -> float:
+    if not valid:
+        raise UserError(f"{method}: expected {name} to be {expected}, got {value!r}; {fix}")
+    return value
