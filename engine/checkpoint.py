@@ -100,12 +100,15 @@ def read(path: str | Path) -> Any:
     return content
 
 
-def load_detector(path: str | Path, device: str | torch.device = "cpu") -> tuple[nn.Module, dict[str, Any]]:
+def load_detector(
+    path: str | Path, device: str | torch.device = "cpu", as_teacher: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
     """Rebuild the detector of a checkpoint.
 
     Args:
         path: `best.pt` or `last.pt` of Tandem (of the latter, the averaged student), or an ultralytics detection .pt.
         device: where the module goes.
+        as_teacher: also take models that can only be learned from (`engine.foreign.TEACHERS`).
 
     Returns:
         The module in float32 and eval mode (every parameter trainable), and the checkpoint's fields (`FIELDS`, and
@@ -117,14 +120,15 @@ def load_detector(path: str | Path, device: str | torch.device = "cpu") -> tuple
     path, content = Path(path), read(path)
     module = find_module(content)
     if module is not None:
-        detector = rebuild(path, module)
+        detector = rebuild(path, module, as_teacher)
         content = _describe_foreign(detector, content)
     elif isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
         detector = _rebuild_own(path, content)
     else:
         raise UserError(
             f"{path}: expected a checkpoint with a model, got bare tensors or something else; "
-            "weights alone can start a training: train.py --cfg MODEL.yaml --weights FILE"
+            "weights alone can start a training: train.py --cfg MODEL.yaml --weights FILE; "
+            "a torchvision teacher's are named in a YAML as those in cfg/teachers"
         )
     detector.task = "detect"
     detector.args = _with_defaults(content["meta"].get("train_args"))

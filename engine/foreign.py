@@ -45,6 +45,7 @@ INERT_PREFIXES = (
 INERT_NAMES = {"builtins.getattr", "builtins.object", "collections.defaultdict", "collections.deque", "_codecs.encode"}
 ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w\s=.,+-]*)\)")
 DETECTORS = {"DetectionModel", "YOLOv10DetectionModel"}
+TEACHERS = {"RTDETRDetectionModel"}  # can only be learned from: their heads are trained and read in other ways
 
 
 class Inert:
@@ -133,37 +134,46 @@ def find_module(content: Any) -> Inert | None:
     return next((c for c in candidates if isinstance(c, Inert) and "_modules" in vars(c)), None)
 
 
-def rebuild(path: Path, module: Inert) -> nn.Module:
-    """Build the ultralytics detector that an inert module stands for, in float32.
+def rebuild(path: Path, module: Inert, as_teacher: bool = False) -> nn.Module:
+    """Build the ultralytics detector that an inert module stands for, in float32; RT-DETR only `as_teacher`.
 
     Raises:
         UserError: not an ultralytics detection model, or its tensors do not fit the model that its YAML describes.
     """
     fields, kind = vars(module), module.origin
-    if not (kind.startswith("ultralytics.") and kind.rpartition(".")[2] in DETECTORS):
-        yolov5 = kind.startswith("models.")
-        fix = "use its weights: train.py --cfg yolov5n.yaml --weights FILE" if yolov5 else "give a detection model"
-        raise UserError(f"{path}: expected an ultralytics detection model, got {kind}; {fix}")
+    name = kind.rpartition(".")[2] if kind.startswith("ultralytics.") else ""
+    if name not in (DETECTORS | TEACHERS if as_teacher else DETECTORS):
+        raise UserError(f"{path}: expected an ultralytics detection model, got {kind}; {_use_of(kind)}")
     rows, names = fields.get("yaml"), fields.get("names")
     if not isinstance(rows, dict) or not isinstance(names, (dict, list)):
         raise UserError(f"{path}: expected a model with its YAML and class names, got one without; save it again")
     names = dict(enumerate(names)) if isinstance(names, list) else names
-    return build_stock(path, rows, names, harvest_state_dict(module))
+    return build_stock(path, rows, names, harvest_state_dict(module), name if name in TEACHERS else "DetectionModel")
 
 
-def build_stock(path: Path, rows: dict[str, Any], names: dict[int, str], state: dict[str, Tensor]) -> nn.Module:
-    """Build a stock ultralytics `DetectionModel` from its YAML `rows` and fill it with `state`.
+def _use_of(kind: str) -> str:
+    """What a checkpoint of another kind of model is good for."""
+    if kind.rpartition(".")[2] in TEACHERS:
+        return "it can only be a teacher: train.py --teacher FILE"
+    yolov5 = kind.startswith("models.")
+    return "use its weights: train.py --cfg yolov5n.yaml --weights FILE" if yolov5 else "give a detection model"
+
+
+def build_stock(
+    path: Path, rows: dict[str, Any], names: dict[int, str], state: dict[str, Tensor], kind: str = "DetectionModel"
+) -> nn.Module:
+    """Build a stock ultralytics model, of the class `kind`, from its YAML `rows` and fill it with `state`.
 
     The rows are checked first, because ultralytics evaluates the `activation` text and calls whatever a row names.
 
     Raises:
         UserError: the rows name something that is no layer, or do not describe the model that the tensors belong to.
     """
-    from ultralytics.nn.tasks import DetectionModel
+    from ultralytics.nn import tasks
 
     check_rows(path, rows)
     try:
-        model = DetectionModel(deepcopy(rows), ch=rows.get("channels", 3), nc=len(names), verbose=False)
+        model = getattr(tasks, kind)(deepcopy(rows), ch=rows.get("channels", 3), nc=len(names), verbose=False)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except Exception as error:  # rows from a file: whatever they cause is a fault of that file
         detail = " ".join(str(error).split())[:160]

@@ -1,0 +1,1 @@
+"""Detectors of other programs as teachers, shown by their pyramid features alone."""
