@@ -36,7 +36,7 @@ def box_masks(bboxes_xywhn: Tensor, batch_idx: Tensor, batch_size: int, grid_hw:
     height, width = grid_hw
     boxes = bboxes_xywhn.float().reshape(-1, 4)
     image = batch_idx.reshape(-1).long().to(boxes.device)
-    columns, rows = _covered(boxes[:, 0], boxes[:, 2], width), _covered(boxes[:, 1], boxes[:, 3], height)
+    columns, rows = covered(boxes[:, 0], boxes[:, 2], width), covered(boxes[:, 1], boxes[:, 3], height)
     share = 1 / (columns.sum(1) * rows.sum(1))
     owner = boxes.new_zeros(batch_size, height, width)
     step = max(1, CELLS_AT_ONCE // (height * width))
@@ -50,7 +50,7 @@ def box_masks(bboxes_xywhn: Tensor, batch_idx: Tensor, batch_size: int, grid_hw:
     return Masks(foreground[:, None], (owner + per_cell)[:, None])
 
 
-def _covered(centre: Tensor, size: Tensor, cells: int) -> Tensor:
+def covered(centre: Tensor, size: Tensor, cells: int) -> Tensor:
     """(N, cells) float, 1 where a cell's middle lies in centre +- size / 2, and in the cell of the centre itself."""
     middle = (torch.arange(cells, device=centre.device) + 0.5) / cells
     inside = (middle >= (centre - size / 2)[:, None]) & (middle < (centre + size / 2)[:, None])

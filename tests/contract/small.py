@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from distill.model import FrozenTeacher, TrainingModel, spec_of
 from models.blocks import BLOCKS
 from models.detector import Detector
 from models.rules import Plan, Site
+from ultralytics.nn.tasks import DetectionModel
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZE = 64
@@ -73,14 +75,37 @@ def one_image(whole: dict[str, torch.Tensor], index: int) -> dict[str, torch.Ten
     return {"img": whole["img"][index : index + 1], "batch_idx": torch.zeros(int(mine.sum())), **labels}
 
 
+def stock(width: int = 8, seed: int = 0) -> DetectionModel:
+    """A small detector of ultralytics with box distributions, at strides 4 and 8."""
+    torch.manual_seed(seed)
+    convs = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [width, 3, 2]], [-1, 1, "Conv", [2 * width, 3, 2]]]
+    rows = {"nc": 2, "backbone": convs, "head": [[[1, 2], 1, "Detect", ["nc"]]], "yaml_file": "stock.yaml"}
+    model = DetectionModel(rows, nc=2, verbose=False)
+    model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+    with torch.no_grad():
+        for _ in range(5):
+            model(torch.rand(4, 3, SIZE, SIZE))
+    return model
+
+
 def distilling(method: str, options: dict[str, Any] | None = None, attention: str = "dual") -> TrainingModel:
-    """A small student with the method `method`, and a wider teacher when the method needs one."""
-    student = detector(8, "none", seed=1)
+    """A small student with the method `method`, and a wider teacher when the method needs one.
+
+    Two anchor-based detectors of ours, or, when the method refuses these, two of ultralytics with box distributions.
+    """
     part = METHODS.get(method)
-    teacher = FrozenTeacher(detector(16, attention, seed=2), "teacher small") if part.uses_teacher else None
+    try:
+        return _distilling(part, detector(8, "none", seed=1), detector(16, attention, seed=2), options or {})
+    except UserError:
+        return _distilling(part, stock(8, seed=1), stock(16, seed=2), options or {})
+
+
+def _distilling(part: Any, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> TrainingModel:
+    frozen = FrozenTeacher(teacher, "teacher small") if part.uses_teacher else None
     torch.manual_seed(3)
-    distiller = part(spec_of(student, "student small"), teacher.spec if teacher else None, **(options or {}))
-    return TrainingModel(student, distiller, teacher)
+    distiller = part(spec_of(student, "student small"), frozen.spec if frozen else None, **options)
+    distiller.prepare(SIZE, SIZE)
+    return TrainingModel(student, distiller, frozen)
 
 
 # -- blocks -------------------------------------------------------------------------------------------------------------
@@ -116,6 +141,7 @@ class Example:
 EXAMPLES = {  # blocks that need more than the usual rows below
     "SPP": Example([16, [5, 9, 13]]),
     "Swin": Example([4], repeats=2),
+    "TopDown": Example([16], (16, 8), (16, 8)),
     "WeightedFusion": Example([], (16, 8, 32), (8, 4, 16)),
 }
 USUAL = [
