@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, find, nearest, read_yaml
+from data.images import image_size
 from data.labels import LABEL_ERRORS, read_labels
 from data.layout import PARTS, label_path, list_images
 
@@ -72,6 +73,12 @@ def part_paths(content: dict[str, Any], part: str) -> list[Path]:
     """Return the folders or list files of one part of a resolved data YAML; empty when the part is not named."""
     value = content.get(part) or []
     return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
+
+
+def first_shape(part: str | list[str]) -> tuple[int, int]:
+    """Height and width in pixels of the first image of a part of a resolved data YAML (its value: a path or several)."""
+    width, height = image_size(list_images(Path(part if isinstance(part, str) else part[0]))[0])
+    return height, width
 
 
 def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> str:

@@ -112,12 +112,18 @@ class Distiller(nn.Module):
     Attributes:
         uses_teacher: whether a trained teacher must be given.
         reads_head: whether it reads the teacher's predictions; else the teacher's head is not run at all.
-        weight_names: loss term -> adaptive weight it shares with others; a term that is absent has its own.
+        weight_names: every loss term -> the adaptive weight it has, alone or with others.
+        own_terms: terms that train the method itself (a dynamic teacher) and not the student's features.
+        strengths: adaptive weight -> factor on the pull of its terms; 1 where left out.
+        backbone_frozen_until: fraction of training up to which the student's backbone stays as it is.
     """
 
     uses_teacher: ClassVar[bool] = True
     reads_head: ClassVar[bool] = False
     weight_names: ClassVar[dict[str, str]] = {}
+    own_terms: ClassVar[frozenset[str]] = frozenset()
+    strengths: ClassVar[dict[str, float]] = {}
+    backbone_frozen_until: float = 0.0
 
     def __init__(self, student: Spec, teacher: Spec | None) -> None:
         super().__init__()
@@ -127,8 +133,11 @@ class Distiller(nn.Module):
             check_classes(student, teacher)
         self.pairs = pair_levels(student, teacher) if teacher is not None else list(student.levels)
 
+    def prepare(self, height: int, width: int) -> None:
+        """Called once, before anything is optimised or loaded, with the height and width in pixels of the training images."""
+
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Named losses of one step, the same names on every step."""
+        """Named losses of one step: the names of `weight_names`, on every step."""
         raise NotImplementedError
 
     def describe(self) -> str:

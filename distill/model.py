@@ -5,7 +5,7 @@ The frozen teacher is beside all that: in nothing that is saved, averaged, moved
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.balance import Balance
 from distill.base import Distiller, Level, Spec, Step, View, level_names
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -114,6 +115,7 @@ class TrainingModel(nn.Module):
         distiller: the method, or None.
         teacher: the frozen teacher, or None for methods without one.
         adaptive: mode of the adaptive weights (see `AdaptiveWeights`).
+        balance: options of `Balance`: how hard distillation may pull.
     """
 
     def __init__(
@@ -122,6 +124,7 @@ class TrainingModel(nn.Module):
         distiller: Distiller | None = None,
         teacher: FrozenTeacher | None = None,
         adaptive: str = "stable",
+        balance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.student, self.distiller, self.teacher = student, distiller, teacher
@@ -134,6 +137,12 @@ class TrainingModel(nn.Module):
         self.task, self.names, self.nc = "detect", student.names, self.spec.nc
         self.stride, self.yaml = student.stride, student.yaml
         self.weights = AdaptiveWeights(self._weight_names(), adaptive) if distiller else None
+        self.balance = Balance(self._groups(), distiller.strengths, **(balance or {})) if distiller else None
+
+    def _groups(self) -> dict[str, str]:
+        """The distiller's terms that act on the student, with their weights' names."""
+        names = self.distiller.weight_names
+        return {term: weight for term, weight in names.items() if term not in self.distiller.own_terms}
 
     def _weight_names(self) -> list[str]:
         """Weights in the order of eq. 17: the detection terms the student has, then the distiller's."""
@@ -166,10 +175,27 @@ class TrainingModel(nn.Module):
             _check_finite(dict(zip(items, vector)))
             return vector, items
         size = len(images)
-        terms = dict(zip(items, vector / size)) | self.distil(batch, images, preds)
-        _check_finite(terms)
-        total, _ = self.weights(self.grouped(terms))
-        return total * size, {k: v.detach() for k, v in terms.items()} | self.weights.as_items()
+        detection, fade = dict(zip(items, vector / size)), self.balance.fade(self.progress)
+        distilled = self.distil(batch, images, preds) if fade else self._nothing(vector)
+        _check_finite(detection | distilled)
+        if self.training and fade and self.balance.due():
+            self._measure(detection, distilled, preds, fade)
+        distilled = self.balance.gained(distilled)
+        left = fade * self.balance.limit
+        acting = {k: v if k in self.distiller.own_terms else v * left for k, v in distilled.items()}
+        total, _ = self.weights(self.grouped(detection | acting))
+        reported = {k: v.detach() for k, v in (detection | distilled).items()}
+        return total * size, reported | self.weights.as_items() | self.balance.as_items()
+
+    def _nothing(self, vector: Tensor) -> dict[str, Tensor]:
+        """The distiller's terms after its end, all 0."""
+        return dict.fromkeys(self.distiller.weight_names, vector.new_zeros(()))
+
+    def _measure(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, fade: float) -> None:
+        """Let the balance see how hard each term pulls at the student's neck."""
+        weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
+        weighted = torch.stack([weights[self._weight_of(name)].detach() * term for name, term in detection.items()]).sum()
+        self.balance.measure(weighted, distilled, weights, raw_output(preds)["feats"], fade)
 
     def grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
         """Sums of the terms that share an adaptive weight, by the weight's name."""
@@ -228,9 +254,23 @@ class TrainingModel(nn.Module):
 
     def end_epoch(self, means: dict[str, float]) -> None:
         """Update the adaptive weights from the epoch's mean of every term."""
-        if self.weights is None:
+        if self.weights is None or not self.balance.fade(self.progress):
             return
-        self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith("w_")}))
+        self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith(("w_", "share_"))}))
+
+    def copy_state(self, other: TrainingModel) -> None:
+        """Take over another's weights and gains of the terms: an average of them is none that anyone used."""
+        if self.weights is not None:
+            self.weights.load_state_dict(other.weights.state_dict())
+            self.balance.load_state_dict(other.balance.state_dict())
+            self.progress = other.progress
+
+    def frozen_now(self) -> list[nn.Parameter]:
+        """Parameters of the student that its method holds back at this point of training: those of its backbone."""
+        if self.distiller is None or self.progress >= self.distiller.backbone_frozen_until:
+            return []
+        rows = len(self.student.yaml["backbone"])
+        return [p for layer in self.student.model[:rows] for p in layer.parameters()]
 
     def to(self, *args: Any, **kwargs: Any) -> TrainingModel:
         """Move student and distiller, and the teacher with them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from ultralytics.nn.tasks import DetectionModel, guess_model_scale
 from ultralytics.utils import ROOT as HOST_ROOT
 
 from cfg import UserError, find, nearest, read_yaml
-from distill.base import METHODS, Distiller
+from distill.base import METHODS, Distiller, Spec
+from distill.combined import Combined
 from distill.model import FrozenTeacher, spec_of
 from engine.checkpoint import Transfer, load_detector, read_state, transfer
 from engine.foreign import check_rows
@@ -24,6 +26,7 @@ from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 from models.heads import HEADS
 
+DEFAULT_METHOD = "attention"  # with a teacher and no word on the method
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 STOCK_HEADS = ("Detect", "v10Detect")
 
@@ -122,10 +125,12 @@ def build_networks(
     _check_student(settings, student, nc)
     notes = []
     teacher = distiller = None
-    if settings["teacher"]:
-        teacher = load_teacher(settings["teacher"], nc, names)
-        distiller = build_distiller(settings["distill"], student, teacher, Path(str(settings["model"])).name)
-        notes += [distillation_note(settings, teacher, distiller)]
+    if settings["teacher"] or settings["distill"]:
+        teacher = load_teacher(settings["teacher"], nc, names) if settings["teacher"] else None
+        wanted = settings["distill"] or DEFAULT_METHOD
+        distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name)
+        notes += [distillation_note(wanted, settings, teacher, distiller)]
+    if teacher:
         if _is_yaml(settings["teacher"]):  # no start from it: runs of different seeds would all start alike
             notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
         elif settings["teacher_init"] and fresh:
@@ -176,8 +181,38 @@ def _is_yaml(path: str | Path) -> bool:
     return Path(path).suffix in (".yaml", ".yml")
 
 
-def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:
-    """The distiller of a YAML in `cfg/distill` for a pair. Raises `UserError` for unknown options or a wrong pair."""
+def build_distiller(wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:
+    """The distiller of one YAML in `cfg/distill`, or of several as `attention+0.5*ld`, for a pair.
+
+    Raises:
+        UserError: unknown options, a pair the method cannot serve, or a teacher that no method would look at.
+    """
+    specs = spec_of(student, f"student {label}"), teacher.spec if teacher else None
+    strengths = {wanted: 1.0} if Path(wanted).is_file() else parse_methods(wanted)
+    parts = {name: _build_method(name, *specs) for name in strengths}
+    if teacher and not any(part.uses_teacher for part in parts.values()):
+        raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
+    if len(parts) == 1 and set(strengths.values()) == {1.0}:
+        return next(iter(parts.values()))
+    return Combined(parts, strengths)
+
+
+def parse_methods(wanted: str) -> dict[str, float]:
+    """`attention+0.5*ld` -> {"attention": 1.0, "ld": 0.5}, in order. Raises `UserError` for anything else."""
+    strengths: dict[str, float] = {}
+    for part in wanted.split("+"):
+        factor, _, name = part.strip().rpartition("*")
+        try:
+            strength = float(factor) if factor else 1.0
+        except ValueError:
+            strength = math.nan
+        if not name or not 0 < strength < math.inf or name in strengths:
+            raise UserError(f"distill: expected methods as in attention+0.5*ld, each once, got '{wanted}'; correct it")
+        strengths[name] = strength
+    return strengths
+
+
+def _build_method(name: str, student: Spec, teacher: Spec | None) -> Distiller:
     path = find("distill", name)
     options = read_yaml(path)
     method = METHODS.get(options.pop("method", path.stem))
@@ -189,16 +224,21 @@ def build_distiller(name: str, student: nn.Module, teacher: FrozenTeacher | None
                 f"(known: {', '.join(known)})"
             )
     try:
-        return method(spec_of(student, f"student {label}"), teacher.spec if teacher else None, **options)
+        return method(student, teacher, **options)
     except (TypeError, AttributeError) as error:  # a number was expected and something else came
         raise UserError(f"{path.name}: an option has a value of the wrong type ({error}); correct it") from error
 
 
-def distillation_note(settings: dict[str, Any], teacher: FrozenTeacher | None, distiller: Distiller) -> str:
-    """The header line that says what is distilled from what."""
+def distillation_note(
+    wanted: str, settings: dict[str, Any], teacher: FrozenTeacher | None, distiller: Distiller
+) -> str:
+    """The header line that says what is distilled from what, and how hard it may pull."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    method = f"{settings['distill']} {source}: {distiller.describe()}"
-    return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}"
+    given = {name: settings[f"kd_{name}"] for name in ("share", "cap", "until", "decay")}
+    usual = {"cap": None, "until": 1.0, "decay": "none"}
+    balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
+    method = f"{wanted} {source}: {distiller.describe()}"
+    return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
 
 
 def transfer_note(kind: str, path: str, copied: Transfer) -> str:

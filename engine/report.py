@@ -24,12 +24,16 @@ def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str
 
 def column(name: str) -> str | None:
     """Column of results.csv for an epoch's figure: `weight/box` for `train/w_box`, None for its copy in validation."""
-    return None if name.startswith("val/w_") else name.replace("train/w_", "weight/")
+    if name.startswith(("val/w_", "val/share_")):
+        return None
+    return name.replace("train/w_", "weight/").replace("train/share_", "share/")
 
 
 def heading(name: str) -> str:
-    """A loss item's head in the progress table, whose columns are 11 characters wide: `global`, `w:global`."""
-    name = "w:" + name.removeprefix("w_") if name.startswith("w_") else name.removesuffix("_loss")
+    """A loss item's head in the progress table, whose columns are 11 characters wide: `global`, `w:global` (weight), `g:global` (gradient share)."""
+    for prefix, mark in (("w_", "w:"), ("share_", "g:")):
+        name = mark + name.removeprefix(prefix) if name.startswith(prefix) else name
+    name = name.removesuffix("_loss")
     return name if len(name) <= 10 else name[:9] + "."
 
 
@@ -52,21 +56,24 @@ def trim_results(path: Path, epochs: int) -> None:
     os.replace(part, path)
 
 
+PLOTS = {"weight/": "Adaptive weights of the loss terms", "share/": "Gradient at the student's neck over detection's"}
+
+
 def plot_weights(results: Path, target: Path) -> None:
-    """Draw the adaptive weights of the loss terms over epochs; nothing for a run without distillation."""
+    """Draw weights and gradient shares of the loss terms over epochs; nothing for a run without distillation."""
     import matplotlib.pyplot as plt
 
     header, rows = read_results(results)
-    columns = [i for i, name in enumerate(header) if name.startswith("weight/")]
-    if not columns:
+    if not any(name.startswith("weight/") for name in header):
         return
-    figure, axis = plt.subplots(figsize=(7, 4), tight_layout=True)
     epochs = [float(row[0]) for row in rows]
-    for i in columns:
-        axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix("weight/"))
-    axis.set(xlabel="epoch", ylabel="weight", title="Adaptive weights of the loss terms")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend()
+    figure, axes = plt.subplots(1, len(PLOTS), figsize=(13, 4), tight_layout=True)
+    for axis, (prefix, title) in zip(axes, PLOTS.items()):
+        for i in [i for i, name in enumerate(header) if name.startswith(prefix)]:
+            axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix(prefix))
+        axis.set(xlabel="epoch", title=title, ylim=(0, None))
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend()
     figure.savefig(target, dpi=150)
     plt.close(figure)
 

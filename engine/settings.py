@@ -15,8 +15,13 @@ from cfg import UserError, find, nearest, read_yaml
 
 OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # weights of the teacher (.pt: ours or ultralytics'; a YAML: untrained); None: no distillation
-    "distill": "attention",  # distillation configuration in cfg/distill, used when there is a teacher
+    "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
+    "kd_share": 0.1,  # gradient of each distillation loss at the student's neck over detection's, at the start; None: as is
+    "kd_cap": None,  # largest such share of all distillation losses together, at every step
+    "kd_until": 1.0,  # fraction of training after which distillation is off
+    "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
+    "kd_every": 50,  # steps between two measurements of the shares
     "teacher_init": True,  # start the student from the teacher's tensors where name and shape match
     "weights": None,  # start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
@@ -81,8 +86,8 @@ def _is_flag(name: str) -> bool:
 
 def _value(name: str, text: str) -> Any:
     """A number, bool, None or list as YAML reads it (1e-3 too, which YAML takes for text); names stay text."""
-    if name == "adaptive":
-        return text.lower()  # "none" is one of its modes
+    if name in ("adaptive", "kd_decay"):
+        return text.lower()  # "none" is one of their modes
     if text in ("None", "none"):
         return None
     if name in TEXT:
@@ -166,9 +171,14 @@ def check(settings: dict[str, Any]) -> None:
 
 def _check_own(settings: dict[str, Any]) -> None:
     """Types and values of the arguments that ultralytics does not know."""
+    from distill.balance import check_balance
     from distill.weighting import MODES
 
+    balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
+    check_balance(balance)
     for name, default in OWN_DEFAULTS.items():
+        if name in balance:
+            continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")
         if not isinstance(value, kind) and not (value is None and default is None):

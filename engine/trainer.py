@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from pathlib import Path
@@ -18,7 +19,7 @@ from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
 from cfg import UserError
-from data import resolve
+from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
@@ -84,7 +85,10 @@ class Trainer(DetectionTrainer):
     def setup_model(self) -> dict[str, Any] | None:
         """Wrap the student for training; return the checkpoint of a resumed run."""
         networks = self.networks
-        model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive)
+        if networks.distiller is not None:
+            networks.distiller.prepare(*self._input_hw())
+        balance = {name: getattr(self.args, f"kd_{name}") for name in ("share", "cap", "until", "decay", "every")}
+        model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, balance)
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()
         model.channels_last = self.args.channels_last is not False and self.device.type in {"cpu", "cuda"}
@@ -98,6 +102,13 @@ class Trainer(DetectionTrainer):
             precision = "bfloat16" if model.bfloat16_cpu else "float32" if on_cpu else f"amp={self.args.amp}"
             LOGGER.info("\n".join(header(self.args.model, model.spec, self.networks.notes, precision)))
         return self.checkpoint
+
+    def _input_hw(self) -> tuple[int, int]:
+        """Height and width in pixels of the images trained on; with `rect`, as the first image of the data set has it."""
+        stride = max(int(self.networks.student.stride.max()), 32)
+        height, width = (1, 1) if not self.args.rect else first_shape(self.data["train"])
+        sides = (side / max(height, width) * self.args.imgsz for side in (height, width))
+        return tuple(math.ceil(side / stride - 1e-6) * stride for side in sides)
 
     def _load_live(self, model: TrainingModel, state: dict[str, torch.Tensor]) -> None:
         try:
@@ -222,8 +233,14 @@ class Trainer(DetectionTrainer):
             dist.all_reduce(means)
             means /= self.world_size
         model.end_epoch(dict(zip(self.tloss, means.tolist())))
-        if self.ema:  # the average of weights over an epoch is no weight anyone used
-            self.ema.ema.weights.load_state_dict(model.weights.state_dict())
+        if self.ema:
+            self.ema.ema.copy_state(model)
+
+    def optimizer_step(self) -> None:
+        """Ultralytics' step, without the parameters the method holds back: with no gradient an optimiser leaves them."""
+        for parameter in unwrap_model(self.model).frozen_now():
+            parameter.grad = None
+        super().optimizer_step()
 
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Never: a loss that is not finite has stopped the run already, with its name."""

@@ -12,6 +12,7 @@ from cfg import UserError
 from engine import host
 from engine.build import build_detector, build_distiller, build_networks, fit_to_labels, load_teacher
 from engine.checkpoint import save_student
+from engine.settings import OWN_DEFAULTS
 from models.detector import Detector
 
 YAML = """nc: 5
@@ -30,9 +31,7 @@ def model(tmp_path):
 
 
 def settings(model, **changes):
-    base = {"model": str(model), "data": "d.yaml", "teacher": None, "weights": None, "distill": "attention",
-            "adaptive": "stable", "teacher_init": True}  # fmt: skip
-    return base | changes
+    return OWN_DEFAULTS | {"model": str(model), "data": "d.yaml"} | changes
 
 
 def test_ours_and_theirs(model):

@@ -25,6 +25,7 @@ from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 DETECTION = ["box_loss", "obj_loss", "cls_loss"]
 DISTILLATION = ["fg_loss", "bg_loss", "att_loss", "global_loss"]
 WEIGHTS = ["w_box", "w_focal", "w_feature", "w_attention", "w_global"]
+SHARES = ["share_fg", "share_bg", "share_att", "share_global", "share_all"]
 STOCK: dict[str, Any] = {
     "nc": 2,
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]]],
@@ -52,7 +53,7 @@ def test_every_call_has_the_same_names() -> None:
     for counts in ([1, 2], [0, 0]):
         for training in (True, False):
             total, items = model.train(training)(batch(2, boxes_of=counts))
-            assert list(items) == DETECTION + DISTILLATION + WEIGHTS
+            assert list(items) == DETECTION + DISTILLATION + WEIGHTS + SHARES
             assert total.ndim == 0 and all(v.ndim == 0 and not v.requires_grad for v in items.values())
 
 
@@ -70,7 +71,7 @@ def test_the_total_is_eq_17_times_images() -> None:
 
 def test_weights_adapt_to_epoch_means_grouped_as_in_eq_17() -> None:
     model = distilling("attention")
-    means = dict.fromkeys(DETECTION + DISTILLATION + WEIGHTS, 1.0)
+    means = dict.fromkeys(DETECTION + DISTILLATION + WEIGHTS + SHARES, 1.0)
     model.end_epoch(means)
     assert torch.allclose(model.weights.weights, torch.ones(5))  # the first epoch is the measure
     model.end_epoch(means | {"fg_loss": 1.0, "bg_loss": 2.0})  # feature: 3 after 2, the others as before
@@ -151,13 +152,13 @@ def test_a_stock_detector_can_be_teacher_or_student() -> None:
 
     teacher, student = FrozenTeacher(stock(), "teacher"), detector()
     model = TrainingModel(student, AttentionDistiller(spec_of(student, "student"), teacher.spec), teacher)
-    assert list(model(batch(2))[1]) == DETECTION + DISTILLATION + WEIGHTS
+    assert list(model(batch(2))[1]) == DETECTION + DISTILLATION + WEIGHTS + SHARES
     student, teacher = stock(), FrozenTeacher(detector(16), "teacher")
     model = TrainingModel(student, AttentionDistiller(spec_of(student, "student"), teacher.spec), teacher)
-    total, items = model(batch(2))
+    total, items = model.eval().loss(batch(2))
     assert list(items)[:3] == ["box_loss", "cls_loss", "dfl_loss"]
     assert model.weights.names == ["box", "focal", "dfl", "feature", "attention", "global"]
-    expected = sum(v for k, v in items.items() if not k.startswith("w_"))
+    expected = sum(v for k, v in items.items() if k.endswith("_loss"))
     assert total.item() == pytest.approx(2 * expected.item(), rel=1e-5)
 
 

@@ -1,0 +1,158 @@
+"""How hard distillation may pull at the student, beside the detection loss.
+
+Losses of different methods have units of their own: the same coefficient is a whisper for one pair of networks and drowns the
+detection loss for another. What counts for the student is the gradient that arrives at its neck, so that is what is set,
+limited and reported here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from cfg import UserError, nearest
+from distill.gradients import gradient_products
+
+DECAYS = ("none", "cosine")
+CALIBRATION_STEPS = 8  # with a gradient, over which a group's gain is settled
+
+
+class Balance(nn.Module):
+    """Gains of the distillation terms, a limit on their gradient, their end, and the shares that are reported.
+
+    A term's *share* is the Euclidean length of its gradient at the student's neck outputs (all levels together) over that
+    of the detection loss. Terms that share an adaptive weight form a group and get one gain.
+
+    Differs from the papers, which give each loss a fixed coefficient: by default a group's gain is settled over the first
+    `CALIBRATION_STEPS` steps in which it has a gradient, so that it starts at `share`; `share=None` keeps the methods'
+    own coefficients.
+
+    Args:
+        groups: distillation term -> group, without the terms that train the method itself.
+        strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
+        share: of each group at the start of training, or None.
+        cap: largest share of all terms together, at every step; None: no limit. Costs a second backward pass through the
+            student's head at every step.
+        until: fraction of training after which distillation is off.
+        decay: `cosine` lets it fade from full strength at the start to nothing at `until`, `none` keeps it up.
+        every: steps between two measurements where neither cap nor gains need one.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+
+    gains: Tensor
+    shares: Tensor
+
+    def __init__(
+        self,
+        groups: Mapping[str, str],
+        strengths: Mapping[str, float] | None = None,
+        share: float | None = 0.1,
+        cap: float | None = None,
+        until: float = 1.0,
+        decay: str = "none",
+        every: int = 50,
+    ) -> None:
+        super().__init__()
+        check_balance({"kd_share": share, "kd_cap": cap, "kd_until": until, "kd_decay": decay, "kd_every": every})
+        self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
+        self.share, self.cap, self.until, self.decay, self.every = share, cap, until, decay, every
+        members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
+        strength = torch.tensor([float((strengths or {}).get(name, 1.0)) for name in self.names])
+        self.register_buffer("members", members.view(len(self.names), len(self.terms)), persistent=False)
+        self.register_buffer("strength", strength, persistent=False)
+        self.register_buffer("gains", strength.clone())
+        self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # sums over the settling steps: detection, group
+        self.register_buffer("settled", torch.zeros(len(self.names), dtype=torch.long))  # settling steps so far
+        self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
+        self.register_buffer("limit", torch.ones(()))  # what the cap leaves of the distillation terms
+        self.steps, self.settling = 0, share is not None
+
+    def fade(self, progress: float) -> float:
+        """What the schedule leaves of distillation at `progress` (0..1) of training."""
+        if progress >= self.until:
+            return 0.0
+        return (1 + math.cos(math.pi * progress / self.until)) / 2 if self.decay == "cosine" else 1.0
+
+    def gained(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Terms times their groups' gains; those without a group as they are."""
+        gains = dict(zip(self.terms, self.members.T @ self.gains)) if self.terms else {}
+        return {name: term * gains[name] if name in gains else term for name, term in terms.items()}
+
+    def due(self) -> bool:
+        """Whether this step is to be measured; counts the step."""
+        self.steps += 1
+        regular = self.steps % self.every == 1 % self.every
+        return bool(self.terms) and (regular or self.settling or self.cap is not None)
+
+    def measure(
+        self, detection: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], feats: Sequence[Tensor],
+        fade: float = 1.0,
+    ) -> None:
+        """Settle gains, and note shares and limit, from the gradients of one step.
+
+        Args:
+            detection: 0-d, all detection terms with their weights.
+            terms: the method's terms before gains and weights, 0-d.
+            weights: adaptive weight by group.
+            feats: the student's neck outputs, in the graph of all of these.
+            fade: of this step.
+        """
+        products = gradient_products([detection, *(terms[name] for name in self.terms)], feats)
+        if dist.is_available() and dist.is_initialized():  # every process must come to the same gains
+            dist.all_reduce(products)
+            products /= dist.get_world_size()
+        detection_length, products = products[0, 0].sqrt(), products[1:, 1:]
+        if not products.isfinite().all() or not detection_length > 0:
+            return  # the loss that caused it is reported by its name; without boxes detection may have no gradient
+        self._settle(detection_length, products)
+        group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * fade
+        factors = self.members.T @ group
+        total = (factors @ products @ factors).clamp(min=0).sqrt() / detection_length
+        self.limit.fill_(min(1.0, self.cap / float(total)) if self.cap is not None and total > 0 else 1.0)
+        each = factors * products.diagonal().sqrt() / detection_length
+        self.shares.copy_(torch.cat((each, total[None])) * self.limit)
+
+    def _settle(self, detection_length: Tensor, products: Tensor) -> None:
+        """Gain by which each unsettled group's mean gradient so far is `share` of the detection loss's."""
+        if self.share is None:
+            return
+        lengths = (self.members @ products @ self.members.T).diagonal().clamp(min=0).sqrt()
+        open_ = (self.settled < CALIBRATION_STEPS) & (lengths > 0)
+        self.lengths += torch.stack((detection_length * open_, lengths * open_))
+        self.settled += open_
+        # A term that its method has not switched on yet is found by a regular measurement, and settled from then on.
+        self.settling = bool((open_ & (self.settled < CALIBRATION_STEPS)).any())
+        known = self.settled > 0
+        ratio = self.lengths[0] / self.lengths[1].clamp(min=torch.finfo(torch.float32).tiny)
+        self.gains.copy_(torch.where(known, self.share * self.strength * ratio, self.gains))
+
+    def as_items(self) -> dict[str, Tensor]:
+        """Shares for progress lines and tables: `share_<term>`, and `share_all` of their sum."""
+        names = [term.removesuffix("_loss") for term in self.terms] + ["all"]
+        return {f"share_{name}": share.clone() for name, share in zip(names, self.shares)} if self.terms else {}
+
+
+def check_balance(given: Mapping[str, object]) -> None:
+    """Raise `UserError` for an argument of the balance (by its name on the command line) that is out of range."""
+
+    def number(value: object) -> bool:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    rules = {
+        "kd_share": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.1, or None"),
+        "kd_cap": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.5, or None"),
+        "kd_until": (lambda v: number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
+        "kd_every": (lambda v: number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
+    }
+    for name, (holds, wanted) in rules.items():
+        if name in given and not holds(given[name]):
+            raise UserError(f"{name}: expected {wanted}, got {given[name]!r}; correct it or leave it out")
+    decay = given.get("kd_decay", "none")
+    if decay not in DECAYS:
+        raise UserError(f"kd_decay: expected {' or '.join(DECAYS)}, got {decay!r}{nearest(str(decay), DECAYS)}")

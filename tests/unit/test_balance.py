@@ -1,0 +1,209 @@
+"""How hard distillation pulls: gradient products, gains, the cap, the schedule, the shares."""
+
+from __future__ import annotations
+
+import math
+import sys
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+from small import batch, detector, distilling  # noqa: E402
+
+from cfg import UserError  # noqa: E402
+from distill.balance import CALIBRATION_STEPS, Balance  # noqa: E402
+from distill.gradients import gradient_products  # noqa: E402
+from distill.model import TrainingModel  # noqa: E402
+
+
+def linear(x: torch.Tensor, *gradient: float) -> torch.Tensor:
+    """A loss whose gradient at x is `gradient`."""
+    return (x * torch.tensor(gradient)).sum()
+
+
+def point(size: int = 2) -> torch.Tensor:
+    return torch.zeros(size, requires_grad=True)
+
+
+ONE = {"w": torch.tensor(1.0)}
+
+
+def test_products_by_hand() -> None:
+    a, b = point(), point(1)
+    losses = [linear(a, 3, 4), linear(a, 1, 0) + linear(b, 2), torch.tensor(7.0)]
+    expected = torch.tensor([[25.0, 3, 0], [3, 5, 0], [0, 0, 0]])
+    torch.testing.assert_close(gradient_products(losses, [a, b]), expected)
+
+
+def test_products_of_gradients_too_small_for_half_precision() -> None:
+    x = torch.zeros(2, dtype=torch.float16, requires_grad=True)
+    loss = (x.float() * torch.tensor([3e-8, 0.0])).sum()
+    assert gradient_products([loss], [x])[0, 0].sqrt().item() == pytest.approx(3e-8, rel=1e-2)
+
+
+def test_the_gain_brings_a_group_to_its_share() -> None:
+    # Detection pulls with 5, the group's two terms with (6, 0) and (0, 8) together with 10: share 0.2 needs a gain of 0.1.
+    x, balance = point(), Balance({"a_loss": "w", "b_loss": "w"}, share=0.2)
+    terms = {"a_loss": linear(x, 6, 0), "b_loss": linear(x, 0, 8)}
+    balance.measure(linear(x, 3, 4), terms, ONE, [x])
+    assert balance.gains.tolist() == pytest.approx([0.1])
+    assert balance.shares.tolist() == pytest.approx([0.6 / 5, 0.8 / 5, 0.2])
+    assert list(balance.as_items()) == ["share_a", "share_b", "share_all"]
+    gained = balance.gained(terms | {"own_loss": torch.tensor(2.0)})
+    assert torch.autograd.grad(gained["a_loss"], x)[0].tolist() == pytest.approx([0.6, 0]) and gained["own_loss"] == 2
+
+
+def test_gains_are_settled_over_the_first_steps_and_kept() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0)
+    for pull in range(1, CALIBRATION_STEPS + 1):  # detection 1, 2 ... 8 against 2: mean 4.5 / 2
+        balance.measure(linear(x, pull), {"a_loss": linear(x, 2)}, ONE, [x])
+    assert balance.gains.item() == pytest.approx(4.5 / 2) and not balance.settling
+    balance.measure(linear(x, 100), {"a_loss": linear(x, 2)}, ONE, [x])
+    assert balance.gains.item() == pytest.approx(4.5 / 2)
+    assert balance.shares.tolist() == pytest.approx([0.045, 0.045])
+
+
+def test_a_term_that_starts_later_is_settled_then() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=0.5)
+    balance.measure(linear(x, 4), {"a_loss": torch.tensor(0.0)}, ONE, [x])
+    assert balance.gains.item() == 1 and not balance.settling and balance.shares.tolist() == [0, 0]
+    balance.measure(linear(x, 4), {"a_loss": linear(x, 8)}, ONE, [x])
+    assert balance.gains.item() == pytest.approx(0.25) and balance.settling
+
+
+def test_without_a_share_the_methods_own_coefficients_stay() -> None:
+    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"v": 0.5}, share=None)
+    balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(2.0)}, [x])
+    assert balance.gains.tolist() == [1, 0.5] and balance.shares.tolist() == pytest.approx([3, 4, 7])
+
+
+def test_strengths_are_factors_on_the_share() -> None:
+    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"v": 0.5}, share=0.1)
+    balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(1.0)}, [x])
+    assert balance.shares.tolist() == pytest.approx([0.1, 0.05, 0.15])
+
+
+@pytest.mark.parametrize("pull, left", [(2.0, 0.5 / 2), (0.4, 1.0)])
+def test_the_cap_limits_all_terms_together(pull: float, left: float) -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance.measure(linear(x, 1), {"a_loss": linear(x, pull)}, ONE, [x])
+    assert balance.limit.item() == pytest.approx(left)
+    assert balance.shares[-1].item() == pytest.approx(min(pull, 0.5))
+    assert all(balance.due() for _ in range(5)), "a cap is held at every step"
+
+
+def test_weights_and_fade_count_for_the_cap() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance.measure(linear(x, 1), {"a_loss": linear(x, 1)}, {"w": torch.tensor(4.0)}, [x], fade=0.25)
+    assert balance.limit.item() == pytest.approx(0.5)
+
+
+def test_measurements_are_rare_once_gains_are_settled() -> None:
+    balance = Balance({"a_loss": "w"}, share=None, every=4)
+    assert [balance.due() for _ in range(9)] == [True, False, False, False, True, False, False, False, True]
+    assert all(Balance({"a_loss": "w"}, share=None, every=1).due() for _ in range(2))
+    assert not Balance({}, share=None).due()
+
+
+def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, cap=0.1)
+    for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (1.0, math.inf)):
+        balance.measure(linear(x, detection), {"a_loss": linear(x, pull)}, ONE, [x])
+    assert balance.gains.item() == 1 and balance.limit.item() == 1 and balance.settled.item() == 0
+
+
+def test_the_schedule() -> None:
+    assert [Balance({}, until=0.5).fade(p) for p in (0, 0.49, 0.5, 1)] == [1, 1, 0, 0]
+    cosine = Balance({}, until=0.8, decay="cosine")
+    assert [cosine.fade(p) for p in (0, 0.4, 0.8)] == pytest.approx([1, 0.5, 0])
+    assert Balance({}).fade(0.999) == 1
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"share": 0}, "kd_share: expected a number above 0"),
+    ({"cap": -1.0}, "kd_cap: expected a number above 0 as 0.5, or None, got -1.0"),
+    ({"cap": True}, "kd_cap"),
+    ({"until": 0}, "kd_until: expected a fraction of training above 0, at most 1, got 0"),
+    ({"until": 1.5}, "kd_until"),
+    ({"every": 0}, "kd_every: expected a whole number"),
+    ({"decay": "cosin"}, "kd_decay: expected none or cosine, got 'cosin'; did you mean 'cosine'"),
+])  # fmt: skip
+def test_values_out_of_range(options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Balance({"a_loss": "w"}, **options)
+
+
+# -- within a run -------------------------------------------------------------------------------------------------------
+
+
+def training(**balance: object) -> TrainingModel:
+    model = distilling("attention")
+    return TrainingModel(model.student, model.distiller, model.teacher, "none", balance).train()
+
+
+def pulls(model: TrainingModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gradients of the student's first layer: of the whole loss, and of the detection loss alone."""
+    alone = deepcopy(model.student).train()
+    vector, _ = alone.loss(batch(3))
+    (vector.sum() / 3).backward()
+    total, _ = model.loss(batch(3))
+    (total / 3).backward()
+    first = lambda m: next(m.parameters()).grad.flatten()  # noqa: E731
+    return first(model.student), first(alone)
+
+
+def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() -> None:
+    model = training(share=0.1)
+    total, items = model.loss(batch(3))
+    assert items["share_att"].item() == pytest.approx(0.1, rel=1e-4)
+    assert items["share_global"].item() == pytest.approx(0.1, rel=1e-4)
+    assert total.item() == pytest.approx(3 * sum(v.item() for k, v in items.items() if k.endswith("_loss")), rel=1e-5)
+    assert model.eval().loss(batch(3))[1]["share_att"] == items["share_att"], "measured in training only"
+
+
+def test_a_strong_teacher_is_held_back_by_the_cap() -> None:
+    whole, alone = pulls(training(share=50.0, cap=0.1))
+    free, _ = pulls(training(share=50.0))
+    assert (whole - alone).norm() < 0.02 * (free - alone).norm()
+
+
+def test_after_its_end_distillation_costs_and_does_nothing() -> None:
+    model = training(until=0.5)
+    names = list(model.loss(batch(3))[1])
+    model.progress = 0.5
+    model.teacher = None  # would fail if it were looked at
+    whole, alone = pulls(model)
+    assert torch.allclose(whole, alone) and list(model.loss(batch(3))[1]) == names
+    before = model.weights.epochs.item()
+    model.end_epoch(dict.fromkeys(names, 1.0))
+    assert model.weights.epochs == before, "losses of 0 are no measure of their weights"
+
+
+def test_a_copy_takes_over_gains_weights_and_progress() -> None:
+    model, other = training(), training()
+    model.loss(batch(3))
+    model.progress = 0.25
+    other.copy_state(model)
+    assert torch.equal(other.balance.gains, model.balance.gains) and other.progress == 0.25
+    TrainingModel(detector()).copy_state(TrainingModel(detector()))
+
+
+def test_gains_are_saved() -> None:
+    model, other = training(), training()
+    model.loss(batch(3))
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.balance.gains, model.balance.gains) and (other.balance.gains != 1).all()
+
+
+def test_a_backbone_that_is_held_back() -> None:
+    model = training()
+    assert model.frozen_now() == []
+    model.distiller.backbone_frozen_until = 0.5
+    held = {id(p) for p in model.frozen_now()}
+    names = {n for n, p in model.student.named_parameters() if id(p) in held}
+    assert names and all(int(n.split(".")[1]) < 3 for n in names), "the three backbone rows"
+    model.progress = 0.5
+    assert model.frozen_now() == []

@@ -1,0 +1,92 @@
+"""Several methods at once: how they are asked for, and that each keeps its terms, strength and needs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+from small import batch, detector  # noqa: E402
+
+from cfg import UserError  # noqa: E402
+from distill.base import Distiller, Step  # noqa: E402
+from distill.combined import Combined  # noqa: E402
+from distill.methods.attention import AttentionDistiller  # noqa: E402
+from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
+from engine.build import parse_methods  # noqa: E402
+
+
+class Other(Distiller):
+    """Pulls the first level's mean to 1; wants the head, and the backbone left alone at first."""
+
+    weight_names = {"other_loss": "other", "other_own_loss": "other_own"}
+    own_terms = frozenset({"other_own_loss"})
+    reads_head = True
+
+    def __init__(self, student, teacher) -> None:
+        super().__init__(student, teacher)
+        self.backbone_frozen_until = 0.25
+        self.prepared = None
+
+    def prepare(self, height: int, width: int) -> None:
+        self.prepared = (height, width)
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        mean = step.student.feats[self.pairs[0]].mean((1, 2, 3))
+        return {"other_loss": (mean - 1).square().mean(), "other_own_loss": mean.detach().mean() * 0 + 2.0}
+
+
+def combined(strengths: dict[str, float]) -> TrainingModel:
+    student, teacher = detector(8, "none", seed=1), FrozenTeacher(detector(16, seed=2), "teacher")
+    specs = spec_of(student, "student"), teacher.spec
+    both = Combined({"attention": AttentionDistiller(*specs), "other": Other(*specs)}, strengths)
+    both.prepare(64, 96)
+    return TrainingModel(student, both, teacher).train()
+
+
+def test_terms_weights_and_needs_of_all_parts() -> None:
+    model = combined({})
+    method = model.distiller
+    assert method.reads_head and method.uses_teacher and method.backbone_frozen_until == 0.25
+    assert method.own_terms == {"other_own_loss"} and method.parts["other"].prepared == (64, 96)
+    assert model.weights.names == ["box", "focal", "feature", "attention", "global", "other", "other_own"]
+    total, items = model.loss(batch(3))
+    assert items["other_own_loss"] == 2 and "share_other" in items and "share_other_own" not in items
+    assert total.item() == pytest.approx(3 * sum(v.item() for k, v in items.items() if k.endswith("_loss")), rel=1e-5)
+    assert any(name.startswith("distiller.parts.attention.adapters") for name in model.state_dict())
+    assert "attention (attention-guided" in method.describe() and "other (levels" in method.describe()
+
+
+def test_strength_is_a_factor_on_the_pull() -> None:
+    _, items = combined({"attention": 1.0, "other": 0.5}).loss(batch(3))
+    assert items["share_att"].item() == pytest.approx(0.1, rel=1e-4)
+    assert items["share_other"].item() == pytest.approx(0.05, rel=1e-4)
+
+
+def test_own_terms_are_neither_capped_nor_faded() -> None:
+    model = combined({})
+    model.balance.cap = 1e-9
+    total, items = model.loss(batch(3))
+    detection = sum(items[k].item() for k in ("box_loss", "obj_loss", "cls_loss"))
+    assert total.item() == pytest.approx(3 * (detection + 2), rel=1e-4)
+
+
+def test_a_method_twice() -> None:
+    student, teacher = detector(8, "none"), detector(16)
+    specs = spec_of(student, "student"), spec_of(teacher, "teacher")
+    with pytest.raises(UserError, match="'again' has terms of a method before it; name each method once"):
+        Combined({"attention": AttentionDistiller(*specs), "again": AttentionDistiller(*specs)}, {})
+
+
+def test_how_methods_are_asked_for() -> None:
+    assert parse_methods("mgd") == {"mgd": 1.0}
+    assert parse_methods("attention + 0.5*ld+2*cwd.yaml") == {"attention": 1.0, "ld": 0.5, "cwd.yaml": 2.0}
+
+
+@pytest.mark.parametrize("wanted", ["attention+", "x*ld", "0*ld", "-1*ld", "nan*ld", "ld+ld", "", "0.5*"])
+def test_what_cannot_be_asked_for(wanted: str) -> None:
+    with pytest.raises(UserError, match="expected methods as in attention"):
+        parse_methods(wanted)
