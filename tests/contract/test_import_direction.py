@@ -20,7 +20,8 @@ MAY_IMPORT = {
 }
 OURS = {*MAY_IMPORT, *SCRIPTS}
 # Where ultralytics' classes are used or extended. Anything else of ours takes them from these files.
-KNOWS_ULTRALYTICS = ("models/environment.py", "models/blocks/host.py", "models/detector.py", "models/heads/", "engine/")
+KNOWS_ULTRALYTICS = ("models/environment.py", "models/blocks/host.py", "models/losses/host.py", "models/detector.py",
+                     "models/heads/", "engine/")  # fmt: skip
 HEAVY = {"torch", "torchvision", "ultralytics", "timm", "models", "distill", "engine"}
 
 

@@ -1,0 +1,47 @@
+"""The common shape of feature methods: one loss between teacher and adapted student at each paired level, summed."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from distill.adapters import Adapter
+from distill.base import Distiller, Level, Spec, Step, float32
+from distill.options import not_negative
+
+
+class FeatureDistiller(Distiller):
+    """Base of methods with one feature loss: a subclass gives `method`, `weight_names` and `compare`.
+
+    Channels are mixed (1x1 conv) only where their numbers differ, grids resized where they differ.
+
+    Args:
+        gain: base gain of the loss.
+    """
+
+    method: ClassVar[str]  # as registered; the loss is `<method>_loss`
+
+    def __init__(self, student: Spec, teacher: Spec | None, gain: float = 1.0) -> None:
+        super().__init__(student, teacher)
+        self.gain = not_negative(self.method, "gain", gain)
+        levels = {n: (student.levels[n], teacher.levels[n]) for n in self.pairs}
+        self.adapters = nn.ModuleDict({n: self.adapter(*pair) for n, pair in levels.items()})
+
+    def adapter(self, student: Level, teacher: Level) -> nn.Module:
+        """What brings a level of the student, (B, C_S, H_S, W_S), to the teacher's (B, C_T, H, W)."""
+        return Adapter(student, teacher, always=False)
+
+    def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
+        """0-d loss of one level, a mean over images; both (B, C_T, H, W) float32."""
+        raise NotImplementedError
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """`<method>_loss`, gain included, summed over levels."""
+        teacher, student = float32(step.teacher), float32(step.student)
+        levels = []
+        for name in self.pairs:
+            adapted = self.adapters[name](student[name], (teacher[name].shape[2], teacher[name].shape[3]))
+            levels.append(self.compare(name, teacher[name], adapted, step))
+        return {f"{self.method}_loss": self.gain * torch.stack(levels).sum()}

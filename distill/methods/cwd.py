@@ -1,0 +1,42 @@
+"""Channel-wise knowledge distillation (CWD; Shu et al., ICCV 2021)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.base import METHODS, Spec, Step
+from distill.features import FeatureDistiller
+from distill.options import positive
+
+
+def channel_divergence(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """`T^2 / C * sum_c KL(phi(F_T,c) || phi(F_S,c))`, phi the softmax of a channel / T over its H * W cells.
+
+    teacher, student: (B, C, H, W). Returns a 0-d mean over images.
+    """
+    log_teacher, log_student = ((x.flatten(2) / temperature).log_softmax(2) for x in (teacher, student))
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(2)  # (B, C)
+    return temperature**2 * divergence.mean()
+
+
+@METHODS.register("cwd")
+class ChannelDistiller(FeatureDistiller):
+    """Make each channel of the student's neck light up where the teacher's does.
+
+    Args:
+        temperature: T of the softmax (paper: 4 on features).
+        gain: base gain of the loss.
+    """
+
+    method = "cwd"
+    weight_names = {"cwd_loss": "cwd"}
+
+    def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0) -> None:
+        super().__init__(student, teacher, gain)
+        self.temperature = positive("cwd", "temperature", temperature, 4)
+
+    def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
+        return channel_divergence(teacher, student, self.temperature)
+
+    def describe(self) -> str:
+        return f"channel-wise distributions at temperature {self.temperature:g}; {super().describe()}"

@@ -1,0 +1,40 @@
+"""Distillation by Pearson correlation (PKD; Cao et al., NeurIPS 2022)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.base import METHODS, Step
+from distill.features import FeatureDistiller
+
+EPSILON = 1e-6  # added to the variance: a channel that is the same everywhere has no correlation
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the H * W cells of each image and channel; (B, C, H, W) -> (B, C, H * W)."""
+    flat = features.flatten(2)
+    centred = flat - flat.mean(2, keepdim=True)
+    return centred / (centred.square().mean(2, keepdim=True) + EPSILON).sqrt()
+
+
+@METHODS.register("pkd")
+class PearsonDistiller(FeatureDistiller):
+    """Make each channel of the student's neck vary as the teacher's does, whatever its mean and scale.
+
+    Half the mean square difference of standardised features is 1 minus Pearson's r.
+
+    Differs from the paper: features are standardised over the cells of each image, not over the whole batch, so that no
+    image's loss depends on its neighbours.
+
+    Args:
+        gain: base gain of the loss.
+    """
+
+    method = "pkd"
+    weight_names = {"pkd_loss": "pkd"}
+
+    def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
+        return (standardised(teacher) - standardised(student)).square().mean() / 2
+
+    def describe(self) -> str:
+        return f"Pearson correlation of channels; {super().describe()}"
