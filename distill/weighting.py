@@ -16,12 +16,11 @@ LARGEST_RATIO = 2.0  # of a loss to its first epoch: one that spikes tenfold wou
 
 
 class AdaptiveWeights(nn.Module):
-    """Weighted sum of named losses, `sum_k gain_k * weight_k * loss_k` (Zhang et al. 2022, eq. 17).
+    """Weighted sum of named losses, `sum_k weight_k * loss_k` (Zhang et al. 2022, eq. 17).
 
-    All weights start at 1. Gains are constants that bring terms of different units to one scale; weights multiply on
-    top. The modes:
+    All weights start at 1. The modes:
 
-    * `paper`: eq. 18 to the letter, on losses times gains. It compounds: see `update`.
+    * `paper`: eq. 18 to the letter. It compounds: see `update`.
     * `stable`: eq. 18 on losses relative to their first epoch. Differs from the paper: L_k is the epoch's mean over
       the first epoch's, w_k is the starting weight 1 (so that nothing compounds), and weights stay in [0.1, 10] with
       sum n.
@@ -34,22 +33,20 @@ class AdaptiveWeights(nn.Module):
     Args:
         names: of the terms, in the order of the buffers.
         mode: one of `MODES`.
-        gains: per term, 1 where left out.
 
     Raises:
-        UserError: unknown mode or name, or a gain that is no finite number of at least 0.
+        UserError: unknown mode.
     """
 
     weights: Tensor
     first: Tensor
     epochs: Tensor
 
-    def __init__(self, names: Sequence[str], mode: str = "stable", gains: Mapping[str, float] | None = None) -> None:
+    def __init__(self, names: Sequence[str], mode: str = "stable") -> None:
         super().__init__()
         if mode not in MODES:
             raise UserError(f"adaptive: expected one of {', '.join(MODES)}, got '{mode}'{nearest(mode, MODES)}")
         self.names, self.mode = list(names), mode
-        self.gains = dict.fromkeys(self.names, 1.0) | _checked_gains(gains or {}, self.names)
         self.register_buffer("weights", torch.ones(len(self.names)))
         self.register_buffer("first", torch.zeros(len(self.names)))  # first positive epoch mean; 0 = not seen yet
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
@@ -67,13 +64,13 @@ class AdaptiveWeights(nn.Module):
         if set(losses) != set(self.names):
             raise ValueError(f"losses: expected the terms {sorted(self.names)}, got {sorted(losses)}")
         weights = self._current()
-        terms = {name: weights[i] * self.gains[name] * losses[name].float() for i, name in enumerate(self.names)}
+        terms = {name: weights[i] * losses[name].float() for i, name in enumerate(self.names)}
         total = torch.stack(list(terms.values())).sum()
         return (total + self._bounded().sum() / 2 if self.mode == "uncertainty" else total), terms
 
     @torch.no_grad()
     def update(self, epoch_means: Mapping[str, float | Tensor]) -> None:
-        """Adapt the weights after an epoch to the means of the losses as given to `forward` (before gains and weights).
+        """Adapt the weights after an epoch to the means of the losses as given to `forward`, before weights.
 
         In `paper` mode a dominant loss multiplies its weight by up to n each epoch, without limit, and a weight that
         reached 0 stays 0. Whatever the mode, an epoch with a mean that is not finite, or a result that is not, changes
@@ -112,8 +109,7 @@ class AdaptiveWeights(nn.Module):
     def _updated(self, means: Tensor, first: Tensor) -> Tensor:
         """(n,) new weights in float64 from this epoch's means and each term's first mean."""
         if self.mode == "paper":
-            gains = torch.tensor([self.gains[name] for name in self.names], dtype=torch.float64)
-            return eq18(means * gains, self.weights.double().cpu())
+            return eq18(means, self.weights.double().cpu())
         if self.mode == "stable":
             return bounded_sum(eq18(_relative(means, first), torch.ones_like(means)))
         return self.weights.double().cpu()
@@ -147,13 +143,3 @@ def _relative(means: Tensor, first: Tensor) -> Tensor:
     quotients = (means / torch.where(seen, first, torch.ones_like(first))).clamp(max=LARGEST_RATIO)
     neutral = quotients[seen].mean() if seen.any() else means.new_ones(())
     return torch.where(seen, quotients, neutral)
-
-
-def _checked_gains(gains: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
-    """Gains as floats, after a check of names and values."""
-    for name, gain in gains.items():
-        if name not in names:
-            raise UserError(f"gains: expected names among {', '.join(names)}, got '{name}'{nearest(name, names)}")
-        if not isinstance(gain, (int, float)) or not 0 <= gain < math.inf:
-            raise UserError(f"gains: expected {name} to be a finite number of at least 0, got {gain!r}; correct it")
-    return {name: float(gain) for name, gain in gains.items()}

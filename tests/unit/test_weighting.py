@@ -37,12 +37,6 @@ def test_paper_mode_compounds_to_the_letter() -> None:
     assert weights.epochs == 2
 
 
-def test_paper_mode_sees_losses_after_their_gains() -> None:
-    weights = AdaptiveWeights(NAMES, "paper", {"fg_loss": 0.5})
-    weights.update(means(0, math.log(2), 2 * math.log(5)))
-    torch.testing.assert_close(weights.weights, torch.tensor([3 / 8, 6 / 8, 15 / 8]))
-
-
 def test_paper_mode_stays_finite() -> None:
     weights = AdaptiveWeights(NAMES, "paper")
     for _ in range(300):
@@ -65,8 +59,8 @@ def test_stable_mode_by_hand() -> None:
     torch.testing.assert_close(weights.weights, torch.ones(3))
 
 
-def test_stable_mode_does_not_depend_on_units_or_gains() -> None:
-    one, other = AdaptiveWeights(NAMES), AdaptiveWeights(NAMES, gains={"box_loss": 7.0})
+def test_stable_mode_does_not_depend_on_units() -> None:
+    one, other = AdaptiveWeights(NAMES), AdaptiveWeights(NAMES)
     for scale, weights in ((1.0, one), (1000.0, other)):
         weights.update(means(4.0 * scale, 2.0, 3.0))
         weights.update(means(1.0 * scale, 1.0, 2.0))
@@ -191,11 +185,6 @@ def test_items_are_detached_scalars() -> None:
 def test_wrong_input() -> None:
     with pytest.raises(UserError, match="did you mean 'stable'"):
         AdaptiveWeights(NAMES, "stabel")
-    with pytest.raises(UserError, match="did you mean 'fg_loss'"):
-        AdaptiveWeights(NAMES, gains={"fgloss": 1.0})
-    for gain in (-1.0, math.nan, math.inf, "big"):
-        with pytest.raises(UserError, match="finite number"):
-            AdaptiveWeights(NAMES, gains={"fg_loss": gain})
     with pytest.raises(ValueError, match="expected the terms"):
         AdaptiveWeights(NAMES)({"box_loss": torch.ones(())})
     with pytest.raises(ValueError, match="missing"):
@@ -204,9 +193,8 @@ def test_wrong_input() -> None:
 
 def test_instances_share_nothing() -> None:
     one, other = AdaptiveWeights(NAMES), AdaptiveWeights(NAMES)
-    one.gains["box_loss"] = 9.0
     one.weights.fill_(3)
-    assert other.gains["box_loss"] == 1 and (other.weights == 1).all()
+    assert (other.weights == 1).all()
 
 
 def test_a_loss_that_spikes_does_not_switch_the_others_off() -> None:
