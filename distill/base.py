@@ -40,6 +40,7 @@ class Spec:
     bins: int | None = None  # bins of a discrete box distribution per side, None when boxes are plain numbers
     attention: frozenset[str] = frozenset()  # levels whose features come from a dual attention module
     anchors: int | None = None  # anchors per cell of an anchor head, 0: one prediction per cell, None: no cells
+    headless: str = ""  # why a network that shows features only (RT-DETR, torchvision's) has no predictions to compare
 
     @property
     def strides(self) -> list[int]:
@@ -131,7 +132,19 @@ class Distiller(nn.Module):
             raise UserError(f"{type(self).__name__} needs a teacher; give one with --teacher t.pt")
         if teacher is not None:
             check_classes(student, teacher)
+            self._check_head(teacher)
         self.pairs = pair_levels(student, teacher) if teacher is not None else list(student.levels)
+
+    def _check_head(self, teacher: Spec) -> None:
+        """Raise `UserError` when this method reads predictions that the teacher has none of; names methods that do not."""
+        if not (self.reads_head and teacher.headless):
+            return
+        own = next((name for name in METHODS if METHODS.get(name) is type(self)), type(self).__name__)
+        works = [name for name in METHODS if METHODS.get(name).uses_teacher and not METHODS.get(name).reads_head]
+        raise UserError(
+            f"{own} compares predictions and {teacher.label} shows features only: {teacher.headless}; "
+            f"use a method that compares features ({', '.join(works)})"
+        )
 
     def prepare(self, height: int, width: int) -> None:
         """Called once, before anything is optimised or loaded, with the height and width in pixels of the training images."""

@@ -10,11 +10,11 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.balance import Balance
-from distill.base import Distiller, Level, Spec, Step, View, level_names
+from distill.base import Distiller, Step, View
+from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
 
@@ -28,83 +28,6 @@ class NonFiniteLoss(ArithmeticError):
     def __init__(self, term: str) -> None:
         super().__init__(f"the loss term '{term}' is not finite")
         self.term = term
-
-
-def spec_of(model: nn.Module, label: str) -> Spec:
-    """Facts of a detector (ours or ultralytics') before any image."""
-    head = model.model[-1]
-    names = level_names([int(s) for s in model.stride])
-    channels = _input_channels(model)
-    levels = {n: Level(c, int(s)) for n, c, s in zip(names, channels, model.stride)}
-    attention = frozenset(names[i] for i in attention_of(model))
-    bins = head.reg_max if getattr(head, "reg_max", 1) > 1 else None
-    anchors = getattr(head, "na", 0 if hasattr(head, "reg_max") else None)
-    return Spec(label, levels, head.nc, dict(model.names), bins, attention, anchors)
-
-
-@torch.no_grad()
-def _input_channels(model: nn.Module) -> list[int]:
-    """Channels of the feature maps the head reads, measured on a small blank image."""
-    side = 2 * int(max(model.stride))
-    was_training = model.training
-    parameter = next(model.parameters())
-    image = torch.zeros(1, model.yaml.get("channels", 3), side, side, device=parameter.device, dtype=parameter.dtype)
-    feats = raw_output(model.eval()(image))["feats"]
-    model.train(was_training)
-    return [x.shape[1] for x in feats]
-
-
-def attention_of(model: nn.Module) -> dict[int, nn.Module]:
-    """Dual attention modules of a detector by level position; none for detectors that are not ours."""
-    return model.level_attention() if hasattr(model, "level_attention") else {}
-
-
-def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
-    """A detector's output on a batch as a `View`."""
-    raw = raw_output(preds)
-    names = list(spec.levels)
-    attention = {names[i]: module for i, module in attention_of(model).items()}
-    return View(spec, dict(zip(names, raw["feats"])), raw, attention)
-
-
-class FeatureTap(nn.Module):
-    """Stands in a head's place and shows what the head would read."""
-
-    def forward(self, features: list[Tensor]) -> dict[str, list[Tensor]]:
-        return {"feats": list(features)}
-
-
-class FrozenTeacher:
-    """A teacher that is used and nothing else. Not a module, so that no module that holds it registers its parameters.
-
-    A deep copy (the EMA's) shares the teacher instead of copying it.
-    """
-
-    def __init__(self, model: nn.Module, label: str) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.spec = spec_of(model, label)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
-        return self
-
-    def drop_head(self) -> None:
-        """Leave the head out from now on: views have features only, and a step costs less."""
-        head = self.model.model[-1]
-        tap = FeatureTap().eval()
-        tap.i, tap.f, tap.type = head.i, head.f, head.type
-        self.model.model[-1] = tap
-
-    @torch.no_grad()
-    def see(self, images: Tensor) -> View:
-        """The teacher's view of images (B, 3, H, W). Sides that are no multiple of its stride are padded; the maps cropped."""
-        multiple = int(max(self.spec.strides))
-        height, width = images.shape[-2:]
-        pad_h, pad_w = -height % multiple, -width % multiple
-        padded = F.pad(images, (0, pad_w, 0, pad_h), value=114 / 255) if pad_h or pad_w else images  # letterbox grey
-        view = view_of(self.model, self.spec, self.model(padded))
-        for name, level in self.spec.levels.items():
-            view.feats[name] = view.feats[name][..., : -(-height // level.stride), : -(-width // level.stride)]
-        return view
 
 
 class TrainingModel(nn.Module):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,22 +12,19 @@ import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel, guess_model_scale
-from ultralytics.utils import ROOT as HOST_ROOT
 
 from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
-from distill.model import FrozenTeacher, spec_of
-from engine.checkpoint import Transfer, load_detector, read_state, transfer
-from engine.foreign import check_rows
+from distill.networks import FrozenTeacher, spec_of
+from engine.checkpoint import Transfer, read_state, transfer
+from engine.detectors import build_detector
+from engine.teachers import load_teacher
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
-from models.heads import HEADS
 
 DEFAULT_METHOD = "attention"  # with a teacher and no word on the method
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
-STOCK_HEADS = ("Detect", "v10Detect")
 
 
 @dataclass
@@ -39,72 +35,6 @@ class Networks:
     teacher: FrozenTeacher | None
     distiller: Distiller | None
     notes: list[str]
-
-
-def build_detector(name: str | Path, nc: int | None = None, names: dict[int, str] | None = None) -> nn.Module:
-    """Build a detector of ours (`cfg/models/` or a path) or of ultralytics (`yolo11n.yaml`) from its YAML.
-
-    Raises:
-        UserError: neither is found, or the YAML is wrong or would run or download something.
-    """
-    if Path(name).suffix not in ("", ".yaml", ".yml"):
-        raise UserError(
-            f"--cfg {name}: expected a model YAML, got '{Path(name).suffix}'; "
-            f"start from weights with --cfg MODEL.yaml --weights {name}"
-        )
-    stock = _stock_yaml(name)
-    if stock is None or Path(name).is_file():
-        path = find("models", name)
-        if _has_own_head(path):
-            return Detector(path, nc=nc, names=names)
-        stock = path
-    try:
-        description = read_yaml(stock) | {"scale": guess_model_scale(name), "yaml_file": Path(name).name}
-        check_rows(Path(name), description)  # ultralytics runs the text of `activation`
-        model = DetectionModel(description, nc=nc, verbose=False)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(
-            f"{name}: ultralytics cannot build it ({' '.join(str(error).split())}); "
-            "correct the YAML"
-        ) from error
-    if type(model.model[-1]).__name__ not in STOCK_HEADS:
-        raise UserError(
-            f"{name}: expected a detector, its last row is '{type(model.model[-1]).__name__}'; "
-            "use one that ends in Detect"
-        )
-    model.names = dict(names) if names else model.names
-    model.task = "detect"
-    return model
-
-
-def _stock_yaml(name: str | Path) -> Path | None:
-    """The file of ultralytics behind a model name such as `yolo11n.yaml`, whose scale letter the file's name lacks."""
-    stem = Path(name).name.removesuffix(".yaml")
-    scale = guess_model_scale(name)
-    known = {p.name: p for p in (HOST_ROOT / "cfg/models").rglob("*.yaml")}
-    own = {p.name for p in (Path(find("models", "s-model.yaml")).parent).rglob("*.yaml")}
-    if f"{stem}.yaml" in own:
-        return None
-    unscaled = re.sub(rf"(?<=\d){scale}(?=-|$)", "", stem) if scale else stem  # yolov8n-p2 -> yolov8-p2
-    return known.get(f"{stem}.yaml") or known.get(f"{unscaled}.yaml")
-
-
-def _has_own_head(path: Path) -> bool:
-    description = read_yaml(path)
-    rows = description.get("head")
-    if "base" in description or not isinstance(rows, list) or not rows:
-        return True
-    head = rows[-1][2] if isinstance(rows[-1], list) and len(rows[-1]) > 2 else None
-    return not isinstance(head, str) or head in list(HEADS) or _misspelt(head)
-
-
-def _misspelt(head: str) -> bool:
-    """Whether a head's name is none of ultralytics' either, so that our parser's error is the one to show."""
-    from ultralytics.nn import tasks
-
-    return not hasattr(tasks, str(head))
 
 
 def build_networks(
@@ -131,9 +61,9 @@ def build_networks(
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name)
         notes += [distillation_note(wanted, settings, teacher, distiller)]
     if teacher:
-        if _is_yaml(settings["teacher"]):  # no start from it: runs of different seeds would all start alike
+        if not teacher.trained:  # no start from it: runs of different seeds would all start alike
             notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
-        elif settings["teacher_init"] and fresh:
+        elif settings["teacher_init"] and fresh and not teacher.spec.headless:
             notes += [transfer_note("teacher", settings["teacher"], transfer(student, teacher.model.state_dict()))]
     if settings["weights"] and fresh:
         copied = transfer(student, read_state(settings["weights"]))
@@ -163,22 +93,6 @@ def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> Non
             f"freeze: expected fewer than the model's {layers} layers, got {freeze}; "
             "at least one must learn"
         )
-
-
-def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeacher:
-    """The frozen teacher of a run: weights of ours or of ultralytics, or a model YAML (untrained, for controls).
-
-    An untrained teacher gets the run's classes, and the same random weights each time: on every process, on resume.
-    """
-    if not _is_yaml(path):
-        return FrozenTeacher(load_detector(path)[0], f"teacher {path}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return FrozenTeacher(build_detector(path, nc, names), f"untrained teacher {path}")
-
-
-def _is_yaml(path: str | Path) -> bool:
-    return Path(path).suffix in (".yaml", ".yml")
 
 
 def build_distiller(wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:

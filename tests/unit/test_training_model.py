@@ -18,7 +18,8 @@ from small import SIZE, batch, description, detector, distilling, same  # noqa: 
 
 from cfg import UserError  # noqa: E402
 from distill.base import Distiller, Level, Spec, Step, View, check_classes, level_names, pair_levels  # noqa: E402
-from distill.model import FrozenTeacher, NonFiniteLoss, TrainingModel, attention_of, spec_of  # noqa: E402
+from distill.model import NonFiniteLoss, TrainingModel  # noqa: E402
+from distill.networks import FrozenTeacher, attention_of, spec_of  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 

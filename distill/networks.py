@@ -1,0 +1,105 @@
+"""How a network is seen by distillation: facts before training, views of a batch, and the frozen teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.base import Level, Spec, View, level_names
+from models.detector import raw_output
+from models.foreign.base import tap
+
+LEAST_MULTIPLE = 32  # pixels: layers between the head's levels may be as coarse, as in ultralytics' own size check
+
+
+class Network(Protocol):
+    """What student and teacher must show. Our detectors and ultralytics' do, others through `models.foreign`.
+
+    Called with images (B, 3, H, W), it gives what `models.detector.raw_output` finds `"feats"` in. Detectors have their
+    head in `model[-1]`; a network without one has `headless`, the reason.
+    """
+
+    stride: Tensor  # (levels,) image pixels per cell
+    names: Mapping[int, str]
+
+    def __call__(self, images: Tensor) -> Any: ...
+
+
+def spec_of(model: Network, label: str) -> Spec:
+    """Facts of a network before any image."""
+    names = level_names([int(s) for s in model.stride])
+    levels = {n: Level(c, int(s)) for n, c, s in zip(names, _channels(model), model.stride)}
+    if hasattr(model, "headless"):
+        return Spec(label, levels, len(model.names), dict(model.names), headless=model.headless)
+    head = model.model[-1]
+    attention = frozenset(names[i] for i in attention_of(model))
+    bins = head.reg_max if getattr(head, "reg_max", 1) > 1 else None
+    anchors = getattr(head, "na", 0 if hasattr(head, "reg_max") else None)
+    return Spec(label, levels, head.nc, dict(model.names), bins, attention, anchors)
+
+
+@torch.no_grad()
+def _channels(model: nn.Module) -> list[int]:
+    """Channels of the feature maps the head reads, measured on a small blank image."""
+    side = 2 * int(max(model.stride))
+    was_training = model.training
+    parameter = next(model.parameters())
+    channels = getattr(model, "yaml", {}).get("channels", 3)
+    image = torch.zeros(1, channels, side, side, device=parameter.device, dtype=parameter.dtype)
+    feats = raw_output(model.eval()(image))["feats"]
+    model.train(was_training)
+    return [x.shape[1] for x in feats]
+
+
+def attention_of(model: nn.Module) -> dict[int, nn.Module]:
+    """Dual attention modules of a detector by level position; none for detectors that are not ours."""
+    return model.level_attention() if hasattr(model, "level_attention") else {}
+
+
+def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
+    """A network's output on a batch as a `View`."""
+    raw = raw_output(preds)
+    names = list(spec.levels)
+    attention = {names[i]: module for i, module in attention_of(model).items()}
+    return View(spec, dict(zip(names, raw["feats"])), raw, attention)
+
+
+class FrozenTeacher:
+    """A teacher that is used and nothing else. Not a module, so that no module that holds it registers its parameters.
+
+    A deep copy (the EMA's) shares the teacher instead of copying it.
+
+    Args:
+        model: a `Network`; it is frozen in place.
+        label: what messages call it.
+        trained: False for a control with random weights.
+    """
+
+    def __init__(self, model: nn.Module, label: str, trained: bool = True) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.spec = spec_of(model, label)
+        self.trained = trained
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
+        return self
+
+    def drop_head(self) -> None:
+        """Leave the head out from now on: views have features only, and a step costs less."""
+        if not self.spec.headless:
+            tap(self.model.model)
+
+    @torch.no_grad()
+    def see(self, images: Tensor) -> View:
+        """The teacher's view of images (B, 3, H, W). Sides that are no multiple of its stride are padded; the maps cropped."""
+        multiple = max(LEAST_MULTIPLE, *map(int, self.spec.strides))
+        height, width = images.shape[-2:]
+        pad_h, pad_w = -height % multiple, -width % multiple
+        padded = F.pad(images, (0, pad_w, 0, pad_h), value=114 / 255) if pad_h or pad_w else images  # letterbox grey
+        view = view_of(self.model, self.spec, self.model(padded))
+        for name, level in self.spec.levels.items():
+            view.feats[name] = view.feats[name][..., : -(-height // level.stride), : -(-width // level.stride)]
+        return view

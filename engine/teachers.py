@@ -1,0 +1,101 @@
+"""The frozen teacher of a run: weights or a YAML of ours, of ultralytics, or of torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+import torch
+from torch import nn
+
+from cfg import UserError, find, nearest, read_yaml
+from cfg.find import ROOT as CFG
+from distill.networks import FrozenTeacher
+from engine.checkpoint import load_detector, read_state
+from engine.detectors import build_detector, is_rtdetr
+from models.foreign import torchvision_fpn
+from models.foreign.base import FeaturePyramid
+from models.foreign.rtdetr import RTDETRPyramid
+
+KEYS = ("torchvision", "weights", "names", "options", "batch_norm_eps")  # of a torchvision teacher's YAML
+BACKGROUND = ("background", "__background__")
+
+
+def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeacher:
+    """The frozen teacher of a run.
+
+    Args:
+        path: weights of ours or of ultralytics (RT-DETR too), a model YAML of either (untrained, for controls), or the
+            YAML of a torchvision detector (a file, or a name in `cfg/teachers`).
+        nc, names: classes of the run. An untrained teacher gets them, and the same random weights each time: on every
+            process, on resume.
+
+    Raises:
+        UserError: the file is missing, damaged or wrong, or what it holds is no detector with feature levels.
+    """
+    if Path(path).suffix not in (".yaml", ".yml"):
+        model, trained = load_detector(path, as_teacher=True)[0], True
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, trained = _from_yaml(path, nc, names)
+    if is_rtdetr(model):
+        model = RTDETRPyramid(model)
+    return FrozenTeacher(model, f"teacher {path}" if trained else f"untrained teacher {path}", trained)
+
+
+def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Module, bool]:
+    """A teacher described by a YAML, and whether it has trained weights."""
+    file = find("teachers", path) if Path(path).is_file() or (CFG / "teachers" / Path(path).name).is_file() else None
+    content = read_yaml(file) if file else {}
+    if "torchvision" not in content:
+        return build_detector(path, nc, names, as_teacher=True), False
+    try:
+        return _torchvision(file.parent, content, names), bool(content.get("weights"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _torchvision(folder: Path, content: dict[str, Any], names: dict[int, str]) -> FeaturePyramid:
+    """A torchvision detector as its YAML describes it; `folder` is what the weights' path is relative to."""
+    for key in content:
+        if key not in KEYS:
+            raise UserError(f"unknown key '{key}'{nearest(key, KEYS)} (known: {', '.join(KEYS)})")
+    options, weights = content.get("options") or {}, content.get("weights")
+    if not isinstance(options, dict):
+        raise UserError(f"options: expected 'name: value' lines, got {options!r}")
+    classes = _class_names(content.get("names"), names, weights)
+    model = torchvision_fpn.build(content["torchvision"], len(classes), options)
+    if weights:
+        file = folder / str(weights)
+        if not file.is_file():
+            raise UserError(
+                f"weights: {file} not found; expected what torch.save(model.state_dict(), FILE) wrote, at a path relative "
+                "to this YAML; leave 'weights' out for an untrained control"
+            )
+        torchvision_fpn.fill(model, read_state(file), f"weights: {file}")
+    if "batch_norm_eps" in content:
+        torchvision_fpn.set_epsilon(model, _epsilon(content["batch_norm_eps"]))
+    return torchvision_fpn.TorchvisionPyramid(model, classes)
+
+
+def _class_names(given: Any, names: dict[int, str], weights: Any) -> dict[int, str]:
+    """The teacher's class names by index, without the background; an untrained teacher without any gets the run's."""
+    if given is None and not weights:
+        return names
+    values = list(given.values()) if isinstance(given, dict) else given
+    if not isinstance(values, list) or not values:
+        raise UserError(
+            f"names: expected the classes the teacher was trained on, as [crazing, inclusion], got {given!r}; "
+            "list them in its own order"
+        )
+    if str(values[0]).lower() in BACKGROUND:
+        raise UserError("names: expected the classes without the background; leave the first one out")
+    return {i: str(name) for i, name in enumerate(values)}
+
+
+def _epsilon(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+        raise UserError(f"batch_norm_eps: expected a number from 0 to below 1, got {value!r}; torchvision's is 1e-5")
+    return float(value)
