@@ -21,6 +21,7 @@ from models.blocks import BLOCKS
 from models.heads import HEADS
 from models.rules import Plan, Site
 
+Output = torch.Tensor | list[torch.Tensor]  # of one row: some (backbones, pyramids) have several
 PROBE_SIZE = 256  # image side of the probe; twice the coarsest stride any of our models has
 
 
@@ -78,7 +79,7 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     scale = scaler(_factor(description, "width_multiple", where), int(_factor(description, "divisor", where, 8)))
     depth = _factor(description, "depth_multiple", where)
     layers: list[nn.Module] = []
-    outputs: list[torch.Tensor] = []
+    outputs: list[Output] = []
     image = torch.zeros(1, channels, PROBE_SIZE, PROBE_SIZE)
     for index, row in enumerate(rows):
         source, repeats, name, args = _read_row(row, description, f"{where}, row {index}")
@@ -120,24 +121,30 @@ def _read_row(row: Any, description: dict[str, Any], context: str) -> tuple[Any,
     return source, repeats, str(substitute.get(name, name)), [substitute.get(a, a) if isinstance(a, str) else a for a in args]
 
 
-def _as_list(source: int | list[int]) -> list[int]:
-    return source if isinstance(source, list) else [source]
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
-def _inputs(source: Any, outputs: list[torch.Tensor], image: torch.Tensor, context: str) -> list[torch.Tensor]:
-    """The probe tensors a row reads; -1 is the row before it, or the image for the first row."""
-    inputs = []
+def _inputs(source: Any, outputs: list[Output], image: torch.Tensor, context: str) -> list[torch.Tensor]:
+    """The probe tensors a row reads; -1 is the row before it, or the image for the first row.
+
+    Of a row with several outputs, a row that names it alone gets them all.
+    """
+    inputs: list[torch.Tensor] = []
     for position in _as_list(source):
         if not isinstance(position, int) or not -len(outputs) - 1 <= position < len(outputs):
             raise UserError(f"{context}: 'from' must name an earlier row (0 to {len(outputs) - 1}, or -1), got {position!r}")
-        inputs.append(outputs[position] if outputs else image)
+        given = outputs[position] if outputs else image
+        if isinstance(given, list) and isinstance(source, list):
+            raise UserError(f"{context}: row {position} has {len(given)} outputs; pick one with a row [{position}, 1, Level, [0]]")
+        inputs += _as_list(given)
     return inputs
 
 
 @torch.no_grad()
 def _build_row(
     name: str, site: Site, inputs: list[torch.Tensor], is_last: bool, context: str
-) -> tuple[nn.Module, torch.Tensor | None]:
+) -> tuple[nn.Module, Output | None]:
     """Build one row's layer and run it on the probe; return both (no output for a head). `context` starts every message."""
     try:
         _check_place(name, is_last)
@@ -150,22 +157,23 @@ def _build_row(
         if plan.out_channels is None:
             return layer, None
         output = layer(inputs if len(inputs) > 1 else inputs[0])
-        _check_grid(layer, inputs)
-        if output.shape[1] != plan.out_channels:
-            raise UserError(f"promised {plan.out_channels} output channels, gives {output.shape[1]}; correct its rule")
+        _check_grid(layer, inputs, output)
+        real = tuple(x.shape[1] for x in output) if isinstance(output, list) else output.shape[1]
+        if real != plan.out_channels:
+            raise UserError(f"promised {plan.out_channels} output channels, gives {real}; correct its rule")
     except Exception as error:  # a block may fail in any way on arguments that are not meant for it
         kind = "" if isinstance(error, (UserError, TypeError, RuntimeError, ValueError)) else f"{type(error).__name__} "
         raise UserError(f"{context}: {kind}{' '.join(str(error).split())}".rstrip()) from error
     return layer, output
 
 
-def _check_grid(layer: nn.Module, inputs: list[torch.Tensor]) -> None:
+def _check_grid(layer: nn.Module, inputs: list[torch.Tensor], output: Output) -> None:
     """Refuse a row that makes a one-cell grid coarser: it stays one cell, and its stride would be measured too small."""
-    if min(x.shape[2] for x in inputs) > 1:
+    if min(x.shape[2] for x in [*inputs, *_as_list(output)]) > 1:
         return
     doubled = [x.repeat(1, 1, 2, 2) for x in inputs]
-    output = layer(doubled if len(doubled) > 1 else doubled[0])
-    if output.shape[2] < min(x.shape[2] for x in doubled):
+    larger = layer(doubled if len(doubled) > 1 else doubled[0])
+    if any(b.shape[2] < 2 * a.shape[2] for a, b in zip(_as_list(output), _as_list(larger))):
         raise UserError(f"strides go up to {PROBE_SIZE}; take this row, or a stride before it, out")
 
 

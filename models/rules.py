@@ -26,9 +26,9 @@ class Site:
 
 @dataclass(frozen=True)
 class Plan:
-    """Arguments for the block's constructor, and the number of output channels it promises (None for a head)."""
+    """Arguments for the block's constructor, and the output channels it promises: one number per output, None for a head."""
 
-    out_channels: int | None
+    out_channels: int | tuple[int, ...] | None  # a tuple for a row with several outputs
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     copies: int = 1  # the block is built this often, one after the other

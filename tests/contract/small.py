@@ -105,7 +105,9 @@ def _distilling(part: Any, student: nn.Module, teacher: nn.Module, options: dict
     torch.manual_seed(3)
     distiller = part(spec_of(student, "student small"), frozen.spec if frozen else None, **options)
     distiller.prepare(SIZE, SIZE)
-    return TrainingModel(student, distiller, frozen)
+    model = TrainingModel(student, distiller, frozen)
+    model.progress = 0.5  # some methods begin later than the training
+    return model
 
 
 # -- blocks -------------------------------------------------------------------------------------------------------------
@@ -139,6 +141,8 @@ class Example:
 
 
 EXAMPLES = {  # blocks that need more than the usual rows below
+    "Backbone": Example(["shufflenet_v2_x0_5", [4, 8]], (3,), (1,)),
+    "Level": Example([1], (16, 8), (8, 8)),
     "SPP": Example([16, [5, 9, 13]]),
     "Swin": Example([4], repeats=2),
     "TopDown": Example([16], (16, 8), (16, 8)),
