@@ -15,10 +15,10 @@ class Adapter(nn.Module):
     (B, C_S, H_S, W_S) -> (B, C_T, H_T, W_T). With `always=False` equal channels are left as they are, not mixed.
     """
 
-    def __init__(self, student: Level, teacher: Level, always: bool = True) -> None:
+    def __init__(self, student: Level, teacher: Level, always: bool = True, bias: bool = True) -> None:
         super().__init__()
         mixes = always or student.channels != teacher.channels
-        self.mix = nn.Conv2d(student.channels, teacher.channels, 1) if mixes else nn.Identity()
+        self.mix = nn.Conv2d(student.channels, teacher.channels, 1, bias=bias) if mixes else nn.Identity()
 
     def forward(self, features: torch.Tensor, grid_hw: tuple[int, int]) -> torch.Tensor:
         features = self.mix(features)

@@ -22,6 +22,7 @@ class FeatureDistiller(Distiller):
     """
 
     method: ClassVar[str]  # as registered; the loss is `<method>_loss`
+    bias: ClassVar[bool] = True  # of the adapters; no use to a loss that a constant added to a channel leaves as it is
 
     def __init__(self, student: Spec, teacher: Spec | None, gain: float = 1.0) -> None:
         super().__init__(student, teacher)
@@ -31,7 +32,7 @@ class FeatureDistiller(Distiller):
 
     def adapter(self, student: Level, teacher: Level) -> nn.Module:
         """What brings a level of the student, (B, C_S, H_S, W_S), to the teacher's (B, C_T, H, W)."""
-        return Adapter(student, teacher, always=False)
+        return Adapter(student, teacher, always=False, bias=self.bias)
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
         """0-d loss of one level, a mean over images; both (B, C_T, H, W) float32."""

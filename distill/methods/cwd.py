@@ -29,6 +29,7 @@ class ChannelDistiller(FeatureDistiller):
     """
 
     method = "cwd"
+    bias = False
     weight_names = {"cwd_loss": "cwd"}
 
     def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0) -> None:

@@ -31,6 +31,7 @@ class PearsonDistiller(FeatureDistiller):
     """
 
     method = "pkd"
+    bias = False
     weight_names = {"pkd_loss": "pkd"}
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
