@@ -8,6 +8,7 @@ import pytest
 import torch
 from tiny import NAMES, results, stock_detector, training, write_data, write_model
 
+from cfg import UserError
 from engine.checkpoint import save_student
 from engine.launch import train
 
@@ -50,7 +51,8 @@ def test_every_term_and_weight_is_shown(place, caplog, capsys):
     for row in rows:
         assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in TERMS)
         assert sum(row[f"weight/{name}"] for name in WEIGHTS) == pytest.approx(len(WEIGHTS), abs=1e-3)
-        assert not any(name.startswith(("train/w_", "val/w_")) for name in row)
+        assert not any(name.startswith(("train/w_", "val/w_", "train/share_", "val/share_")) for name in row)
+        assert all(row[f"share/{name}"] > 0 for name in ("fg", "bg", "att", "global", "all"))
     assert {row["weight/feature"] for row in rows} != {1.0}  # from the third epoch on
     header = next(record.message for record in caplog.records if "distillation:" in record.message)
     assert "ON, attention from teacher" in header and "levels p3, p4" in header and "288 adapter parameters" in header
@@ -58,8 +60,9 @@ def test_every_term_and_weight_is_shown(place, caplog, capsys):
     assert "17 of 29 tensors of the teacher" in caplog.text
     head = next(record.message for record in caplog.records if "GPU_mem" in record.message)
     assert head.split() == ["Epoch", "GPU_mem", "box", "obj", "cls", "fg", "bg", "att", "global",
-                            "w:box", "w:focal", "w:feature", "w:attenti.", "w:global", "Instances", "Size"]  # fmt: skip
-    assert {len(line) for line in head.splitlines() if line} == {16 * 11}
+                            "w:box", "w:focal", "w:feature", "w:attenti.", "w:global",
+                            "g:fg", "g:bg", "g:att", "g:global", "g:all", "Instances", "Size"]  # fmt: skip
+    assert {len(line) for line in head.splitlines() if line} == {21 * 11}
     assert {"results.png", "weights.png", "labels.jpg", "train_batch0.jpg"} <= {path.name for path in folder.iterdir()}
     assert _scalars(folder) >= {"train/fg_loss", "val/fg_loss", "weight/feature", "metrics/mAP50(B)", "lr/pg0"}
 
@@ -93,7 +96,10 @@ def test_modes_of_the_weights(place, mode):
 
 
 @pytest.mark.parametrize(
-    "options", [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}], ids=str
+    "options",
+    [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}, {"kd_cap": 0.5},
+     {"kd_share": None}, {"kd_decay": "cosine", "kd_until": 0.9}],
+    ids=str,
 )
 def test_options(place, options):
     rows = results(train(training(place, name="options", teacher=str(place / "own.pt"), **options)))
@@ -127,3 +133,24 @@ def test_other_class_names_are_refused(place):
     with pytest.raises(UserError, match=f"knows {len(NAMES)} classes, .* 2: expected the same"):
         train(training(place, name="refused", teacher=str(place / "three.pt")))
     assert not (place / "runs/refused").exists()
+
+
+def test_an_end_of_distillation(place):
+    rows = results(train(training(place, name="until", teacher=str(place / "own.pt"), epochs=2, kd_until=0.5)))
+    assert rows[0]["train/fg_loss"] > 0 and rows[1]["train/fg_loss"] == 0
+    assert rows[1]["weight/feature"] == rows[0]["weight/feature"]
+
+
+def test_a_cap_is_held(place):
+    options = {"kd_share": 5.0, "kd_cap": 0.25, "epochs": 2}
+    rows = results(train(training(place, name="cap", teacher=str(place / "own.pt"), **options)))
+    assert all(row["share/all"] <= 0.2501 for row in rows)
+    free = results(train(training(place, name="free", teacher=str(place / "own.pt"), **options | {"kd_cap": None})))
+    assert all(row["share/all"] > 1 for row in free)
+
+
+def test_a_teacher_file_where_the_method_needs_none_and_the_other_way_round(place):
+    with pytest.raises(UserError, match="needs a teacher; give one with --teacher"):
+        train(training(place, name="alone", distill="attention"))
+    with pytest.raises(UserError, match="expected methods as in attention"):
+        train(training(place, name="odd", teacher=str(place / "own.pt"), distill="attention+"))

@@ -115,18 +115,18 @@ def test_means_that_are_not_finite_change_nothing(mode: str, bad: float) -> None
 
 
 def test_total_and_terms_by_hand() -> None:
-    weights = AdaptiveWeights(NAMES, "none", {"fg_loss": 0.1})
+    weights = AdaptiveWeights(NAMES, "none")
     weights.weights.copy_(torch.tensor([2.0, 1.0, 3.0]))
     given = losses(1.0, 4.0, 5.0)
     total, terms = weights(given)
-    assert {k: round(v.item(), 6) for k, v in terms.items()} == means(2.0, 4.0, 1.5)
-    assert total.shape == () and total.item() == pytest.approx(7.5)
-    total.backward()  # d total / d loss = weight * gain
-    assert [given[k].grad.item() for k in NAMES] == pytest.approx([2.0, 1.0, 0.3])
+    assert {k: round(v.item(), 6) for k, v in terms.items()} == means(2.0, 4.0, 15.0)
+    assert total.shape == () and total.item() == pytest.approx(21.0)
+    total.backward()  # d total / d loss = weight
+    assert [given[k].grad.item() for k in NAMES] == pytest.approx([2.0, 1.0, 3.0])
 
 
 def test_order_of_the_losses_does_not_matter() -> None:
-    weights = AdaptiveWeights(NAMES, "none", {"fg_loss": 0.1})
+    weights = AdaptiveWeights(NAMES, "none")
     given = losses(1.0, 4.0, 5.0)
     assert weights(given)[0] == weights(dict(reversed(given.items())))[0]
     assert list(given) == NAMES
