@@ -30,7 +30,7 @@ def column(name: str) -> str | None:
 
 
 def heading(name: str) -> str:
-    """A loss item's head in the progress table, whose columns are 11 characters wide: `global`, `w:global` (weight), `g:global` (gradient share)."""
+    """A loss item's head in the progress table (columns of 11): `global`, `w:global` its weight, `g:global` its gradient share."""
     for prefix, mark in (("w_", "w:"), ("share_", "g:")):
         name = mark + name.removeprefix(prefix) if name.startswith(prefix) else name
     name = name.removesuffix("_loss")
