@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torchvision.models import detection, list_models
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
+from torchvision.models.detection.retinanet import RetinaNet
 
 from cfg import UserError, nearest
 from models.foreign.base import FeaturePyramid
 
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
+PARTS = ("self", "weights", "backbone", "rpn", "transform", "_heads", "_generator", "head", "_predictor", "_pool", "matcher", "progress")
 COUNTER = "num_batches_tracked"  # BatchNorm has it; the frozen BatchNorm of a model fine-tuned in torchvision has not
 CLASS_SCORES = ("roi_heads.box_predictor.cls_score.bias", "head.classification_head.cls_logits.bias")
 
@@ -28,14 +33,18 @@ class TorchvisionPyramid(FeaturePyramid):
         names: class names by index, without the background.
     """
 
-    headless = "torchvision's heads do not predict per cell of the student's grid"
+    headless = "torchvision's heads predict for regions or anchors of their own, which the student has not"
 
     def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
         super().__init__(names)
         self.backbone = model.backbone
         for name in ("image_mean", "image_std"):
-            values = torch.tensor(getattr(model.transform, name), dtype=torch.float32)
-            self.register_buffer(name, values.view(1, 3, 1, 1), persistent=False)
+            given = getattr(model.transform, name)
+            try:
+                values = torch.tensor(given, dtype=torch.float32).view(1, 3, 1, 1)
+            except (TypeError, ValueError, RuntimeError):
+                raise UserError(f"options: expected {name} to be three numbers, got {given!r}; correct it") from None
+            self.register_buffer(name, values, persistent=False)
         self.measure()
 
     def pyramid(self, images: Tensor) -> list[Tensor]:
@@ -69,6 +78,10 @@ def build(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
             "save the trained detector's state_dict and name the file under 'weights:'"
         )
     kept = {k: v for k, v in options.items() if k not in DOWNLOADS}
+    known = _options_of(getattr(detection, name))
+    for option in kept:
+        if option not in known:  # torchvision would swallow it: its transform takes any arguments
+            raise UserError(f"options: {name} has no option '{option}'{nearest(option, known)} (known: {', '.join(known)})")
     count = kept.setdefault("num_classes", classes + 1)
     if count not in (classes, classes + 1):
         raise UserError(
@@ -80,31 +93,47 @@ def build(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
         raise UserError(f"options: torchvision's {name} refuses them ({' '.join(str(error).split())}); correct them") from None
 
 
+def _options_of(builder: Callable[..., nn.Module]) -> list[str]:
+    """Arguments of a builder and of the detector classes behind it that a YAML may give."""
+    signatures = [inspect.signature(builder)]
+    classes = getattr(signatures[0].return_annotation, "__mro__", ())
+    signatures += [inspect.signature(c.__init__) for c in classes if issubclass(c, GeneralizedRCNN | RetinaNet | FCOS)]
+    named = [p.name for s in signatures for p in s.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    return list(dict.fromkeys(name for name in named if not name.endswith(PARTS)))
+
+
 def fill(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
-    """Copy a whole state dict into a torchvision detector, in place; `label` names it in messages.
+    """Copy backbone and pyramid of a detector's state dict into another, in place; heads are not needed here.
+
+    Args:
+        model: a detector of `build`.
+        state: the whole detector's tensors.
+        label: what messages call them.
 
     Raises:
         UserError: the file was trained with another number of classes, or is another model's; says how many tensors
             do not fit of how many.
     """
     state = {k.removeprefix("module."): v for k, v in state.items()}  # as DistributedDataParallel saves them
-    own = model.state_dict()
-    classes, trained = _classes(model, own), _classes(model, state)
+    classes, trained = _classes(model, model.state_dict()), _classes(model, state)
     if trained is not None and classes != trained:
         raise UserError(
             f"{label} was trained with {trained} classes, the background counted, and 'names' gives {classes}; "
             "list the classes it was trained on"
         )
+    own = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
+    given = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     needed = [name for name in own if not name.endswith(COUNTER)]
-    wrong = [name for name in needed if name not in state or state[name].shape != own[name].shape]
-    unknown = [name for name in state if name not in own]
-    if wrong or unknown:
+    wrong = [name for name in needed if name not in given or given[name].shape != own[name].shape]
+    wrong += [name for name in given if name not in own]
+    if wrong:
+        fitting = sum(name not in wrong for name in needed)
         raise UserError(
-            f"{label}: {len(needed) - len(wrong)} of the model's {len(needed)} tensors are in the file with the right shape, "
-            f"{len(unknown)} tensors of the file have no place (first: {(wrong + unknown)[0]}); expected the state_dict of "
-            "the builder named under 'torchvision:', with the same options"
+            f"{label}: {fitting} of the {len(needed)} tensors of its backbone and pyramid fit, {len(wrong)} do not (first: "
+            f"{wrong[0]}); expected the state_dict of the builder under 'torchvision:'"
         )
-    model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()}, strict=False)
+    floats = {k.removeprefix("backbone."): v.float() if v.is_floating_point() else v for k, v in given.items()}
+    model.backbone.load_state_dict(floats, strict=False)  # counters of BatchNorm may be absent
 
 
 def set_epsilon(model: nn.Module, epsilon: float) -> None:
