@@ -47,9 +47,20 @@ def detector(width: int = 8, attention: str = "dual", seed: int = 0, head: list[
     """A small detector whose BatchNorm statistics are those of noise images."""
     torch.manual_seed(seed)
     model = Detector(description(width, attention, head))
-    with torch.no_grad():
-        for _ in range(5):
-            model(torch.rand(4, 3, SIZE, SIZE))
+    return seen(model)
+
+
+@torch.no_grad()
+def seen(model: nn.Module) -> nn.Module:
+    """The model with the BatchNorm statistics of noise images; without, its outputs hardly depend on the image."""
+    norms = [layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)]
+    usual = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.5
+    for _ in range(5):
+        model(torch.rand(4, 3, SIZE, SIZE))
+    for norm, momentum in zip(norms, usual):
+        norm.momentum = momentum
     return model
 
 
@@ -91,16 +102,18 @@ def stock(width: int = 8, seed: int = 0) -> DetectionModel:
 def distilling(method: str, options: dict[str, Any] | None = None, attention: str = "dual") -> TrainingModel:
     """A small student with the method `method`, and a wider teacher when the method needs one.
 
-    Two anchor-based detectors of ours, or, when the method refuses these, two of ultralytics with box distributions.
+    Two anchor-based detectors of ours, or, when the method refuses these, two of ours with box distributions.
     """
     part = METHODS.get(method)
     try:
-        return _distilling(part, detector(8, "none", seed=1), detector(16, attention, seed=2), options or {})
+        return pair(part, detector(8, "none", seed=1), detector(16, attention, seed=2), options or {})
     except UserError:
-        return _distilling(part, stock(8, seed=1), stock(16, seed=2), options or {})
+        gfl = ["GFLDetect", ["nc"]]
+        return pair(part, detector(8, "none", 1, gfl), detector(16, attention, 2, gfl), options or {})
 
 
-def _distilling(part: Any, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> TrainingModel:
+def pair(part: Any, student: nn.Module, teacher: nn.Module, options: dict[str, Any]) -> TrainingModel:
+    """The method `part` between two networks. Raises `UserError` when it refuses them."""
     frozen = FrozenTeacher(teacher, "teacher small") if part.uses_teacher else None
     torch.manual_seed(3)
     distiller = part(spec_of(student, "student small"), frozen.spec if frozen else None, **options)

@@ -1,0 +1,33 @@
+"""A dynamic teacher's features on one pyramid level, from the student's map and the label embeddings."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from distill.dynamic.appearance import AppearanceEncoder
+from distill.dynamic.interaction import Interaction, paint
+from distill.dynamic.objects import Objects
+
+
+class LevelTeacher(nn.Module):
+    """Appearance of the objects, interaction with the labels, and the way back to a map (LGD; SDD FTI-FDet, Fig. 2).
+
+    Args:
+        channels: C of the student's map, and of the result.
+        label_channels: of the label embeddings.
+    """
+
+    def __init__(self, channels: int, label_channels: int) -> None:
+        super().__init__()
+        self.look = AppearanceEncoder(channels)
+        self.interact = Interaction(channels, label_channels)
+        self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())
+        steps = [(nn.Conv2d(channels, channels, 1), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
+        self.refine = nn.Sequential(*[layer for step in steps for layer in step][:-1])
+
+    def forward(self, features: Tensor, labels: Tensor, objects: Objects) -> Tensor:
+        """(B, C, H, W), (B, M, L) -> (B, C, H, W). Gives no gradient to the student's features."""
+        rows, columns = objects.masks((features.shape[2], features.shape[3]))
+        appearance = self.look(features.detach(), rows, columns)
+        together = self.interact(appearance, labels, objects.valid)
+        return self.refine(self.project(paint(together, rows, columns)))

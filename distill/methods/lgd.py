@@ -1,0 +1,101 @@
+"""LGD, label-guided self-distillation: a teacher made of labels and the student's features (P. Zhang et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.dynamic.labels import LabelEncoder
+from distill.dynamic.level import LevelTeacher
+from distill.dynamic.objects import pack_objects
+from distill.options import not_negative, ratio
+
+LABEL_CHANNELS = 256
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Instance norm without parameters: each image's channel has mean 0 and variance 1 over positions. (B, C, H, W)."""
+    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
+    return (x - mean) / (variance + 1e-5).sqrt()
+
+
+def student_adaptor(channels: int) -> nn.Sequential:
+    """`f_adapt` of SDD FTI-FDet, eq. 6: three 1x1 convs with ReLU between. Standardising takes the last bias out."""
+    between = [nn.Conv2d(channels, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU()]
+    return nn.Sequential(*between, nn.Conv2d(channels, channels, 1, bias=False))
+
+
+@METHODS.register("lgd")
+class LGDDistiller(Distiller):
+    """A dynamic teacher trained beside the student through the student's own head, and thrown away afterwards.
+
+    Its features come from the labels and from the student's detached features (label encoder, appearance encoder,
+    interaction). They learn by the detection loss that the student's head has on them, `lgd_teacher_loss` (which
+    trains the head too), and the student's features follow them: `lgd_loss`, mean square difference when standardised.
+
+    Differs from the paper: 1x1 convs for its 3x3, and boxes' overlaps are averaged (`distill.dynamic`).
+
+    Args:
+        gain: lambda, of the term that pulls at the student.
+        virtual: whether each image has a virtual object that covers it.
+        start: fraction of training before which nothing is distilled (the teacher learns from the beginning).
+        freeze_until: fraction of training up to which the student's backbone stays as it is.
+    """
+
+    uses_teacher = False
+    name = "lgd"
+    weight_names = {"lgd_loss": "lgd", "lgd_teacher_loss": "lgd_teacher"}
+    own_terms = frozenset({"lgd_teacher_loss"})
+
+    def __init__(
+        self,
+        student: Spec,
+        teacher: Spec | None,
+        gain: float = 1.0,
+        virtual: bool = True,
+        start: float = 1 / 6,
+        freeze_until: float = 1 / 9,
+    ) -> None:
+        super().__init__(student, None)
+        self.gain, self.virtual = not_negative(self.name, "gain", gain), bool(virtual)
+        self.start = ratio(self.name, "start", start, 1 / 6)
+        self.backbone_frozen_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
+        self.nc, self.sizes = student.nc, dict(student.levels)
+        self.labels = LabelEncoder(student.nc, LABEL_CHANNELS)
+        self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS) for n, size in self.sizes.items()})
+        self.adapt = nn.ModuleDict({n: student_adaptor(size.channels) for n, size in self.sizes.items()})
+
+    def teach(self, batch: Mapping[str, Any], feats: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The dynamic teacher's features, level -> (B, C, H, W), from a batch's labels and the student's features."""
+        objects = pack_objects(batch, self.nc, next(iter(feats.values())).device, self.virtual)
+        labels = self.labels(objects)
+        return {name: self.arranged(name, self.levels[name](x, labels, objects)) for name, x in feats.items()}
+
+    def arranged(self, name: str, features: Tensor) -> Tensor:
+        """What is done to a level's features (B, C, H, W) at last: nothing."""
+        return features
+
+    def difference(self, teacher: Tensor, student: Tensor) -> Tensor:
+        """How far the student is from the teacher, 0-d; both (B, D), all standardised features of an image in a row."""
+        return (teacher - student).square().mean()
+
+    def losses(self, step: Step) -> dict[str, Tensor]:
+        """The student's distance to the teacher (0 before `start`) and the detection loss on the teacher's features."""
+        feats = float32(step.student)
+        taught = self.teach(step.batch, feats)
+        own = step.task_loss(step.head(list(taught.values())))
+        rows = [torch.cat([standardised(x).flatten(1) for x in maps], 1) for maps in self._sides(taught, feats)]
+        switch = self.gain * float(step.progress >= self.start)  # a factor, so that all parameters are in the graph
+        distance = self.difference(*rows) * switch
+        return dict(zip(self.weight_names, (distance, torch.stack(list(own.values())).sum())))
+
+    def _sides(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Detached teacher features and adapted student features by level."""
+        return [x.detach() for x in taught.values()], [self.adapt[name](feats[name]) for name in taught]
+
+    def describe(self) -> str:
+        return f"dynamic teacher from labels, distilled from {self.start:.0%} of training on; {super().describe()}"
