@@ -5,13 +5,14 @@ The frozen teacher is beside all that: in nothing that is saved, averaged, moved
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.networks import FrozenTeacher, spec_of, view_of
@@ -93,6 +94,8 @@ class TrainingModel(nn.Module):
         images = self._laid_out(batch["img"])
         if preds is None:
             preds = self._run(lambda: self.student(images))
+        if self.distiller is not None:
+            watch(self.student)
         vector, items = self.student.loss(batch, preds)
         if self.distiller is None:
             _check_finite(dict(zip(items, vector)))
@@ -142,17 +145,12 @@ class TrainingModel(nn.Module):
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
             see_teacher=see_teacher if self.teacher else None,
-            assign=self._assignment(batch, preds),
+            assign=taken(self.student, batch, preds),
             run_head=self._run_head,
             score=lambda view: self._score(batch, view),
         )
         with torch.autocast(device, enabled=False):
             return self.distiller.losses(step)
-
-    def _assignment(self, batch: dict[str, Any], preds: Any) -> Callable[[], Any] | None:
-        """How to get the detection loss's assignment, None for losses that keep it to themselves (ultralytics')."""
-        terms = getattr(self.criterion, "terms", None)
-        return (lambda: terms.assign(raw_output(preds), batch)) if terms is not None else None
 
     def _run_head(self, feats: list[Tensor]) -> View:
         """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""

@@ -71,10 +71,14 @@ def nearest_points(boxes_xyxy: Tensor, grid: PointGrid, top: int) -> Tensor:
 
 
 def threshold(iou: Tensor) -> Tensor:
-    """(N,) mean + standard deviation of the candidates' IoU (N, K); of a single candidate its IoU."""
+    """(N,) mean + standard deviation of the candidates' IoU (N, K), at most the largest of them.
+
+    Differs from the paper: no upper limit there. In a pyramid of two levels, the squares of all candidates of a small box
+    may hold it whole; its IoU are then two values, 9 times each, whose mean + deviation is above both.
+    """
     mean = iou.mean(1, keepdim=True)
     variance = (iou - mean).square().sum(1) / max(iou.shape[1] - 1, 1)
-    return mean[:, 0] + variance.sqrt()
+    return torch.minimum(mean[:, 0] + variance.sqrt(), iou.amax(1))
 
 
 def _parts(centres: Tensor, count: int) -> tuple[Tensor, ...]:

@@ -43,6 +43,12 @@ def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     return overlap / (union + EPS) - (enclosing - union) / (enclosing + EPS)
 
 
+def diou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
+    """Distance IoU (...) of boxes (..., 4), pair by pair, in [-1, 1] (Zheng et al. 2020, eq. 7)."""
+    a_xyxy, b_xyxy = at_least_float32(a_xyxy), at_least_float32(b_xyxy)
+    return box_iou_pairs(a_xyxy, b_xyxy) - _centre_distance(a_xyxy, b_xyxy)
+
+
 def ciou_loss(pred_xyxy: Tensor, target_xyxy: Tensor) -> Tensor:
     """`1 - CIoU = 1 - IoU + R_CIoU` (...) of boxes (..., 4), pair by pair (Zhang et al. 2022, eqs. 15-16).
 

@@ -47,7 +47,7 @@ def naive_atss(boxes: list[list[float]], top: int, scale: float) -> list[int]:
             x, y, s, _ = points[i]
             half = scale * s / 2
             overlap[i] = iou([x - half, y - half, x + half, y + half], box)
-        limit = statistics.mean(overlap.values()) + statistics.stdev(overlap.values())
+        limit = min(statistics.mean(overlap.values()) + statistics.stdev(overlap.values()), max(overlap.values()))
         for i, value in overlap.items():
             inside = box[0] < points[i][0] < box[2] and box[1] < points[i][1] < box[3]
             if value >= limit and inside and value > best.get(i, (-1.0, -1))[0]:
@@ -108,6 +108,13 @@ def test_of_two_equal_boxes_the_first_is_answered() -> None:
     boxes = random_boxes(1, side=20).repeat(2, 1)
     target = assign_atss(boxes, torch.zeros(2), 1, PointGrid.of(SHAPES, STRIDES)).target
     assert set(target.flatten().tolist()) == {-1, 0}
+
+
+def test_a_small_box_that_every_candidate_holds_is_answered() -> None:
+    grid = PointGrid.of([(16, 16), (8, 8)], [4, 8])
+    box = torch.tensor([[28.0, 28.0, 36.0, 36.0]])  # IoU 64 / 1024 nine times, 64 / 4096 nine times
+    target = assign_atss(box, torch.zeros(1), 1, grid).target[0]
+    assert target.eq(0).nonzero()[:, 0].tolist() == [7 * 16 + 7, 7 * 16 + 8, 8 * 16 + 7, 8 * 16 + 8]
 
 
 def test_odd_boxes() -> None:
