@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from copy import deepcopy
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT, assert_mean_of_single_losses, batch, distilling, hidden_modules, same  # noqa: E402
+from small import (  # noqa: E402
+    ROOT, assert_mean_of_single_losses, batch, detector, distilling, hidden_modules, pair, same, stock,
+)  # fmt: skip
 
-from cfg import read_yaml  # noqa: E402
+from cfg import UserError, read_yaml  # noqa: E402
 from distill.base import METHODS  # noqa: E402
 from distill.model import TrainingModel  # noqa: E402
 from ultralytics.utils.torch_utils import ModelEMA  # noqa: E402
@@ -23,6 +26,14 @@ CONFIGURATIONS = sorted((ROOT / "cfg/distill").glob("*.yaml"))
 PAIRS = [(p.stem, read_yaml(p)) for p in CONFIGURATIONS]
 CASES = [(name, {"method": name} | o, attention) for name, o in PAIRS for attention in ("dual", "none")]
 CASES += [(m, {"method": m}, "dual") for m in METHODS if m not in {o.get("method", name) for name, o in PAIRS}]
+HEADS = {"anchors": detector, "distributions": stock}
+ODD_BOXES = {  # image, x, y, w, h of the whole image; two images
+    "no boxes": [],
+    "an image without boxes": [(1, 0.4, 0.6, 0.3, 0.3)],
+    "one box over the whole image": [(0, 0.5, 0.5, 1.0, 1.0), (1, 0.5, 0.5, 1.0, 1.0)],
+    "300 boxes in one image": [(0, (i % 20 + 0.5) / 20, (i // 20 + 0.5) / 15, 0.05, 0.08) for i in range(300)],
+    "boxes smaller than a cell": [(i % 2, 0.1 * i + 0.05, 0.5, 1e-3, 1e-3) for i in range(10)],
+}
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{attention}" for name, _, attention in CASES])
 
 
@@ -30,6 +41,19 @@ def built(case: tuple[str, dict[str, Any], str]) -> TrainingModel:
     _, options, attention = case
     options = dict(options)
     return distilling(options.pop("method"), options, attention)
+
+
+def with_boxes(rows: list[tuple[float, ...]]) -> dict[str, torch.Tensor]:
+    """Two noise images with these boxes."""
+    boxes = torch.tensor(rows).reshape(-1, 5)
+    labels = {"batch_idx": boxes[:, 0], "cls": boxes[:, :1] % 2, "bboxes": boxes[:, 1:]}
+    return {"img": batch(2)["img"]} | labels
+
+
+def distilled(model: TrainingModel, whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The terms that the method answers for: ultralytics' own losses are no mean over images."""
+    items, own = model.loss(whole)[1], model.distiller.own_terms
+    return {name: items[name] for name in model.distiller.weight_names if name not in own}
 
 
 def step(model: TrainingModel, whole: dict[str, torch.Tensor]) -> None:
@@ -87,6 +111,35 @@ def test_terms_that_come_and_go(case: tuple) -> None:
         total.sum().backward()
         assert all(torch.isfinite(v) for v in items.values())
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+@every_case
+def test_boxes_that_make_a_loss_infinite(case: tuple) -> None:
+    model = built(case).train()
+    for kind, rows in ODD_BOXES.items():
+        model.zero_grad()
+        total, items = model.loss(with_boxes(rows))
+        total.sum().backward()
+        infinite = [name for name, value in items.items() if not torch.isfinite(value)]
+        infinite += [n for n, p in model.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
+        assert not infinite, f"{kind}: {infinite}"
+
+
+@pytest.mark.parametrize("heads", product(HEADS, HEADS), ids="-".join)
+@pytest.mark.parametrize("name", list(METHODS))
+def test_a_pair_that_was_accepted_and_fails_in_training(name: str, heads: tuple[str, str]) -> None:
+    student, teacher = (HEADS[head](width, seed=width) for head, width in zip(heads, (8, 16)))
+    try:
+        model = pair(METHODS.get(name), student, teacher, {}).eval()
+    except UserError as error:
+        assert heads[0] != heads[1] or heads[0] == "anchors", "refuses two detectors of ultralytics"
+        assert name in str(error) and "small" in str(error) and "use" in str(error), "which method, which pair, what then?"
+        return
+    whole = batch(3)
+    assert_mean_of_single_losses(lambda images: distilled(model, images), whole, rtol=1e-3, atol=1e-6)
+    total, items = model.train().loss(whole)
+    total.sum().backward()
+    assert set(model.distiller.weight_names) <= set(items) and all(torch.isfinite(v) for v in items.values())
 
 
 @every_case
