@@ -27,6 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
     parser.add_argument("--half", action="store_true", help="half precision (GPU)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
+    parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
@@ -64,7 +65,7 @@ def main() -> int:
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     from engine.validator import evaluate  # heavy: not for --help
 
-    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half")
+    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
 
 

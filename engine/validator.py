@@ -21,6 +21,7 @@ from cfg import UserError
 from data import resolve
 from data.dataset import part_paths
 from data.layout import list_images
+from engine.box_files import save_boxes
 from engine.checkpoint import install, load_detector
 from engine.coco_metrics import Boxes, coco_metrics
 from engine.host import leave_images_alone
@@ -100,6 +101,7 @@ def evaluate(
     plots: bool = True,
     save_dir: str | Path = "runs/val/exp",
     half: bool = False,
+    detections: str | Path | None = None,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -110,6 +112,7 @@ def evaluate(
         device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
         conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
         save_dir: run folder; plots and the resolved `data.yaml` go there.
+        detections: .npz file for every image's ground truth and detections (`engine.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
@@ -136,6 +139,8 @@ def evaluate(
     validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
+    if detections:
+        save_boxes(detections, validator.dataloader.dataset.im_files, validator.truths, validator.found)
     speed = time_single_images(source, validator.dataloader.dataset.im_files, validator.args.imgsz, target, iou, half)
     settings = dict(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
