@@ -56,6 +56,7 @@ class View:
     feats: dict[str, Tensor]  # level -> (B, C, H, W), what the head reads
     raw: dict[str, Any]  # the head's raw output
     attention: Mapping[str, nn.Module] = field(default_factory=dict)  # level -> the network's own dual attention
+    output: Any = None  # all that the network returned; an end-to-end head has a second branch beside `raw`
 
     def box_bins(self) -> Tensor:
         """Logits of the box distributions, (B, 4 * bins, A). Raises `UserError` when the head predicts plain numbers."""

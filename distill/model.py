@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
+from distill.dynamic.statistics import HeadStatistics, copies_of
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -60,6 +61,8 @@ class TrainingModel(nn.Module):
         self.channels_last = False
         self.task, self.names, self.nc = "detect", student.names, self.spec.nc
         self.stride, self.yaml = student.stride, student.yaml
+        teaches = distiller is not None and bool(distiller.own_terms)  # a dynamic teacher, through the student's head
+        self.head_statistics = HeadStatistics(student.model[-1]) if teaches else None
         self.weights = AdaptiveWeights(self._weight_names(), adaptive) if distiller else None
         self.balance = Balance(self._groups(), distiller.strengths, **(balance or {})) if distiller else None
 
@@ -154,14 +157,14 @@ class TrainingModel(nn.Module):
 
     def _run_head(self, feats: list[Tensor]) -> View:
         """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""
-        head = self.student.model[-1]
-        copies = {name: buffer.clone() for name, buffer in head.named_buffers()}
-        preds = torch.func.functional_call(head, copies, (feats,))
+        head, own = self.student.model[-1], self.head_statistics
+        buffers = copies_of(head) if own is None else own.buffers_for(head)
+        preds = torch.func.functional_call(head, buffers, (feats,))
         return view_of(self.student, self.spec, preds)
 
     def _score(self, batch: dict[str, Any], view: View) -> dict[str, Tensor]:
         """The detection loss of a view of the batch, by term, mean over images."""
-        vector, items = self.student.loss(batch, view.raw)
+        vector, items = self.student.loss(batch, view.raw if view.output is None else view.output)
         return dict(zip(items, vector / len(batch["img"])))
 
     def _laid_out(self, images: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
     raw = raw_output(preds)
     names = list(spec.levels)
     attention = {names[i]: module for i, module in attention_of(model).items()}
-    return View(spec, dict(zip(names, raw["feats"])), raw, attention)
+    return View(spec, dict(zip(names, raw["feats"])), raw, attention, preds)
 
 
 class FrozenTeacher:
