@@ -24,6 +24,7 @@ from engine.plain import plain, save_atomic
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
+FIRST_ROW = "model.0."  # where the names of a detector's first row begin
 FIELDS = ("kind", "yaml", "nc", "names", "stride", "state", "meta")
 YOLOV5_FIRST_STRIDE = 8
 
@@ -154,9 +155,12 @@ def transfer(model: nn.Module, state: dict[str, Tensor]) -> Transfer:
     """Copy into `model`, in place, every tensor of `state` whose name and shape match one of the model's.
 
     YOLOv5 stores anchor sizes in grid cells (``....anchors``, (levels, anchors, 2)); a model that keeps them in pixels
-    (``....anchor_wh``) takes them times YOLOv5's strides 8, 16, 32 ...
+    (``....anchor_wh``) takes them times YOLOv5's strides 8, 16, 32 ... A backbone's own weights (torchvision's, from
+    ImageNet) have no row number in their names; they go to the first row.
     """
     own, skipped = model.state_dict(), []
+    if not any(name in own for name in state) and any(f"{FIRST_ROW}{name}" in own for name in state):
+        state = {f"{FIRST_ROW}{name}": tensor for name, tensor in state.items()}
     for name, tensor in state.items():
         pixels = f"{name.removesuffix('.anchors')}.anchor_wh"
         if name.endswith(".anchors") and name not in own and pixels in own:

@@ -17,6 +17,7 @@ from torch import nn
 import models  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine import checkpoint, foreign
+from models.detector import Detector
 
 from ultralytics.nn.tasks import DetectionModel, SegmentationModel  # isort: skip
 
@@ -281,6 +282,20 @@ def test_transfer_matches_name_and_shape():
     assert (done.matched, done.total) == (len(state) - 2, len(state))
     assert torch.equal(target.state_dict()["model.0.conv.weight"], untouched)
     assert torch.equal(target.state_dict()["model.1.conv.weight"], source.state_dict()["model.1.conv.weight"])
+
+
+def test_a_backbones_own_weights_go_to_the_first_row(tmp_path: Path) -> None:
+    from torchvision.models import get_model
+
+    theirs = get_model("shufflenet_v2_x0_5", weights=None)
+    torch.save(theirs.state_dict(), tmp_path / "imagenet.pth")
+    rows = {"nc": 2, "backbone": [[-1, 1, "Backbone", ["shufflenet_v2_x0_5", [8, 16, 32]]]]}
+    rows["head"] = [*([0, 1, "Level", [i]] for i in range(3)), [[1, 2, 3], 1, "GFLDetect", ["nc", "hkh", 16]]]
+    model = Detector(rows)
+    done = checkpoint.transfer(model, checkpoint.read_state(tmp_path / "imagenet.pth"))
+    backbone = model.model[0].state_dict()
+    assert done.matched == len(backbone) and all(name.startswith("model.0.") for name in done.skipped)
+    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in backbone.items())
 
 
 def test_yolov5_anchors_become_pixels():
