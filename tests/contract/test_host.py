@@ -43,6 +43,7 @@ from ultralytics.engine.results import Results  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.nn import autobackend, tasks  # noqa: E402
 from ultralytics.nn.backends.base import BaseBackend  # noqa: E402
+from ultralytics.nn.distill_model import DistillationModel  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.utils import SETTINGS, nms, ops, torch_utils  # noqa: E402
 from ultralytics.utils.export import engine as export_engine  # noqa: E402
@@ -165,6 +166,8 @@ LINES: list[tuple[Any, str, str]] = [
     (torch_utils.select_device, "torch.set_num_threads(NUM_THREADS)", "engine.host sets NUM_THREADS"),
     (tasks.load_checkpoint, "ckpt, weight = torch_safe_load(weight)", "looked up when it runs: engine.checkpoint.install"),
     (tasks.load_checkpoint, 'ckpt.get("ema") or ckpt.get("model")', "where _torch_safe_load puts the module"),
+    (DistillationModel.loss_sl2, "self, student_feat: torch.Tensor, teacher_feat: torch.Tensor, feat_idx: int, teacher_scores",
+     "models.losses.host calls it without a model"),
     (tasks.BaseModel._apply, "m.stride = fn(m.stride)", "the head's strides follow the model's device"),
     (tasks.BaseModel.fuse, "m.fuse()", "AnchorDetect.fuse is called"),
     (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
