@@ -47,10 +47,15 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeac
 
 def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Module, bool]:
     """A teacher described by a YAML, and whether it has trained weights."""
-    file = find("teachers", path) if Path(path).is_file() or (CFG / "teachers" / Path(path).name).is_file() else None
+    known = [p.name for p in sorted((CFG / "teachers").glob("*.yaml"))]
+    file = find("teachers", path) if Path(path).is_file() or str(path) in known else None
     content = read_yaml(file) if file else {}
     if "torchvision" not in content:
-        return build_detector(path, nc, names, as_teacher=True), False
+        try:
+            return build_detector(path, nc, names, as_teacher=True), False
+        except UserError as error:
+            others = f"; torchvision's detectors are in cfg/teachers: {', '.join(known)}" if file is None else ""
+            raise UserError(f"{error}{others}") from None
     try:
         return _torchvision(file.parent, content, names), bool(content.get("weights"))
     except UserError as error:

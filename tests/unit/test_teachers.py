@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import batch, detector  # noqa: E402
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("contract", "flow")]
+from small import ROOT, batch, detector  # noqa: E402
+from tiny_foreign import NAMES, RTDETR_YAML, add_to_torchvision, described, trained  # noqa: E402
 
 from cfg import UserError  # noqa: E402
 from distill.base import METHODS  # noqa: E402
@@ -23,10 +24,8 @@ from engine.teachers import load_teacher  # noqa: E402
 from models.foreign import torchvision_fpn  # noqa: E402
 from models.foreign.base import FeaturePyramid  # noqa: E402
 from torchvision.models import detection  # noqa: E402
-from torchvision.models.detection.backbone_utils import BackboneWithFPN  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 
-NAMES = {0: "dark", 1: "bright"}
 STOCK = {  # name -> strides, bins of the box distributions
     "yolov5nu.yaml": ([8, 16, 32], 16),
     "yolov8n-p2.yaml": ([4, 8, 16, 32], 16),
@@ -34,65 +33,13 @@ STOCK = {  # name -> strides, bins of the box distributions
     "yolo11n.yaml": ([8, 16, 32], 16),
     "yolo26n.yaml": ([8, 16, 32], None),
 }
-RTDETR_YAML = """nc: 2
-backbone:
-  - [-1, 1, HGStem, [8, 8]]
-  - [-1, 1, DWConv, [16, 3, 2, 1, False]]
-  - [-1, 1, DWConv, [16, 3, 2, 1, False]]
-head:
-  - [-1, 1, AIFI, [32, 4]]
-  - [[1, 3], 1, RTDETRDecoder, [nc, 16, 10, 2, 4, 1, 32]]
-"""
-
-
-class TinyBody(nn.Module):
-    """Two convolutions with BatchNorm: maps at strides 4 and 8, under the names torchvision's extractor gives."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 4, 1), nn.BatchNorm2d(8), nn.ReLU())
-        self.second = nn.Sequential(nn.Conv2d(8, 16, 3, 2, 1), nn.BatchNorm2d(16), nn.ReLU())
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.second(self.first(x))
-
-
-def fasterrcnn_tiny(weights=None, weights_backbone=None, num_classes=91, **options):
-    """A Faster R-CNN of torchvision's own classes with strides 4, 8 and 16."""
-    assert weights is None and weights_backbone is None
-    backbone = BackboneWithFPN(TinyBody(), {"first": "0", "second": "1"}, [8, 16], 12)
-    return detection.FasterRCNN(backbone, num_classes, **options)
-
-
-fasterrcnn_tiny.__annotations__["return"] = detection.FasterRCNN  # as torchvision's own say what they build
 
 
 @pytest.fixture
 def tiny(monkeypatch, tmp_path):
     """A folder, where torchvision has one more detector, a small one."""
-    monkeypatch.setattr(detection, "fasterrcnn_tiny", fasterrcnn_tiny, raising=False)
-    known = torchvision_fpn.builders()
-    monkeypatch.setattr(torchvision_fpn, "builders", lambda: [*known, "fasterrcnn_tiny"])
+    add_to_torchvision(monkeypatch)
     return tmp_path
-
-
-def trained(classes: int = 3) -> nn.Module:
-    """A tiny detector whose BatchNorm statistics are not those it starts with."""
-    torch.manual_seed(0)
-    model = fasterrcnn_tiny(num_classes=classes)
-    for layer in model.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.running_mean.uniform_(-0.5, 0.5)
-            layer.running_var.uniform_(1e-5, 2)
-    return model.eval()
-
-
-def described(folder: Path, text: str = "weights: w.pt\nnames: [dark, bright]\n", state: object = None) -> Path:
-    if state is not None:
-        torch.save(state, folder / "w.pt")
-    path = folder / "t.yaml"
-    path.write_text(f"torchvision: fasterrcnn_tiny\n{text}")
-    return path
 
 
 # -- ultralytics' detectors --------------------------------------------------------------------------------------------
@@ -230,11 +177,12 @@ def test_methods_that_read_predictions_refuse_a_network_without(rtdetr) -> None:
 # -- torchvision -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "strides"),
-    [("fasterrcnn.yaml", [4, 8, 16, 32, 64]), ("retinanet.yaml", [8, 16, 32, 64, 128]), ("fcos.yaml", [8, 16, 32, 64, 128])],
-)
-def test_torchvisions_pyramids(name: str, strides: list[int]) -> None:
+TEACHERS = {"fasterrcnn.yaml": [4, 8, 16, 32, 64]}  # of a YAML in cfg/teachers; the others begin at stride 8
+
+
+@pytest.mark.parametrize("name", [p.name for p in sorted((ROOT / "cfg/teachers").glob("*.yaml"))])
+def test_torchvisions_pyramids(name: str) -> None:
+    strides = TEACHERS.get(name, [8, 16, 32, 64, 128])
     teacher = load_teacher(name, 2, NAMES)
     assert not teacher.trained and teacher.spec.strides == strides and teacher.spec.names == NAMES
     assert [level.channels for level in teacher.spec.levels.values()] == [256] * 5
