@@ -28,13 +28,14 @@ class Balance(nn.Module):
     of the detection loss. Terms that share an adaptive weight form a group and get one gain.
 
     Differs from the papers, which give each loss a fixed coefficient: by default a group's gain is settled over the first
-    `CALIBRATION_STEPS` steps in which it has a gradient, so that it starts at `share`; `share=None` keeps the methods'
-    own coefficients.
+    `CALIBRATION_STEPS` steps in which it has a gradient, so that the groups of a method start at `share` together, each at
+    an equal part; `share=None` keeps the methods' own coefficients.
 
     Args:
         groups: distillation term -> group, without the terms that train the method itself.
+        portions: group -> its part of its method's share; 1 where left out.
         strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
-        share: of each group at the start of training, or None.
+        share: of each method at the start of training, or None.
         cap: largest share of all terms together, at every step; None: no limit. Costs a second backward pass through the
             student's head at every step.
         until: fraction of training after which distillation is off.
@@ -51,8 +52,9 @@ class Balance(nn.Module):
     def __init__(
         self,
         groups: Mapping[str, str],
+        portions: Mapping[str, float] | None = None,
         strengths: Mapping[str, float] | None = None,
-        share: float | None = 0.1,
+        share: float | None = 0.3,
         cap: float | None = None,
         until: float = 1.0,
         decay: str = "none",
@@ -63,9 +65,11 @@ class Balance(nn.Module):
         self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
         self.share, self.cap, self.until, self.decay, self.every = share, cap, until, decay, every
         members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
-        strength = torch.tensor([float((strengths or {}).get(name, 1.0)) for name in self.names])
+        strength, portion = (
+            torch.tensor([float((given or {}).get(name, 1.0)) for name in self.names]) for given in (strengths, portions)
+        )
         self.register_buffer("members", members.view(len(self.names), len(self.terms)), persistent=False)
-        self.register_buffer("strength", strength, persistent=False)
+        self.register_buffer("aims", strength * portion * (share or 0.0), persistent=False)  # of each group's share
         self.register_buffer("gains", strength.clone())
         self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # sums over the settling steps: detection, group
         self.register_buffer("settled", torch.zeros(len(self.names), dtype=torch.long))  # settling steps so far
@@ -119,7 +123,7 @@ class Balance(nn.Module):
         self.shares.copy_(torch.cat((each, total[None])) * self.limit)
 
     def _settle(self, detection_length: Tensor, products: Tensor) -> None:
-        """Gain by which each unsettled group's mean gradient so far is `share` of the detection loss's."""
+        """Gain by which each unsettled group's mean gradient so far is its share of the detection loss's."""
         if self.share is None:
             return
         lengths = (self.members @ products @ self.members.T).diagonal().clamp(min=0).sqrt()
@@ -130,7 +134,7 @@ class Balance(nn.Module):
         self.settling = bool((open_ & (self.settled < CALIBRATION_STEPS)).any())
         known = self.settled > 0
         ratio = self.lengths[0] / self.lengths[1].clamp(min=torch.finfo(torch.float32).tiny)
-        self.gains.copy_(torch.where(known, self.share * self.strength * ratio, self.gains))
+        self.gains.copy_(torch.where(known, self.aims * ratio, self.gains))
 
     def as_items(self) -> dict[str, Tensor]:
         """Shares for progress lines and tables: `share_<term>`, and `share_all` of their sum."""
@@ -145,7 +149,7 @@ def check_balance(given: Mapping[str, object]) -> None:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
     rules = {
-        "kd_share": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.1, or None"),
+        "kd_share": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.3, or None"),
         "kd_cap": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.5, or None"),
         "kd_until": (lambda v: number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
         "kd_every": (lambda v: number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),

@@ -147,6 +147,12 @@ class Distiller(nn.Module):
             f"use a method that compares features ({', '.join(works)})"
         )
 
+    @property
+    def portions(self) -> dict[str, float]:
+        """Adaptive weight -> its part of the method's pull: equal parts for all whose terms act on the student."""
+        acting = dict.fromkeys(w for term, w in self.weight_names.items() if term not in self.own_terms)
+        return dict.fromkeys(acting, 1 / max(len(acting), 1))
+
     def prepare(self, height: int, width: int) -> None:
         """Called once, before anything is optimised or loaded, with the height and width in pixels of the training images."""
 

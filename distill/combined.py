@@ -37,6 +37,10 @@ class Combined(Distiller):
             self.weight_names |= part.weight_names
             self.strengths |= dict.fromkeys(part.weight_names.values(), strengths.get(name, 1.0))
 
+    @property
+    def portions(self) -> dict[str, float]:
+        return {weight: portion for part in self.parts.values() for weight, portion in part.portions.items()}
+
     def prepare(self, height: int, width: int) -> None:
         for part in self.parts.values():
             part.prepare(height, width)

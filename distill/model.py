@@ -64,7 +64,7 @@ class TrainingModel(nn.Module):
         teaches = distiller is not None and bool(distiller.own_terms)  # a dynamic teacher, through the student's head
         self.head_statistics = HeadStatistics(student.model[-1]) if teaches else None
         self.weights = AdaptiveWeights(self._weight_names(), adaptive) if distiller else None
-        self.balance = Balance(self._groups(), distiller.strengths, **(balance or {})) if distiller else None
+        self.balance = Balance(self._groups(), distiller.portions, distiller.strengths, **(balance or {})) if distiller else None
 
     def _groups(self) -> dict[str, str]:
         """The distiller's terms that act on the student, with their weights' names."""
@@ -149,13 +149,13 @@ class TrainingModel(nn.Module):
             progress=self.progress,
             see_teacher=see_teacher if self.teacher else None,
             assign=taken(self.student, batch, preds),
-            run_head=self._run_head,
+            run_head=self.run_head,
             score=lambda view: self._score(batch, view),
         )
         with torch.autocast(device, enabled=False):
             return self.distiller.losses(step)
 
-    def _run_head(self, feats: list[Tensor]) -> View:
+    def run_head(self, feats: list[Tensor]) -> View:
         """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""
         head, own = self.student.model[-1], self.head_statistics
         buffers = copies_of(head) if own is None else own.buffers_for(head)

@@ -75,15 +75,15 @@ def test_a_term_that_starts_later_is_settled_then() -> None:
 
 
 def test_without_a_share_the_methods_own_coefficients_stay() -> None:
-    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"v": 0.5}, share=None)
+    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, strengths={"v": 0.5}, share=None)
     balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(2.0)}, [x])
     assert balance.gains.tolist() == [1, 0.5] and balance.shares.tolist() == pytest.approx([3, 4, 7])
 
 
-def test_strengths_are_factors_on_the_share() -> None:
-    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"v": 0.5}, share=0.1)
+def test_portions_and_strengths_are_factors_on_the_share() -> None:
+    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"w": 0.75, "v": 0.25}, {"v": 0.5}, share=0.4)
     balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(1.0)}, [x])
-    assert balance.shares.tolist() == pytest.approx([0.1, 0.05, 0.15])
+    assert balance.shares.tolist() == pytest.approx([0.3, 0.05, 0.35])
 
 
 @pytest.mark.parametrize("pull, left", [(2.0, 0.5 / 2), (0.4, 1.0)])
@@ -156,7 +156,7 @@ def pulls(model: TrainingModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() -> None:
-    model = training(share=0.1)
+    model = training(share=0.3)
     total, items = model.loss(batch(3))
     assert items["share_att"].item() == pytest.approx(0.1, rel=1e-4)
     assert items["share_global"].item() == pytest.approx(0.1, rel=1e-4)
