@@ -168,6 +168,7 @@ LINES: list[tuple[Any, str, str]] = [
     (tasks.load_checkpoint, 'ckpt.get("ema") or ckpt.get("model")', "where _torch_safe_load puts the module"),
     (DistillationModel.loss_sl2, "self, student_feat: torch.Tensor, teacher_feat: torch.Tensor, feat_idx: int, teacher_scores",
      "models.losses.host calls it without a model"),
+    (tasks.RTDETRDetectionModel.predict, "x = head([y[j] for j in head.f], batch)", "FeatureTap takes both arguments"),
     (tasks.BaseModel._apply, "m.stride = fn(m.stride)", "the head's strides follow the model's device"),
     (tasks.BaseModel.fuse, "m.fuse()", "AnchorDetect.fuse is called"),
     (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
