@@ -54,7 +54,7 @@ def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Mod
         try:
             return build_detector(path, nc, names, as_teacher=True), False
         except UserError as error:
-            others = f"; torchvision's detectors are in cfg/teachers: {', '.join(known)}" if file is None else ""
+            others = f" (torchvision's are in cfg/teachers: {', '.join(known)})" if file is None else ""
             raise UserError(f"{error}{others}") from None
     try:
         return _torchvision(file.parent, content, names), bool(content.get("weights"))
