@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from distill.base import METHODS, Spec, Step
 from distill.features import FeatureDistiller
-from distill.options import ratio
+from distill.options import positive, ratio
 
 EVALUATION_SEED = 0
 
@@ -15,11 +15,11 @@ EVALUATION_SEED = 0
 class Generator(nn.Sequential):
     """`G`: 3x3 conv, ReLU, 3x3 conv, which restores the hidden cells from their neighbours. Keeps the shape."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, between: int) -> None:
         super().__init__(
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(channels, between, 3, padding=1),
             nn.ReLU(inplace=True),
-            nn.Conv2d(channels, channels, 3, padding=1),
+            nn.Conv2d(between, channels, 3, padding=1),
         )
 
 
@@ -50,16 +50,21 @@ class MaskedGenerativeDistiller(FeatureDistiller):
 
     Args:
         mask: share of cells that are hidden, lambda (paper: 0.65 for one-stage detectors, 0.45 for two-stage).
+        width: channels between the generator's convs over the teacher's (paper: 1); time and parameters go with it.
         gain: base gain of the loss.
     """
 
     method = "mgd"
     weight_names = {"mgd_loss": "mgd"}
 
-    def __init__(self, student: Spec, teacher: Spec | None, mask: float = 0.65, gain: float = 1.0) -> None:
+    def __init__(
+        self, student: Spec, teacher: Spec | None, mask: float = 0.65, width: float = 1.0, gain: float = 1.0
+    ) -> None:
         super().__init__(student, teacher, gain)
         self.mask = ratio("mgd", "mask", mask, 0.65)
-        self.generators = nn.ModuleDict({n: Generator(teacher.levels[n].channels) for n in self.pairs})
+        positive("mgd", "width", width, 1)
+        channels = {n: teacher.levels[n].channels for n in self.pairs}
+        self.generators = nn.ModuleDict({n: Generator(c, max(round(width * c), 1)) for n, c in channels.items()})
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
         seen = student * random_mask(student, self.mask, fixed=not self.training)

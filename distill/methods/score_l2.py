@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -33,7 +32,7 @@ class Projector(nn.Sequential):
 class ScoreDistiller(FeatureDistiller):
     """Pull the student's neck towards the teacher's, each cell weighted by the teacher's highest class score there.
 
-    The loss is ultralytics' own function, called for each image and averaged.
+    The loss is ultralytics' own function, for each image, averaged.
 
     Differs from ultralytics: there it is called on the batch, where an image counts by the sum of its scores. Levels are
     paired by stride, ultralytics' by position. Of an end-to-end teacher's two branches the one-to-many scores alone
@@ -56,9 +55,7 @@ class ScoreDistiller(FeatureDistiller):
         return Projector(student, teacher)
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
-        scores = cell_scores(step.teacher, level).flatten(2)
-        images = zip(student.split(1), teacher.split(1), scores.split(1))
-        return torch.stack([score_weighted_l2(s, t, score) for s, t, score in images]).mean()
+        return score_weighted_l2(student, teacher, cell_scores(step.teacher, level).flatten(2)).mean()
 
     def describe(self) -> str:
         return f"features where the teacher scores high; {super().describe()}"

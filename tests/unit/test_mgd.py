@@ -99,7 +99,16 @@ def test_the_student_is_pulled_and_every_parameter_trained() -> None:
     assert_pulls(MaskedGenerativeDistiller(spec(4), spec(6)).eval(), student, teacher)
 
 
-@pytest.mark.parametrize("options", [{"mask": 1.0}, {"mask": -0.1}, {"mask": math.nan}, {"gain": -1.0}])
+def test_a_narrower_generator() -> None:
+    teacher, student = random_maps(channels=4, grid=(4, 5))
+    distiller = same_width(4, width=0.5).eval()
+    assert [tuple(p.shape) for p in distiller.parameters()] == [(2, 4, 3, 3), (2,), (4, 2, 3, 3), (4,)]
+    masks = random_mask(student, 0.65, fixed=True)
+    found = distiller.losses(step(student, teacher))["mgd_loss"].item()
+    assert found == pytest.approx(naive(distiller, teacher, student, masks), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"width": 0}, {"mask": 1.0}, {"mask": -0.1}, {"mask": math.nan}, {"gain": -1.0}])
 def test_wrong_options_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="mgd: expected (mask|gain) to be a number"):
+    with pytest.raises(UserError, match="mgd: expected (mask|gain|width) to be a number"):
         MaskedGenerativeDistiller(spec(4), spec(4), **options)

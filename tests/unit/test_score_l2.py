@@ -44,10 +44,13 @@ def same_width(**options: float) -> ScoreDistiller:
 def test_the_librarys_function_is_the_formula() -> None:
     teacher, student = random_maps()
     scores = torch.rand(2, 1, 35, generator=NOISE)
-    found = score_weighted_l2(student, teacher, scores).item()
-    assert found == pytest.approx(naive(student, teacher, scores.view(2, 7, 5)), rel=1e-5)
-    channels_last = score_weighted_l2(student.to(memory_format=torch.channels_last), teacher[..., :5], scores)
-    assert channels_last.item() == pytest.approx(found, rel=1e-6)
+    images = [naive(*(x[i : i + 1] for x in (student, teacher, scores.view(2, 7, 5)))) for i in range(2)]
+    assert score_weighted_l2(student, teacher, scores).tolist() == pytest.approx(images, rel=1e-5)
+    host = DistillationModel.loss_sl2(None, student[:1], teacher[:1], 0, (scores[:1],))
+    assert host.item() == pytest.approx(images[0], rel=1e-5)
+    cropped = torch.nn.functional.pad(teacher, (0, 3, 0, 2))[..., :7, :5]
+    layouts = score_weighted_l2(student.to(memory_format=torch.channels_last), cropped, scores)
+    assert layouts.tolist() == pytest.approx(images, rel=1e-5)
 
 
 def test_the_loss_is_the_mean_of_the_librarys_over_images() -> None:
