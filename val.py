@@ -28,6 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--half", action="store_true", help="half precision (GPU)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
+    parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
@@ -66,6 +67,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     from engine.validator import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
+    options += ("eval_teacher",)
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
 
 
@@ -104,6 +106,11 @@ def table(result: dict[str, Any]) -> str:
         f"(inference {speed['inference_ms']:.1f} ms + NMS {speed['postprocess_ms']:.1f} ms; "
         f"letterbox {speed['preprocess_ms']:.1f} ms before)"
     ]
+    if "dynamic_teacher" in result:
+        told = result["dynamic_teacher"]["metrics"]
+        names = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10")
+        scores = "  ".join(f"{name} {cell(told[name]).strip()}" for name in names)
+        lines += [f"dynamic teacher, which is given the labels: {scores}"]
     lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
     return "\n".join(lines)
 

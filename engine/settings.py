@@ -17,11 +17,12 @@ OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # weights of the teacher (.pt: ours or ultralytics'; a YAML: untrained); None: no distillation
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
-    "kd_share": 0.1,  # gradient of each distillation loss at the student's neck over detection's, at the start; None: as is
+    "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's, at the start; None: as the losses are
     "kd_cap": None,  # largest such share of all distillation losses together, at every step
     "kd_until": 1.0,  # fraction of training after which distillation is off
     "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
     "kd_every": 50,  # steps between two measurements of the shares
+    "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
     "teacher_init": True,  # start the student from the teacher's tensors where name and shape match
     "weights": None,  # start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
@@ -177,12 +178,16 @@ def _check_own(settings: dict[str, Any]) -> None:
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
     for name, default in OWN_DEFAULTS.items():
-        if name in balance:
+        if name in balance or name == "lr_steps":
             continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")
         if not isinstance(value, kind) and not (value is None and default is None):
             raise UserError(f"{name}: expected {wanted}, got {value!r}; correct it or leave it out")
+    steps = settings.get("lr_steps")
+    fractions = isinstance(steps, list) and all(isinstance(x, (int, float)) and 0 < x < 1 for x in steps)
+    if steps is not None and not fractions:
+        raise UserError(f"lr_steps: expected fractions of training as [0.67, 0.89], or None, got {steps!r}; correct it")
     mode = settings.get("adaptive", OWN_DEFAULTS["adaptive"])
     if mode not in MODES:
         raise UserError(f"adaptive: expected one of {', '.join(MODES)}, got '{mode}'{nearest(mode, MODES)}")

@@ -23,6 +23,7 @@ from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
+from engine.dynamic_teacher import save_dynamic_teacher
 from engine.host import (
     cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores, without_decay,
 )  # fmt: skip
@@ -148,6 +149,13 @@ class Trainer(DetectionTrainer):
             note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
+
+    def _setup_scheduler(self) -> None:
+        """Ultralytics' linear or cosine schedule, or steps (`lr_steps`), which it does not have."""
+        super()._setup_scheduler()
+        if self.args.lr_steps:
+            self.lf = lambda epoch: 0.1 ** sum(epoch >= round(step * self.epochs) for step in self.args.lr_steps)
+            self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self.lf)
 
     def build_optimizer(
         self, model: nn.Module, name: str = "auto", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5,
@@ -292,7 +300,10 @@ class Trainer(DetectionTrainer):
         if RANK in {-1, 0}:
             student = self.ema.ema.student
             figures = {k: float(v) for k, v in self.metrics.items()}
-            save_student(self.last, student, {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures})
+            meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
+            save_student(self.last, student, meta)
+            if self.ema.ema.head_statistics is not None:
+                save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if dist.is_initialized():
             return  # the launcher validates in a process of its own: here the host's validator would wait for all ranks
         if self.best.exists():

@@ -102,6 +102,7 @@ def evaluate(
     save_dir: str | Path = "runs/val/exp",
     half: bool = False,
     detections: str | Path | None = None,
+    eval_teacher: bool = False,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -112,12 +113,14 @@ def evaluate(
         device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
         conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
         save_dir: run folder; plots and the resolved `data.yaml` go there.
+        eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         detections: .npz file for every image's ground truth and detections (`engine.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
         is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
-        ``speed`` (`time_single_images`), ``settings``. Undefined values are None.
+        ``speed`` (`time_single_images`), ``settings``; with `eval_teacher` also ``dynamic_teacher`` (the first three).
+        Undefined values are None.
 
     Raises:
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
@@ -127,6 +130,7 @@ def evaluate(
     source, facts = _open(weights, target)
     content = _read_data(data, split)
     _check_names(weights, facts["names"], data, content["names"])
+    teacher = _dynamic_teacher(weights, target) if eval_teacher else None
     imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
     save_dir = Path(save_dir).resolve()
     resolved = _write_data(save_dir, content)
@@ -149,7 +153,26 @@ def evaluate(
     )  # fmt: skip
     if settings["imgsz"] != imgsz:
         print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
-    return _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
+    report = _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
+    if teacher:
+        told = _dynamic_validator(teacher, save_dir / "dynamic-teacher", args)
+        told(model=source)
+        report["dynamic_teacher"] = _report(told, content["names"])
+    return report
+
+
+def _dynamic_teacher(weights: Path, device: torch.device) -> Any:
+    from engine.dynamic_teacher import load_dynamic_teacher  # it extends this file's validator
+
+    return load_dynamic_teacher(weights, device)
+
+
+def _dynamic_validator(teacher: Any, save_dir: Path, args: dict[str, Any]) -> Validator:
+    from engine.dynamic_teacher import DynamicValidator
+
+    validator = DynamicValidator(save_dir=save_dir, args=args | {"plots": False})
+    validator.teacher, validator.collect = teacher, True
+    return validator
 
 
 def time_single_images(

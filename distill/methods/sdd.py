@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor, nn
 
 from cfg import UserError
@@ -62,6 +63,7 @@ class SDDDistiller(LGDDistiller):
     def prepare(self, height: int, width: int) -> None:
         """Build the feature adaptors for images of `height` x `width` pixels."""
         grids = {n: (math.ceil(height / size.stride), math.ceil(width / size.stride)) for n, size in self.sizes.items()}
+        self.register_buffer("image_hw", torch.tensor([height, width]))  # whoever loads a checkpoint prepares for it
         self.adaptors = nn.ModuleDict({n: FeatureAdaptor(self.sizes[n].channels, grids[n], self.dim) for n in grids})
 
     def arranged(self, name: str, features: Tensor) -> Tensor:
