@@ -31,7 +31,8 @@ def shift(x: torch.Tensor, dim: int, size: int, dilation: int = 1) -> torch.Tens
     """
     length, reach = x.shape[dim], size // 2 * dilation
     padded = F.pad(x, (0, 0, reach, reach) if dim == 2 else (reach, reach, 0, 0))
-    groups = padded.split(-(-x.shape[1] // size), 1)
+    channels, step = int(x.shape[1]), -(-int(x.shape[1]) // size)
+    groups = [padded[:, c : c + step] for c in range(0, channels, step)]  # split() exports wrongly when the last is smaller
     moved = [group.narrow(dim, k * dilation, length) for k, group in enumerate(groups)]
     return torch.cat(moved, 1)
 

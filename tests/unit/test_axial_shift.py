@@ -141,7 +141,7 @@ def test_dynamic_export_is_exact(tmp_path):
     torch.manual_seed(0)
     small = {"nc": 2, "anchors": 2, "yaml_file": "small.yaml"}
     fine, coarse = [-1, 2, "FaultMLP", []], [-1, 1, "FaultMLP", [3, 2, 2]]
-    small["backbone"] = [[-1, 1, "PatchEmbed", [16, 4]], fine, [-1, 1, "PatchReduce", [24]], coarse]
+    small["backbone"] = [[-1, 1, "PatchEmbed", [24, 4]], fine, [-1, 1, "PatchReduce", [16]], coarse]  # groups of 5 and a last of 4
     pyramid = [[-1, 1, "Pointwise", [8]], [[-1, 1], 1, "TopDown", [8]]]
     small["head"] = [*pyramid, [[5, 4], 1, "AnchorDetect", ["nc", "anchors"]]]
     model = Detector(small).eval()
