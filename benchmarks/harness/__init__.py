@@ -1,0 +1,1 @@
+"""Parts of the benchmark scripts: what to run, running it, and what the numbers say."""

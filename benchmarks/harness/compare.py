@@ -1,0 +1,141 @@
+"""From finished runs to numbers: means, differences to the baseline with intervals, verdicts, costs."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import average_precision as ap
+from benchmarks.harness.plan import PLAIN, Method
+from benchmarks.harness.runs import DONE, KEPT, folder_name
+from benchmarks.harness.schedule import Records
+from benchmarks.harness.statistics import (
+    NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
+)  # fmt: skip
+from engine.box_files import load_boxes
+
+JUDGED = {"mAP50": 0, "mAP50-95": None}  # column of the AP by threshold; None: the mean of all
+AGREE = 1e-3  # our AP and the COCO evaluator's on the images as they are
+
+
+def resampled_scores(folder: Path, classes: int, draws: np.ndarray | None, count: int) -> dict[str, np.ndarray]:
+    """Scores of one run on the images as they are (first entry) and on each resampled set.
+
+    Args:
+        folder: of the run, with boxes.npz.
+        draws: (R, I) copies of each image, drawn for the first run and the same for all.
+
+    Returns:
+        mAP50 and mAP50-95, (1 + R,) each; `files`, the images' names, and `draws`.
+    """
+    files, truths, found = load_boxes(folder / "boxes.npz")
+    draws = ap.resamples(len(files), count) if draws is None else draws
+    weights = np.concatenate([np.ones((1, len(files)), dtype=draws.dtype), draws])
+    by_threshold = ap.average_precision(ap.match(truths, found, classes), weights)
+    scores = {name: by_threshold.mean(1) if column is None else by_threshold[:, column] for name, column in JUDGED.items()}
+    return scores | {"files": np.array(files), "draws": draws}
+
+
+def compare(methods: Sequence[Method], records: Records, out: Path, classes: int, baseline: str,
+            count: int) -> dict[str, Any]:  # fmt: skip
+    """Rows by method and notes.
+
+    Args:
+        records: by label and seed; failed runs are left out of every mean.
+        out: the comparison's folder.
+        classes: of the data set.
+        baseline: label that the others are compared with.
+        count: resamples of the images.
+    """
+    done = {key: record for key, record in records.items() if record["status"] == DONE}
+    draws, scores, notes = None, {}, []
+    for key, record in done.items():
+        scores[key] = resampled_scores(out / "runs" / folder_name(*key), classes, draws, count)
+        draws = scores[key]["draws"]
+        for name in JUDGED:
+            if abs(scores[key][name][0] - record["metrics"][name]) > AGREE:
+                notes.append(f"{key[0]}, seed {key[1]}: {name} {record['metrics'][name]:.4f} by the COCO evaluator but "
+                             f"{scores[key][name][0]:.4f} by ours: its interval over images is not to be trusted")  # fmt: skip
+    rows = [_row(method, records, done, scores, baseline) for method in methods]
+    return {"rows": rows, "notes": notes + remarks(methods, done, rows)}
+
+
+def _row(method: Method, records: Records, done: Records, scores: dict, baseline: str) -> dict[str, Any]:
+    label = method.label
+    mine = {seed: record for (name, seed), record in done.items() if name == label}
+    plain = {seed: record for (name, seed), record in done.items() if name == baseline}
+    errors = [f"seed {seed}: {r['error']}" for (name, seed), r in records.items() if name == label and r["status"] != DONE]
+    row: dict[str, Any] = {"method": label, "seeds": sorted(mine), "errors": errors, "same_start": method.same_start}
+    if not mine:
+        return row
+    row |= {name: _mean([r["metrics"][name] for r in mine.values()]) for name in KEPT}
+    row["epochs"] = sorted({r["epochs"] for r in mine.values()})
+    row["epoch_seconds"] = _mean([r["epoch_seconds"] for r in mine.values()])
+    row["train_seconds"] = _mean([r["train_seconds"] for r in mine.values()])
+    row["peak_gb"] = _most([r["peak_bytes"] and r["peak_bytes"] / 1e9 for r in mine.values()])
+    row["gpu_gb"] = _most([r["gpu_gb"] for r in mine.values()])
+    row |= {name: next(iter(mine.values()))["model"][name] for name in ("parameters", "size_mb", "gflops")}
+    shared = sorted(set(mine) & set(plain))
+    if shared:
+        row["relative_epoch_seconds"] = _mean([mine[s]["epoch_seconds"] / plain[s]["epoch_seconds"] for s in shared])
+    if shared and label != baseline:
+        row["difference"] = {name: _difference(name, label, baseline, shared, done, scores) for name in JUDGED}
+        row["verdict"] = row["difference"]["mAP50-95"]["verdict"]
+    return row
+
+
+def _difference(name: str, label: str, baseline: str, seeds: list[int], done: Records, scores: dict) -> dict[str, Any]:
+    """The mean difference of one score over seeds: its intervals, the verdict, and what would settle it."""
+    by_seed = [done[label, s]["metrics"][name] - done[baseline, s]["metrics"][name] for s in seeds]
+    mean = statistics.mean(by_seed)
+    over_seeds = paired_t(by_seed)
+    gaps = [scores[label, s][name][1:] - scores[baseline, s][name][1:] for s in seeds]
+    over_images = percentile(np.mean(gaps, axis=0))
+    images = len(scores[label, seeds[0]]["files"])
+    said = verdict(over_seeds, over_images)
+    result: dict[str, Any] = {"mean": mean, "by_seed": dict(zip(map(str, seeds), by_seed)), "verdict": said}
+    result |= {"over_seeds": _plain(over_seeds), "over_images": _plain(over_images)}
+    if said == NOT_SHOWN:
+        result["seeds_needed"] = seeds_needed(by_seed)
+        wide = over_images.low <= 0 <= over_images.high
+        result["images_needed"] = images_needed(mean, over_images, images) if wide else None
+    return result
+
+
+def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]) -> list[str]:
+    """What a reader must know besides the numbers."""
+    notes, seeds = [], {len(row["seeds"]) for row in rows if row["seeds"]}
+    compared = [row for row in rows if "verdict" in row]
+    if seeds and max(seeds) < 2:
+        notes.append("One seed: the spread between runs is unknown, so there is no interval over seeds and nothing is shown.")
+    elif seeds and min(seeds) < 3:
+        notes.append("WARNING: two seeds. The interval over seeds has one degree of freedom (t = 12.7): it is honest, and "
+                     "so wide that only a large effect can be shown. Three seeds make it a third as wide (t = 4.3).")  # fmt: skip
+    if len(compared) > 1:
+        notes.append(f"{len(compared)} comparisons, each at 95 %: without any effect at all, "
+                     f"{0.025 * len(compared):.1f} of them would be expected to say HELPS by chance.")  # fmt: skip
+    if len({record["commit"] for record in done.values()}) > 1:
+        notes.append("The runs are of more than one commit of the code (results.json has each).")
+    if len({record.get("threads") for record in done.values()}) > 1:
+        notes.append("The runs had different numbers of threads: their times do not compare.")
+    different = [m.label for m in methods if not m.same_start]
+    if different:
+        notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; all others start the same, seed by seed.")
+    return notes
+
+
+def _plain(interval: Interval | None) -> list[float] | None:
+    return [interval.low, interval.high] if interval else None
+
+
+def _mean(values: list[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return statistics.mean(known) if known else None
+
+
+def _most(values: list[float | None]) -> float | None:
+    return max((v for v in values if v is not None), default=None)
