@@ -7,7 +7,9 @@ from torch import Tensor
 from distill.base import METHODS, Step
 from distill.features import FeatureDistiller
 
-EPSILON = 1e-6  # added to the variance: a channel that is the same everywhere has no correlation
+# Added to the variance, for channels that are the same everywhere: above the rounding of float32 there, and far below the
+# variance of real features (deviations of 1e-3 are common).
+EPSILON = 1e-10
 
 
 def standardised(features: Tensor) -> Tensor:

@@ -41,6 +41,7 @@ def test_mean_and_scale_of_a_channel_do_not_count() -> None:
     teacher, student = random_maps()
     assert loss(teacher, 5 * teacher + 7) == pytest.approx(0, abs=1e-6)
     assert loss(teacher, 0.1 * student - 2) == pytest.approx(loss(teacher, student), rel=1e-3)
+    assert loss(1e-4 * teacher, 1e-4 * student) == pytest.approx(loss(teacher, student), rel=1e-3)
 
 
 def test_each_image_is_standardised_by_itself() -> None:
@@ -56,6 +57,8 @@ def test_a_channel_that_is_the_same_everywhere_is_finite() -> None:
     value = PearsonDistiller(spec(6), spec(6)).losses(step(student, teacher))["pkd_loss"]
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(student.grad).all()
+    flat = torch.full((1, 1, 40, 40), 4.1) + torch.tensor([0.0, 1e-7]).repeat(800).view(40, 40)  # rounding, no pattern
+    assert standardised(flat).abs().max() < 0.1
     single = standardised(torch.full((1, 2, 1, 1), 3.0, requires_grad=True))
     single.sum().backward()
     assert (single == 0).all()
