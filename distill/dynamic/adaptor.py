@@ -45,10 +45,11 @@ class FeatureAdaptor(nn.Module):
         return F.interpolate(mixed, size=grid, mode="bilinear", align_corners=False)
 
     def _mix(self, x: Tensor) -> Tensor:
-        three = torch.stack((self.along_height(x), self.along_width(x), self.along_channels(x)), 1)  # (B, 3, C, H, W)
-        weights = self.weigh(three.sum(1).mean((2, 3))).unflatten(1, (3, -1)).softmax(1)
-        mixed = (three * weights[..., None, None]).sum(1)
-        return self.out(mixed.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        three = (self.along_height(x), self.along_width(x), self.along_channels(x))
+        means = torch.stack([part.mean((2, 3)) for part in three], 1).sum(1)
+        weights = self.weigh(means).unflatten(1, (3, -1)).softmax(1).unsqueeze(-1).unsqueeze(-1)
+        first, second, third = (part * weights[:, i] for i, part in enumerate(three))
+        return self._pointwise(self.out, first + second + third)
 
     def along_height(self, x: Tensor) -> Tensor:
         """`X_H`: (B, C, H, W) -> (B, C, H, W)."""
@@ -64,4 +65,8 @@ class FeatureAdaptor(nn.Module):
 
     def along_channels(self, x: Tensor) -> Tensor:
         """`X_C`: (B, C, H, W) -> (B, C, H, W)."""
-        return self.channel(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self._pointwise(self.channel, x)
+
+    @staticmethod
+    def _pointwise(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.conv2d(x, layer.weight[:, :, None, None], layer.bias)
