@@ -13,6 +13,7 @@ def plot(result: dict[str, Any], path: Path) -> bool:
     """Draw the differences in points by method; return False when there is none to draw."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
     rows = [row for row in result["rows"] if "difference" in row][::-1]
     if not rows:
@@ -25,8 +26,8 @@ def plot(result: dict[str, Any], path: Path) -> bool:
     figure.axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows])
     figure.suptitle(result["title"], fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    shown = dict(zip(labels, handles))
-    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    shown = dict(zip(labels, handles)) | {said: Patch(color=colour) for said, colour in COLOURS.items()}
+    figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown), frameon=False, fontsize=8)
     figure.savefig(path, dpi=130)
     return True
 
@@ -43,8 +44,8 @@ def _panel(axes: Any, rows: list[dict[str, Any]], name: str) -> None:
         if one["over_seeds"]:
             _thin(axes, height, [100 * end for end in one["over_seeds"]], (low, high), colour)
         values = [100 * value for value in one["by_seed"].values()]
-        axes.plot(values, [height] * len(values), ".", color=colour, markersize=6, label="each seed")
-        axes.plot(100 * one["mean"], height, "D", color=colour, markersize=6, label="mean")
+        axes.plot(values, [height] * len(values), "o", color=colour, markersize=3.5, label="each seed")
+        axes.plot(100 * one["mean"], height, "D", color="white", markeredgecolor=colour, markersize=6, label="mean")
     axes.set_xlim(low, high)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.grid(axis="x", alpha=0.25)
