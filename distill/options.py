@@ -10,7 +10,8 @@ from cfg import UserError, nearest
 
 def positive(method: str, name: str, value: object, usual: float) -> float:
     """`value` if it is a finite number above 0. Raises `UserError`, which names the usual value, for anything else."""
-    return _checked(method, name, value, _is_number(value) and value > 0, "a number above 0", f"the paper's is {usual:g}")
+    valid = _is_number(value) and value > 0
+    return _checked(method, name, value, valid, "a number above 0", f"the paper's is {usual:g}")
 
 
 def not_negative(method: str, name: str, value: object) -> float:
@@ -19,7 +20,7 @@ def not_negative(method: str, name: str, value: object) -> float:
 
 
 def ratio(method: str, name: str, value: object, usual: float) -> float:
-    """`value` if it is a number from 0 to below 1. Raises `UserError`, which names the usual value, for anything else."""
+    """`value` if it is a number from 0 to below 1. Raises `UserError`, which names the usual one, for anything else."""
     valid = _is_number(value) and 0 <= value < 1
     return _checked(method, name, value, valid, "a number from 0 to below 1", f"the paper's is {usual:g}")
 
@@ -28,7 +29,8 @@ def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[st
     """Base gains by name, 1 where none is given. Raises `UserError` for an unknown name or a wrong value."""
     known = tuple(names)
     if not isinstance(given, (Mapping, type(None))):
-        raise UserError(f"{method}: expected gains to be numbers by name ({', '.join(known)}), got {given!r}; correct it")
+        names = ", ".join(known)
+        raise UserError(f"{method}: expected gains to be numbers by name ({names}), got {given!r}; correct it")
     for name, value in (given or {}).items():
         if name not in known:
             raise UserError(f"{method}: expected gains among {', '.join(known)}, got '{name}'{nearest(name, known)}")

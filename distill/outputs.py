@@ -10,7 +10,7 @@ from distill.base import Spec, View
 
 
 def check_cells(method: str, spec: Spec) -> None:
-    """Raise `UserError` when a network's predictions do not lie on the cells of its levels (RT-DETR, two-stage ones)."""
+    """Raise `UserError` when a network's predictions do not lie on the cells of its levels (as RT-DETR's)."""
     if spec.anchors is None:
         raise UserError(
             f"{method}: expected predictions for each cell of the feature maps, {spec.label} has none; "
@@ -41,7 +41,7 @@ def cell_logits(view: View, name: str) -> Tensor:
 
 
 def cell_scores(view: View, name: str) -> Tensor:
-    """(B, 1, H, W) 0..1: the highest score of any class at any anchor of a cell, objectness included where there is one."""
+    """(B, 1, H, W) 0..1: the highest score of any class and anchor at a cell, times objectness where there is one."""
     logits = cell_logits(view, name).sigmoid()
     if not view.spec.anchors:
         return logits.amax(2)
@@ -56,7 +56,7 @@ def on_grid(logits: Tensor, grid_hw: tuple[int, int]) -> Tensor:
 
 
 def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:
-    """Elementwise `KL(p_T || p_S)` of two coins, from logits: cross-entropy less the teacher's entropy, 0 when equal."""
+    """Elementwise `KL(p_T || p_S)` of two coins, from logits: cross-entropy less the teacher's entropy."""
     log_ratio = F.logsigmoid(teacher) - F.logsigmoid(student)
     log_ratio_not = F.logsigmoid(-teacher) - F.logsigmoid(-student)
     share = teacher.sigmoid()

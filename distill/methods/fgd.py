@@ -62,9 +62,10 @@ class FocalGlobalDistiller(Distiller):
 
     Teacher and student have a relation block of their own, as in the authors' code; both are trained.
 
-    Differs from the paper: the global loss is a mean over C * H * W, not a sum, and the attention loss a mean (its "L1 loss";
-    the authors' code sums), so that no gain depends on the image's size. Foreground and background are sums as published:
-    the scale mask makes them independent of it. And boxes cover cells as in `distill.masks`; the authors' code widens them.
+    Differs from the paper: the global loss is a mean over C * H * W, not a sum, and the attention loss a mean (its "L1
+    loss"; the authors' code sums), so that no gain depends on the image's size. Foreground and background are sums as
+    published: the scale mask makes them independent of it. And boxes cover cells as in `distill.masks`; the authors'
+    code widens them.
 
     Args:
         temperature: T of the attentions (paper: 0.5).

@@ -1,8 +1,8 @@
 """Response-based distillation: the teacher's class and objectness predictions as soft labels.
 
-The comparison of Zhang et al. 2022, section 4.3.5, "output layer knowledge distillation", which gives no formula. This is
-objectness-scaled distillation (Mehta & Ozturk 2018, "Object detection at 200 frames per second") with the focusing factor
-of quality focal loss (Li et al. 2020).
+The comparison of Zhang et al. 2022, section 4.3.5, "output layer knowledge distillation", which gives no formula. This
+is objectness-scaled distillation (Mehta & Ozturk 2018, "Object detection at 200 frames per second") with the focusing
+factor of quality focal loss (Li et al. 2020).
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class OutputDistiller(Distiller):
 
     * heads with objectness: `|p_T - p_S|^beta KL` of objectness at every prediction: background, easy for both, has a
       factor near 0. KL of the classes weighted by the teacher's objectness: background has no class.
-    * heads without (one joint score per class): `|p_T - p_S|^beta KL` of every score; an object counts by its highest score.
+    * heads without (one joint score per class): `|p_T - p_S|^beta KL` of every score; an object counts by its highest.
 
-    KL is cross-entropy less the teacher's entropy: 0 for equal predictions. With one class, the class logits of a head with
-    objectness are never trained, and not compared. Neither are boxes: the anchors of teacher and student may have
+    KL is cross-entropy less the teacher's entropy: 0 for equal predictions. With one class, the class logits of a head
+    with objectness are never trained, and not compared. Neither are boxes: the anchors of teacher and student may have
     different sizes, so that only what a prediction says of its cell has the same meaning (`ld` compares distributions).
 
     Args:

@@ -7,8 +7,8 @@ from torch import Tensor
 from distill.base import METHODS, Step
 from distill.features import FeatureDistiller
 
-# Added to the variance, for channels that are the same everywhere: above the rounding of float32 there, and far below the
-# variance of real features (deviations of 1e-3 are common).
+# Added to the variance, for channels that are the same everywhere: above the rounding of float32 there, and far below
+# the variance of real features (deviations of 1e-3 are common).
 EPSILON = 1e-10
 
 

@@ -34,10 +34,10 @@ class ScoreDistiller(FeatureDistiller):
 
     The loss is ultralytics' own function, for each image, averaged.
 
-    Differs from ultralytics: there it is called on the batch, where an image counts by the sum of its scores. Levels are
-    paired by stride, ultralytics' by position. Of an end-to-end teacher's two branches the one-to-many scores alone
-    count, ultralytics takes the mean of both. An anchor head's score is that of its best anchor, class times objectness;
-    ultralytics has no such heads.
+    Differs from ultralytics: there it is called on the batch, where an image counts by the sum of its scores. Levels
+    are paired by stride, ultralytics' by position. Of an end-to-end teacher's two branches the one-to-many scores alone
+    count, ultralytics takes the mean of both. An anchor head's score is that of its best anchor, class times
+    objectness; ultralytics has no such heads.
 
     Args:
         gain: base gain of the loss (`dis` in ultralytics, 6 by default).

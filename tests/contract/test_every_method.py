@@ -133,7 +133,7 @@ def test_a_pair_that_was_accepted_and_fails_in_training(name: str, heads: tuple[
         model = pair(METHODS.get(name), student, teacher, {}).eval()
     except UserError as error:
         assert heads[0] != heads[1] or heads[0] == "anchors", "refuses two detectors of ultralytics"
-        assert name in str(error) and "small" in str(error) and "use" in str(error), "which method, which pair, what then?"
+        assert name in str(error) and "small" in str(error) and "use" in str(error), "method, pair, what then?"
         return
     whole = batch(3)
     assert_mean_of_single_losses(lambda images: distilled(model, images), whole, rtol=1e-3, atol=1e-6)

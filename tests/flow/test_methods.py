@@ -38,7 +38,7 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("methods")
     write_data(folder)
     for role, width in (("student", 8), ("teacher", 16)):
-        write_model(folder / f"anchors-{role}.yaml", 40 + width)  # ultralytics takes an ONNX file below 0.1 MB for damaged
+        write_model(folder / f"anchors-{role}.yaml", 40 + width)  # ONNX files below 0.1 MB count as damaged
         (folder / f"stock-{role}.yaml").write_text(STOCK.format(width=width))
     for kind in KINDS:
         save_student(folder / f"{kind}.pt", build_detector(folder / f"{kind}-teacher.yaml", 2, NAMES), {})
@@ -78,9 +78,10 @@ def test_a_method_trains_resumes_validates_and_exports(place: Path, name: str, m
     content = torch.load(folder / "weights/best.pt", weights_only=True)
     assert not any("distiller" in key or "teacher" in key for key in content["state"])
 
-    found = evaluate(folder / "weights/best.pt", place / "data.yaml", device="cpu", plots=False, save_dir=folder / "val")
+    best = folder / "weights/best.pt"
+    found = evaluate(best, place / "data.yaml", device="cpu", plots=False, save_dir=folder / "val")
     assert 0 <= found["metrics"]["mAP50"] <= 1
-    assert export.main(["--weights", str(folder / "weights/best.pt"), "--format", "onnx"]) == 0
+    assert export.main(["--weights", str(best), "--format", "onnx"]) == 0
     assert (folder / "weights/best.onnx").stat().st_size > 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pairs import BOXES, ODD_BOXES, arrays, assert_pulls, cells, random_maps, spec, step
+from pairs import BOXES, WHOLE_IMAGE, arrays, assert_pulls, cells, random_maps, spec, step
 from torch import nn
 
 from cfg import UserError
@@ -22,7 +22,7 @@ def same_width(channels: int = 6, **options: Any) -> FocalGlobalDistiller:
     return FocalGlobalDistiller(spec(channels), spec(channels), **options)
 
 
-# -- the naive reference ------------------------------------------------------------------------------------------------
+# -- the naive reference -----------------------------------------------------------------------------------------------
 
 
 def naive_softmax(values: list[float]) -> list[float]:
@@ -86,7 +86,7 @@ def test_all_terms_equal_the_naive_reference(temperature: float) -> None:
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
 
 
-# -- by hand ------------------------------------------------------------------------------------------------------------
+# -- by hand -----------------------------------------------------------------------------------------------------------
 
 
 def test_attentions_by_hand_and_of_mean_1() -> None:
@@ -95,7 +95,8 @@ def test_attentions_by_hand_and_of_mean_1() -> None:
     assert torch.allclose(spatial.flatten(), torch.tensor([8 / 5, 2 / 5]))
     assert torch.allclose(channel.flatten(), torch.tensor([8 / 5, 2 / 5]))
     spatial, channel = attention(torch.randn(3, 5, 4, 6), 0.5)
-    assert torch.allclose(spatial.mean((1, 2, 3)), torch.ones(3)) and torch.allclose(channel.mean(1), torch.ones(3, 1, 1))
+    assert torch.allclose(spatial.mean((1, 2, 3)), torch.ones(3))
+    assert torch.allclose(channel.mean(1), torch.ones(3, 1, 1))
 
 
 def test_relation_of_a_flat_map_by_hand() -> None:
@@ -123,7 +124,7 @@ def test_weights_and_gains_multiply_their_terms() -> None:
 def test_no_boxes_is_background_only_and_a_full_box_foreground_only() -> None:
     teacher, student = random_maps()
     empty = same_width(background=1.0).losses(step(student, teacher, boxes=[]))
-    full = same_width().losses(step(student, teacher, boxes=ODD_BOXES["whole image"]))
+    full = same_width().losses(step(student, teacher, boxes=WHOLE_IMAGE))
     assert empty["fgd_fg_loss"] == 0 == full["fgd_bg_loss"]
     assert empty["fgd_bg_loss"].item() == pytest.approx(full["fgd_fg_loss"].item(), rel=1e-5)
 
@@ -136,7 +137,7 @@ def test_no_term_depends_on_the_grids_size() -> None:
         assert fine[name].item() == pytest.approx(coarse[name].item(), rel=1e-4), name
 
 
-# -- gradients, refusals ------------------------------------------------------------------------------------------------
+# -- gradients, refusals -----------------------------------------------------------------------------------------------
 
 
 def test_the_student_is_pulled_and_every_parameter_trained() -> None:

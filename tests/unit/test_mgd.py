@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from pairs import arrays, assert_pulls, cells, random_maps, set_identity, spec, step
-from torch import nn
+from torch import Tensor, nn
 
 from cfg import UserError
 from distill.methods.mgd import MaskedGenerativeDistiller, random_mask
@@ -34,9 +34,9 @@ def naive_conv(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:
     return out
 
 
-def naive(distiller: MaskedGenerativeDistiller, teacher: torch.Tensor, student: torch.Tensor, masks: torch.Tensor) -> float:
+def naive(method: MaskedGenerativeDistiller, teacher: Tensor, student: Tensor, masks: Tensor) -> float:
     """|T - W2(ReLU(W1(S * M)))|^2 per element, mean over images."""
-    first, _, second = distiller.generators["p3"]
+    first, _, second = method.generators["p3"]
     losses = []
     for t, s, m in zip(arrays(teacher), arrays(student), arrays(masks)):
         restored = naive_conv(np.maximum(naive_conv(s * m, first), 0), second)

@@ -21,13 +21,14 @@ def test_not_above_0(value: object) -> None:
 
 @pytest.mark.parametrize("value", WRONG)
 def test_negative(value: object) -> None:
-    with pytest.raises(UserError, match=rf"cwd: expected gain to be a number of at least 0, got {re.escape(repr(value))}; "):
+    got = re.escape(repr(value))
+    with pytest.raises(UserError, match=rf"cwd: expected gain to be a number of at least 0, got {got}; "):
         not_negative("cwd", "gain", value)
 
 
 @pytest.mark.parametrize("value", [*WRONG, 1, 1.5])
 def test_no_ratio(value: object) -> None:
-    with pytest.raises(UserError, match=r"mgd: expected mask to be a number from 0 to below 1, got .*; the paper's is 0.65$"):
+    with pytest.raises(UserError, match=r"mask to be a number from 0 to below 1, got .*; the paper's is 0.65$"):
         ratio("mgd", "mask", value, 0.65)
 
 

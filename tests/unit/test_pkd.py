@@ -68,7 +68,8 @@ def test_the_student_is_pulled_and_every_parameter_trained() -> None:
     (teacher,), (student,) = random_maps(1), random_maps(1, channels=4)
     torch.manual_seed(0)
     distiller = PearsonDistiller(spec(4), spec(6))
-    assert [name for name, _ in distiller.named_parameters()] == ["adapters.p3.mix.weight"]  # a bias would be centred away
+    # A bias would be centred away.
+    assert [name for name, _ in distiller.named_parameters()] == ["adapters.p3.mix.weight"]
     assert_pulls(distiller, student, teacher)
 
 

@@ -86,7 +86,8 @@ def test_anchor_heads_as_teachers() -> None:
 
 def test_projector_has_the_librarys_shape() -> None:
     source = inspect.getsource(DistillationModel.__init__)
-    rows = ("nn.Conv2d(student_dim, teacher_dim, kernel_size=1", "nn.ReLU(", "nn.Conv2d(teacher_dim, teacher_dim, kernel_size=1")
+    convs = [f"nn.Conv2d({side}_dim, teacher_dim, kernel_size=1" for side in ("student", "teacher")]
+    rows = (convs[0], "nn.ReLU(", convs[1])
     assert [source.index(row) for row in rows] == sorted(source.index(row) for row in rows)
     projector = Projector(spec(4).levels["p3"], spec(6).levels["p3"])
     assert [tuple(p.shape) for p in projector.parameters()] == [(6, 4, 1, 1), (6,), (6, 6, 1, 1), (6,)]
@@ -101,12 +102,12 @@ def test_the_student_is_pulled_and_every_parameter_trained() -> None:
     before = distiller.losses(step(view(moved), teacher))["score_l2_loss"]
     before.backward()
     assert all(p.grad.abs().sum() > 0 for p in distiller.parameters())
-    after = distiller.losses(step(view(moved.detach() - 1e-2 * moved.grad / moved.grad.norm()), teacher))["score_l2_loss"]
-    assert after < before
+    further = view(moved.detach() - 1e-2 * moved.grad / moved.grad.norm())
+    assert distiller.losses(step(further, teacher))["score_l2_loss"] < before
 
 
 def test_pairs_and_options_that_are_refused() -> None:
-    with pytest.raises(UserError, match="score_l2: expected predictions for each cell.*teacher T has none; use a feature"):
+    with pytest.raises(UserError, match="score_l2: expected predictions for each cell.*teacher T has none; use a"):
         ScoreDistiller(spec(4), spec(4, "teacher T"))
     with pytest.raises(UserError, match="score_l2: expected gain to be a number of at least 0"):
         ScoreDistiller(spec(4), spec(4, anchors=0), gain=-1)
