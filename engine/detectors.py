@@ -38,7 +38,7 @@ def build_detector(
             f"--cfg {name}: expected a model YAML, got '{Path(name).suffix}'; "
             f"start from weights with --cfg MODEL.yaml --weights {name}"
         )
-    path = _stock_yaml(name)
+    path = stock_yaml(name)
     if path is None or Path(name).is_file():
         path = find("models", name)
         if _has_own_head(path):
@@ -76,7 +76,7 @@ def _build_stock(name: str | Path, path: Path, nc: int | None, heads: tuple[str,
     return model
 
 
-def _stock_yaml(name: str | Path) -> Path | None:
+def stock_yaml(name: str | Path) -> Path | None:
     """The file of ultralytics behind a model name such as `yolo11n.yaml`, whose scale letter the file's name lacks.
 
     `yolov5nu` is ultralytics' name for its YOLOv5 with YOLOv8's head, described by its `yolov5.yaml`.

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cfg import find
+from engine.build import parse_methods
+from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,13 @@ def documented() -> list[str]:
         for block in re.findall(r"```bash\n(.*?)```", (ROOT / name).read_text(encoding="utf-8"), re.S):
             lines += [line.split(" #")[0].strip() for line in block.splitlines()]
     return sorted({line for line in lines if re.match(r"(python|make|\S*/python) ", line)})
+
+
+def known(option: str, name: str) -> bool:
+    """Whether a name is in `cfg/`, or a model of ultralytics."""
+    if option == "--cfg" and (stock := stock_yaml(name)):
+        return stock.is_file()
+    return find(KINDS[option], name).is_file()
 
 
 @cache
@@ -49,7 +58,7 @@ def test_documented_command_exists(command: str) -> None:
         assert not unknown, f"{script} has no {unknown}"
     for option, value in zip(options, options[1:]):
         if option in KINDS and not value.startswith(("datasets/", "runs/")):
-            assert find(KINDS[option], value).is_file()
+            assert all(known(option, name) for name in (parse_methods(value) if option == "--distill" else [value]))
 
 
 def test_documented_numbers_of_the_models_are_true() -> None:
