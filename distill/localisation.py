@@ -1,4 +1,7 @@
-"""Localisation knowledge: the teacher's distributions of a box's sides as soft targets of the student's (Zheng et al. 2022)."""
+"""Localisation knowledge: the teacher's distributions of a box's sides as the student's soft targets.
+
+The idea of LD (Zheng et al. 2022), which HSD FTI-FDet takes over.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ class LocalisationDistiller(Distiller):
         self.bins = student.bins
 
     def at_positives(self, step: Step) -> Tensor:
-        """0-d divergence at the points that answer for a box, weighted by the student's class score, mean over images."""
+        """0-d divergence where points answer for a box, weighted by the student's class score; mean over images."""
         assignment, points = step.assignment, level_points(step.student, self.pairs)
         image, point = (assignment.target[:, points] >= 0).nonzero(as_tuple=True)
         scores = level_logits(step.student, self.pairs, "scores").detach()
@@ -86,7 +89,7 @@ class LocalisationDistiller(Distiller):
         return image_mean(self.divergence(step, image, point), weight, image, step.size)
 
     def divergence(self, step: Step, image: Tensor, point: Tensor) -> Tensor:
-        """(M,) divergence at points of the paired levels, given by their image and their position among these, (M,) each."""
+        """(M,) divergence at points of the paired levels, given by image and position among these points, (M,) each."""
         sides = [level_logits(v, self.pairs, "boxes")[image, :, point] for v in (step.teacher, step.student)]
         teacher, student = (x.float().unflatten(1, (4, self.bins)) for x in sides)
         return side_divergence(teacher.detach(), student, self.temperature)
@@ -101,11 +104,12 @@ def check_bins(method: str, student: Spec, teacher: Spec) -> None:
     for spec in (student, teacher):
         if spec.bins is None:
             raise UserError(
-                f"{method}: expected box distributions, the head of {spec.label} predicts boxes as plain numbers; use models "
-                "with GFLDetect (hsd-*.yaml) or YOLOv8's and YOLO11's Detect, or a feature method (cwd, mgd, fgd, attention)"
+                f"{method}: expected box distributions, the head of {spec.label} predicts boxes as plain numbers; use "
+                "models with GFLDetect (hsd-*.yaml) or YOLOv8's and YOLO11's Detect, or a feature method (cwd, mgd, "
+                "fgd, attention)"
             )
     if student.bins != teacher.bins:
         raise UserError(
             f"{method}: expected box distributions of one number of bins per side, {student.label} has {student.bins}, "
-            f"{teacher.label} {teacher.bins}; set the bins of one in its YAML (last argument of GFLDetect, reg_max of Detect)"
+            f"{teacher.label} {teacher.bins}; set the bins of one in its YAML (`bins` of hsd-*.yaml, reg_max of Detect)"
         )

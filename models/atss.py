@@ -17,10 +17,10 @@ def assign_atss(
 ) -> PointAssignment:
     """Choose for each box the points that answer for it, by the statistics of its own overlaps.
 
-    Candidates are the `top` points of each level nearest to the box's centre. Each stands for a square of `anchor_scale`
-    strides around it; those whose IoU with the box reaches mean + standard deviation of all its candidates, and
-    that lie inside the box, answer for it. A point chosen by several boxes takes the one of the largest IoU
-    (of equal ones the first). A box with no point inside, smaller than a cell say, goes unanswered.
+    Candidates are the `top` points of each level nearest to the box's centre. Each stands for a square of
+    `anchor_scale` strides around it; those whose IoU with the box reaches mean + standard deviation of all its
+    candidates, and that lie inside the box, answer for it. A point chosen by several boxes takes the one of the largest
+    IoU (of equal ones the first). A box with no point inside, smaller than a cell say, goes unanswered.
 
     Differs from the authors' code: points are the middles of the cells, not their upper left corners.
 
@@ -64,8 +64,9 @@ def nearest_points(boxes_xyxy: Tensor, grid: PointGrid, top: int) -> Tensor:
     found, start = [], 0
     for count in grid.counts:
         points = grid.xy[start : start + count]
-        parts = [_squared_distance(c, points).topk(min(top, count), 1, largest=False)[1] for c in _parts(centres, count)]
-        found.append(torch.cat(parts) + start)
+        parts = centres.split(max(1, PAIRS_AT_ONCE // count))
+        nearest = [_squared_distance(c, points).topk(min(top, count), 1, largest=False)[1] for c in parts]
+        found.append(torch.cat(nearest) + start)
         start += count
     return torch.cat(found, 1)
 
@@ -73,16 +74,12 @@ def nearest_points(boxes_xyxy: Tensor, grid: PointGrid, top: int) -> Tensor:
 def threshold(iou: Tensor) -> Tensor:
     """(N,) mean + standard deviation of the candidates' IoU (N, K), at most the largest of them.
 
-    Differs from the paper: no upper limit there. In a pyramid of two levels, the squares of all candidates of a small box
-    may hold it whole; its IoU are then two values, 9 times each, whose mean + deviation is above both.
+    Differs from the paper: no upper limit there. In a pyramid of two levels, the squares of all candidates of a small
+    box may hold it whole; its IoU are then two values, 9 times each, whose mean + deviation is above both.
     """
     mean = iou.mean(1, keepdim=True)
     variance = (iou - mean).square().sum(1) / max(iou.shape[1] - 1, 1)
     return torch.minimum(mean[:, 0] + variance.sqrt(), iou.amax(1))
-
-
-def _parts(centres: Tensor, count: int) -> tuple[Tensor, ...]:
-    return centres.split(max(1, PAIRS_AT_ONCE // count))
 
 
 def _squared_distance(centres: Tensor, points: Tensor) -> Tensor:

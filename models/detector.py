@@ -68,6 +68,9 @@ class Detector(DetectionModel):
         if len(self.names) != self.nc:
             raise UserError(f"names: expected {self.nc} class names, got {len(self.names)}")
         initialize_weights(self)
+        for layer in self.model:
+            if hasattr(layer, "restore_norms"):
+                layer.restore_norms()
         self.train()
         if verbose:
             self.info()

@@ -136,7 +136,8 @@ def _inputs(source: Any, outputs: list[Output], image: torch.Tensor, context: st
             raise UserError(f"{context}: 'from' must name an earlier row (0 to {len(outputs) - 1}, or -1), got {position!r}")
         given = outputs[position] if outputs else image
         if isinstance(given, list) and isinstance(source, list):
-            raise UserError(f"{context}: row {position} has {len(given)} outputs; pick one with a row [{position}, 1, Level, [0]]")
+            pick = f"[{position}, 1, Level, [0]]"
+            raise UserError(f"{context}: row {position} has {len(given)} outputs; pick one with a row {pick}")
         inputs += _as_list(given)
     return inputs
 

@@ -18,7 +18,9 @@ class PointGrid:
     counts: tuple[int, ...]  # points of each level
 
     @classmethod
-    def of(cls, shapes: Sequence[tuple[int, int]], strides: Sequence[float], device: torch.device | str = "cpu") -> PointGrid:
+    def of(
+        cls, shapes: Sequence[tuple[int, int]], strides: Sequence[float], device: torch.device | str = "cpu"
+    ) -> PointGrid:
         """The points of grids of the given heights and widths."""
         points, per_point = [], []
         for (height, width), stride in zip(shapes, strides, strict=True):
@@ -47,7 +49,7 @@ class PointAssignment:
 
 
 def pixel_boxes(batch: Mapping[str, Tensor], device: torch.device | str) -> Tensor:
-    """The boxes (N, 4) x1, y1, x2, y2 in input pixels of a batch with `img` (B, 3, H, W) and `bboxes` (N, 4) xywh, 0..1."""
+    """Boxes (N, 4) x1, y1, x2, y2 in input pixels of a batch's `bboxes` (N, 4) xywh, 0..1 of `img` (B, 3, H, W)."""
     height, width = batch["img"].shape[-2:]
     size = torch.tensor([width, height, width, height], device=device, dtype=torch.float32)
     centre, extent = (batch["bboxes"].to(device).float().reshape(-1, 4) * size).split(2, 1)
@@ -55,7 +57,7 @@ def pixel_boxes(batch: Mapping[str, Tensor], device: torch.device | str) -> Tens
 
 
 def decode_distances(distances: Tensor, points_xy: Tensor) -> Tensor:
-    """Boxes (..., 4) x1, y1, x2, y2 from the distances left, top, right, bottom (..., 4) of points (..., 2), in one unit."""
+    """Boxes (..., 4) x1, y1, x2, y2 from distances left, top, right, bottom (..., 4) from points (..., 2), one unit."""
     return torch.cat((points_xy - distances[..., :2], points_xy + distances[..., 2:]), -1)
 
 

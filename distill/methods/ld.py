@@ -15,11 +15,13 @@ from models.points import PointGrid, pixel_boxes
 
 
 @torch.no_grad()
-def valuable_region(boxes_xyxy: Tensor, image: Tensor, images: int, grid: PointGrid, gamma: float, top: int = 9) -> Tensor:
+def valuable_region(
+    boxes_xyxy: Tensor, image: Tensor, images: int, grid: PointGrid, gamma: float, top: int = 9
+) -> Tensor:
     """(B, A) bool: points near a box though not near enough to answer for it (algorithm 1): `gamma a <= DIoU <= a`.
 
-    A point stands for the square of 8 strides around it; `a` is the box's positive threshold in ATSS, the mean + standard
-    deviation of its candidates' IoU. The region is the same whatever assigner the student's loss has.
+    A point stands for the square of 8 strides around it; `a` is the box's positive threshold in ATSS, the mean +
+    standard deviation of its candidates' IoU. The region is the same whatever assigner the student's loss has.
 
     Args:
         boxes_xyxy: (N, 4) in input pixels, of all images.
@@ -45,8 +47,8 @@ def valuable_region(boxes_xyxy: Tensor, image: Tensor, images: int, grid: PointG
 class LDDistiller(LocalisationDistiller):
     """Box distributions at the points that answer for a box, and in the valuable region around them.
 
-    Differs from the authors' code: the region's term is a mean over each image's region; there it is a sum over the batch
-    divided by 16.
+    Differs from the authors' code: the region's term is a mean over each image's region; there it is a sum over the
+    batch divided by 16.
 
     Args:
         temperature: T (paper: 10).
@@ -77,7 +79,7 @@ class LDDistiller(LocalisationDistiller):
         return {"ld_loss": self.gain * self.at_positives(step), "ld_region_loss": self.gain * near}
 
     def in_region(self, step: Step) -> Tensor:
-        """0-d divergence in the valuable region less the points that answer for a box; each image's mean, then theirs."""
+        """0-d divergence in the valuable region less the points that answer for a box; mean of the images' means."""
         target, points = step.assignment.target, level_points(step.student, self.pairs)
         boxes_xyxy = pixel_boxes(step.batch, target.device)
         region = valuable_region(boxes_xyxy, step.batch["batch_idx"], step.size, point_grid(step.student), self.gamma)

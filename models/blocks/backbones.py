@@ -14,7 +14,7 @@ from models.rules import Plan, Site, one_input, required
 
 @dataclass(frozen=True)
 class Network:
-    """The layers of one of torchvision's classifiers, in order, and where each stride's last and widest features leave it."""
+    """The layers of one of torchvision's classifiers, in order, and where each stride's last features leave it."""
 
     steps: tuple[str, ...]
     taps: dict[int, tuple[str, int]]  # stride -> (step, channels)
@@ -55,8 +55,8 @@ NETWORKS = {
 class Backbone(nn.Module):
     """A classifier's layers up to the coarsest stride asked for: `[-1, 1, Backbone, [resnet18, [8, 16, 32]]]`.
 
-    A row of several outputs: `Level` picks one, and blocks that read a pyramid (`FPN`, `HKN`) take them all. Tensors have
-    torchvision's names, so that ImageNet weights given as a file (`--weights resnet18.pth`) fit.
+    A row of several outputs: `Level` picks one, and blocks that read a pyramid (`FPN`, `HKN`) take them all. Tensors
+    have torchvision's names, so that ImageNet weights given as a file (`--weights resnet18.pth`) fit.
 
     Shapes: (B, 3, H, W) -> [(B, C_i, H / s_i, W / s_i) per stride s_i], sides rounded up.
     """
@@ -66,7 +66,8 @@ class Backbone(nn.Module):
         required(site.args, 1, "network, strides")
         name, strides = site.args[0], site.args[1] if len(site.args) > 1 else [8, 16, 32]
         if one_input(site) != 3 or site.strides[0] != 1:
-            raise UserError(f"reads colour images (3 channels, stride 1), got {site.channels[0]} channels, stride {site.strides[0]}")
+            got = f"{site.channels[0]} channels, stride {site.strides[0]}"
+            raise UserError(f"expected colour images (3 channels, stride 1), got {got}; make this the first row")
         if name not in NETWORKS:
             raise UserError(f"unknown network '{name}'{nearest(name, NETWORKS)} (known: {', '.join(NETWORKS)})")
         taps = NETWORKS[name].taps
@@ -86,6 +87,16 @@ class Backbone(nn.Module):
             module = classifier.get_submodule(child)
             inside = sum(step.startswith(f"{child}.") for step in self.steps)
             self.add_module(child, module[:inside] if inside else module)
+        self.norms = tuple((m.eps, m.momentum) for m in self.modules() if isinstance(m, nn.BatchNorm2d))
+
+    def restore_norms(self) -> None:
+        """Give BatchNorm torchvision's eps and momentum again, with which ImageNet weights were trained.
+
+        ultralytics sets every BatchNorm of a new model to 1e-3 and 0.03.
+        """
+        layers = (m for m in self.modules() if isinstance(m, nn.BatchNorm2d))
+        for layer, (eps, momentum) in zip(layers, self.norms, strict=True):
+            layer.eps, layer.momentum = eps, momentum
 
     def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
         features, levels = images, []

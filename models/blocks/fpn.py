@@ -27,8 +27,8 @@ def plain_output(channels: int) -> nn.Module:
 class FPN(nn.Module):
     """Laterals, top-down sums, outputs, and coarser levels by stride-2 convs on the last output.
 
-    Row: `[[level, ...] or a row with several outputs, 1, FPN, [channels, levels]]`; levels (default 5) counts the outputs.
-    The inputs are finest first, each twice as coarse as the one before.
+    Row: `[[level, ...] or a row with several outputs, 1, FPN, [channels, levels]]`; levels (default 5) counts the
+    outputs. The inputs are finest first, each twice as coarse as the one before.
 
     Shapes: [(B, C_i, H_i, W_i)] -> [(B, channels, H_i, W_i)] and `levels - inputs` coarser maps.
     """
@@ -42,7 +42,8 @@ class FPN(nn.Module):
         channels, levels = site.scale(width(site.args[0])), site.args[1] if len(site.args) > 1 else 5
         inputs = len(site.channels)
         if inputs < 2 or any(b != 2 * a for a, b in zip(site.strides, site.strides[1:])):
-            raise UserError(f"expected two or more inputs, each twice as coarse as the one before, got strides {list(site.strides)}")
+            got = list(site.strides)
+            raise UserError(f"expected two or more inputs, each twice as coarse as the one before, got strides {got}")
         if not isinstance(levels, int) or levels < inputs:
             raise UserError(f"expected at least as many levels as inputs ({inputs}), got {levels!r}")
         return Plan((channels,) * levels, (site.channels, channels, levels))

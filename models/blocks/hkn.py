@@ -1,4 +1,4 @@
-"""HKN, the heterogeneous knowledge neck (HSD FTI-FDet): an FPN with coordinate attention and large depth-wise outputs."""
+"""HKN, the heterogeneous knowledge neck (HSD FTI-FDet): FPN with coordinate attention and large depth-wise outputs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from models.blocks.fpn import FPN
 class CoordinateAttention(nn.Module):
     """Gates per row and per column, which carry position and long-range dependence (Hou et al. 2021, eqs. 4-9).
 
-    Each channel is averaged along the width and along the height; both go through one 1x1 conv to max(8, C / 16) channels,
-    BatchNorm and h-swish, then each through a 1x1 conv of its own to a sigmoid gate.
+    Each channel is averaged along the width and along the height; both go through one 1x1 conv to max(8, C / 16)
+    channels, BatchNorm and h-swish, then each through a 1x1 conv of its own to a sigmoid gate.
 
     Shapes: (B, C, H, W) -> the same.
     """
@@ -49,7 +49,7 @@ def large_output(channels: int) -> nn.Module:
 
 @BLOCKS.register("HKN")
 class HKN(FPN):
-    """FPN whose laterals carry coordinate attention and whose outputs are 7x7 depth-wise separable convs. Row as `FPN`'s."""
+    """FPN with coordinate attention on its laterals and 7x7 depth-wise separable convs as outputs. Row as `FPN`'s."""
 
     lateral = staticmethod(attended_lateral)
     output = staticmethod(large_output)

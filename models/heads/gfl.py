@@ -41,13 +41,13 @@ def branch(c_in: int, hidden: int, depth: int, kernel: int, separable: bool) -> 
 class GFLDetect(Detect):
     """Anchor-free head, shared by all levels: class scores that are also a measure of quality, boxes as distributions.
 
-    Row: `[[level, ...], 1, GFLDetect, [nc, style, hidden, depth, bins]]` with style `gfl` (four dense 3x3 convs per branch) or
-    `hkh` (three 5x5 depth-wise separable ones). Levels of different channels first pass a 1x1 conv of their own.
+    Row: `[[level, ...], 1, GFLDetect, [nc, style, hidden, depth, bins]]` with style `gfl` (four dense 3x3 convs per
+    branch) or `hkh` (three 5x5 depth-wise separable ones). Levels of different channels first pass a 1x1 conv each.
 
-    Training output: `{"boxes": (B, 4 * R, A), "scores": (B, K, A) logits, "feats": [(B, C, H, W) per level]}`, R = bins: each side
-    (left, top, right, bottom) is a distribution over 0 ... R - 1 strides, times a learned scale per level.
-    Evaluation output: `(y, raw)` with y (B, 4 + K, A), boxes xywh in input pixels; export output: y alone (boxes xyxy when
-    `self.xyxy`).
+    Training output: `{"boxes": (B, 4 * R, A), "scores": (B, K, A) logits, "feats": [(B, C, H, W) per level]}`, R bins:
+    each side (left, top, right, bottom) is a distribution over 0 ... R - 1 strides; its logits have a learned factor
+    per level. Evaluation output: `(y, raw)` with y (B, 4 + K, A), boxes xywh in input pixels; export output: y alone
+    (boxes xyxy when `self.xyxy`).
     """
 
     xyxy = False
@@ -132,7 +132,7 @@ class GFLDetect(Detect):
         return torch.cat((*corners, scores.sigmoid()), 1)
 
     def _points(self, feats: list[torch.Tensor], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cell middles (1, 2, A) in cells and strides (1, 1, A), from the maps' sizes at run time (exports may be dynamic)."""
+        """Cell middles (1, 2, A) in cells and strides (1, 1, A), from sizes read at run time for dynamic exports."""
         points, strides = [], []
         for x, stride in zip(feats, self.stride.tolist()):
             height, width = x.shape[-2:]

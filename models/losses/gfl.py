@@ -28,9 +28,10 @@ EPS = 1e-9
 class GFLLoss(nn.Module):
     """FR, FC and FD losses with ATSS assignment, independent of the batch size.
 
-    Differs from the paper (and GFL): every term is normalised by what *one image* has, then averaged over images; GFL divides by
-    the sums of the whole batch, so that an image's weight depends on its neighbours. And the box terms are a weighted
-    mean; GFL's lower limit of 1 on the sum of the weights, made for whole batches, would switch them off for young scores.
+    Differs from the paper (and GFL): every term is normalised by what *one image* has, then averaged over images; GFL
+    divides by the sums of the whole batch, so that an image's weight depends on its neighbours. And the box terms are a
+    weighted mean; GFL's lower limit of 1 on the sum of the weights, made for whole batches, would switch them off for
+    young scores.
 
     Args:
         head: has `nc`, `reg_max` (R bins per side) and `stride` (levels,).
@@ -41,7 +42,12 @@ class GFLLoss(nn.Module):
     """
 
     def __init__(
-        self, head: nn.Module, top: int = 9, anchor_scale: float = 8.0, beta: float = 2.0, gains: Mapping[str, float] | None = None
+        self,
+        head: nn.Module,
+        top: int = 9,
+        anchor_scale: float = 8.0,
+        beta: float = 2.0,
+        gains: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
@@ -94,7 +100,7 @@ class GFLLoss(nn.Module):
         return PointGrid.of([tuple(f.shape[-2:]) for f in raw["feats"]], self.head.stride.tolist(), raw["boxes"].device)
 
     def _classification(self, scores: Tensor, image: Tensor, point: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
-        """FC: quality focal loss of all points and classes over the image's positives; a positive's target is its IoU."""
+        """FC: quality focal loss of all points and classes, per positive of the image; targets are the IoU."""
         target = torch.zeros_like(scores)
         target[image, classes, point] = quality.to(target.dtype)
         # GFL's loss has no class balance: twice the balanced one with both sides at a half.

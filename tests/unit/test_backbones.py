@@ -14,6 +14,7 @@ from cfg import UserError
 from models.blocks.backbones import NETWORKS, Backbone
 from models.blocks.fpn import FPN
 from models.blocks.hkn import HKN, CoordinateAttention
+from models.detector import Detector
 from models.parser import build
 
 
@@ -49,6 +50,14 @@ def test_imagenet_weights_fit_by_name(name: str) -> None:
     theirs = get_model(name, weights=None).state_dict()
     ours = Backbone(name, (8, 16, 32)).state_dict()
     assert ours and all(key in theirs and theirs[key].shape == value.shape for key, value in ours.items())
+
+
+def test_batch_norms_stay_as_imagenet_weights_want_them() -> None:
+    rows = [[-1, 1, "FPN", [8, 3]], *([1, 1, "Level", [i]] for i in range(3)), [[2, 3, 4], 1, "GFLDetect", ["nc", "hkh"]]]
+    model = Detector(description([-1, 1, "Backbone", ["resnet18", [8, 16, 32]]], *rows))
+    assert (model.model[0].bn1.eps, model.model[0].bn1.momentum) == (1e-5, 0.1)
+    large = Backbone("mobilenet_v3_large", (8, 16)).features[0][1]
+    assert (large.eps, large.momentum) == (1e-3, 0.01)  # torchvision's own for this one
 
 
 def test_layers_beyond_the_last_stride_are_left_out() -> None:
