@@ -1,0 +1,274 @@
+"""The distillation benchmark: paired runs, resume, crashes, refusals, controls and the time it says it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import training, write_data, write_model
+
+import train as train_script
+import val as val_script
+from benchmarks import kd
+from benchmarks.harness import runs, schedule
+from benchmarks.harness.budget import estimate, seeds_that_fit
+from benchmarks.harness.plan import Question, parse_methods
+from cfg import UserError, guard
+from engine.launch import train
+from engine.trainer import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMON = "--recipe quick --imgsz 64 --batch 4 --nbs 4 --epochs 2 --device cpu --cache False --auto-anchors False".split()
+
+CRASH = "warmup_bias_lr=0.77"  # an argument of runs that shall crash
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with data, a student's YAML, and a teacher's YAML and weights."""
+    folder = tmp_path_factory.mktemp("kd")
+    write_data(folder)
+    write_model(folder / "model.yaml", width=8)
+    write_model(folder / "teacher.yaml")
+    run = train(training(folder, model=str(folder / "teacher.yaml"), name="teacher", epochs=1))
+    (run / "weights/best.pt").rename(folder / "t.pt")
+    return folder
+
+
+def arguments(place: Path, out: Path, methods: str, *more: str) -> list[str]:
+    given = ["--cfg", str(place / "model.yaml"), "--data", str(place / "data.yaml"), "--teacher", str(place / "t.pt")]
+    return [*given, "--out", str(out), "--methods", methods, *COMMON, *more]
+
+
+def main(monkeypatch, given: list[str]) -> int:
+    """Run the command line in this process."""
+    monkeypatch.setattr(sys, "argv", ["kd.py", *given])
+    return kd.main()
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[list[str]]:
+    """The commands of all runs, which go on in this process: starting Python takes longer than these trainings."""
+    called: list[list[str]] = []
+
+    def inside(self, command: list[str], log: Path, environment: dict[str, str]) -> tuple[int, float, int]:
+        called.append(command[1:])
+        script = {"train.py": train_script, "val.py": val_script}[Path(command[1]).name]
+        if CRASH in command:
+            log.write_text("Traceback ...\nRuntimeError: out of memory\n")
+            return 70, 1.0, 10**9
+        with log.open("a") as output, monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", command[1:])
+            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+                return guard(script.main), 1.0, 10**9
+
+    monkeypatch.setattr(runs.Processes, "run", inside)
+    return called
+
+
+def test_command_line_in_processes_of_its_own(place, tmp_path):
+    """As a person starts it; one seed, the student alone."""
+    command = [sys.executable, str(ROOT / "benchmarks/kd.py"), *arguments(place, tmp_path, "none", "--seeds", "1")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "results.json").read_text())
+    (run,) = result["runs"]
+    assert run["status"] == "done" and run["wall_seconds"] > 0 and 0 < run["epoch_seconds"] <= run["train_seconds"]
+    assert run["peak_bytes"] is None or 2e8 < run["peak_bytes"] < 2e10
+    assert {"--seed", "--val", "False"} <= set(run["arguments"])
+    assert {"command", "commit", "machine", "date"} <= set(result) and "| none | 1 |" in (tmp_path / "results.md").read_text()
+    assert not (tmp_path / "results.png").exists()  # nothing to compare
+
+
+def test_crashed_runs_are_rows_and_finished_ones_are_not_repeated(place, tmp_path, commands, monkeypatch):
+    given = arguments(place, tmp_path, f"none,attention,attention {CRASH}", "--seeds", "2")
+    assert main(monkeypatch, given) == 1
+    result = json.loads((tmp_path / "results.json").read_text())
+    none, good, crashed = result["rows"]
+    assert none["seeds"] == good["seeds"] == [0, 1] and crashed["seeds"] == [] and len(crashed["errors"]) == 2
+    assert crashed["errors"] == [f"seed {seed}: RuntimeError: out of memory" for seed in (0, 1)]
+    order = [(run["seed"], run["label"]) for run in result["runs"] if run["status"] == "done"]
+    assert sorted(order) == [(0, "attention"), (0, "none"), (1, "attention"), (1, "none")]
+    trained = [c for c in commands if c[0].endswith("train.py")]
+    assert [c[c.index("--seed") + 1] for c in trained] == ["0"] * 3 + ["1"] * 3  # seed by seed
+    assert all("last.pt" in c[c.index("--weights") + 1] for c in commands if c[0].endswith("val.py"))
+    assert good["verdict"] in ("HELPS", "HURTS", "NOT SHOWN") and (tmp_path / "results.png").is_file()
+
+    commands.clear()
+    assert main(monkeypatch, given) == 1
+    assert [Path(c[0]).name for c in commands] == ["train.py"] * 2  # the crashed ones alone
+
+    commands.clear()
+    (tmp_path / "runs/none-s1/run.json").write_text(
+        (tmp_path / "runs/none-s1/run.json").read_text().replace('"status": "done"', '"status": "trained"')
+    )
+    assert main(monkeypatch, arguments(place, tmp_path, "none,attention", "--seeds", "2")) == 0
+    assert [Path(c[0]).name for c in commands] == ["val.py"]  # it was interrupted between training and scoring
+
+    commands.clear()
+    (tmp_path / "runs/none-s0/run.json").write_text("{half")
+    assert main(monkeypatch, arguments(place, tmp_path, "none", "--seeds", "1", "--epochs", "1")) == 0
+    assert [Path(c[0]).name for c in commands] == ["train.py", "val.py"]
+
+
+def test_runs_of_a_seed_start_alike_and_see_the_same_images(place, monkeypatch):
+    """Also beside methods with random weights and random masks of their own."""
+    weights, images = {}, {}
+    original = Trainer.preprocess_batch
+
+    def noted(self, batch):
+        batch = original(self, batch)
+        if not seen:
+            weights[name] = {k: v.clone() for k, v in self.networks.student.state_dict().items()}
+        seen.append(hashlib.sha256(batch["img"].contiguous().numpy().tobytes()).hexdigest())
+        return batch
+
+    monkeypatch.setattr(Trainer, "preprocess_batch", noted)
+    for method, seed in ((None, 0), ("attention", 0), ("mgd", 0), (None, 1)):
+        name = f"{method}-{seed}"
+        images[name] = seen = []
+        distilled = {"teacher": str(place / "t.pt"), "distill": method} if method else {}
+        train(training(place, name=name, seed=seed, val=False, teacher_init=False, **distilled))
+    alone = images["None-0"]
+    for name in ("attention-0", "mgd-0"):
+        assert images[name][: len(alone)] == alone and len(set(alone)) > 2
+        assert all(torch.equal(v, weights[name][k]) for k, v in weights["None-0"].items())
+    assert images["None-1"][0] != alone[0]
+    assert any(not torch.equal(v, weights["None-1"][k]) for k, v in weights["None-0"].items())
+
+
+@pytest.mark.parametrize(
+    ("methods", "more", "told"),
+    [
+        ("none,atention", [], "did you mean 'attention"),
+        ("none,none", [], "each once"),
+        ("attention", [], "--baseline none"),
+        ("none,ld", [], "method ld: "),  # the tiny models' heads have no box distributions
+        ("none,longer", [], "longer trains as long as"),
+        ("none,attention,longer:cwd", [], "longer:cwd trains as long as cwd"),
+        ("none,random-teacher", [], "--teacher-cfg"),
+        ("none,attention:3", [], "after ':'"),
+        ("none", ["--seed", "3"], "seed: the comparison sets it"),
+        ("none", ["--epoch", "3"], "did you mean 'epochs'"),
+        ("none", ["--split", "test"], "'test'"),
+        ("none", ["--hours", "0"], "--hours"),
+        ("none,attention lr0=7", [], "method attention lr0=7: 'lr0=7'"),
+        ("none,attention", ["--teacher", "absent.pt"], "absent.pt"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_the_first_run(place, tmp_path, commands, monkeypatch, methods, more, told):
+    given = arguments(place, tmp_path / "out", methods, "--seeds", "1", *more)
+    with pytest.raises(UserError, match=re.escape(told)):
+        main(monkeypatch, given)
+    assert not commands and not (tmp_path / "out").exists()
+
+
+def test_controls(place, tmp_path, commands, monkeypatch):
+    """`longer` trains for the time of the distilled run, as epochs; the others start from or learn from what they say."""
+    original = runs.timing
+    seconds = {"none-s0": 1.0, "attention-s0": 2.6}
+    monkeypatch.setattr(
+        runs, "timing",
+        lambda path: original(path) | {"epoch_seconds": seconds.get(path.parts[-3], 1.0)},
+    )  # fmt: skip
+    methods = "longer,none,attention,teacher-init,random-teacher:cwd"
+    more = ("--seeds", "1", "--teacher-cfg", str(place / "teacher.yaml"))
+    assert main(monkeypatch, arguments(place, tmp_path, methods, *more)) == 0
+    by_label = {run["label"]: run for run in json.loads((tmp_path / "results.json").read_text())["runs"]}
+    assert by_label["longer"]["epochs"] == 5 and by_label["none"]["epochs"] == 2  # 2 epochs x 2.6
+    assert len((tmp_path / "runs/longer-s0/train/results.csv").read_text().splitlines()) == 6
+    assert by_label["longer"]["arguments"].count("--distill") == 0
+    random = by_label["random-teacher:cwd"]["arguments"]
+    assert random[random.index("--teacher") + 1].endswith("teacher.yaml") and random[random.index("--distill") + 1] == "cwd"
+    start = by_label["teacher-init"]["arguments"]
+    assert start[start.index("--weights") + 1].endswith("t.pt") and "--distill" not in start
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    assert any("Other initial weights than none: teacher-init;" in note for note in notes)
+
+
+def planned(place: Path, out: Path, methods: str, seeds: int) -> schedule.Schedule:
+    question = Question("model.yaml", "data.yaml", str(place / "t.pt"), None, ())
+    listed = parse_methods(methods, question)
+    for method in listed:
+        method.epochs = 10
+    return schedule.Schedule(question, listed, seeds, out, [], [{}, {}], "abc")
+
+
+def finish(plan: schedule.Schedule, label: str, seconds: float) -> None:
+    """Write the record of a finished run of seed 0."""
+    run = plan.run_of(next(m for m in plan.methods if m.label == label), 0)
+    run.folder.mkdir(parents=True)
+    facts = {"digest": run.digest, "status": "done", "wall_seconds": seconds, "epoch_seconds": seconds / 10, "epochs": 10}
+    (run.folder / "run.json").write_text(json.dumps(facts))
+
+
+def test_hours_are_told_from_finished_runs_and_seeds_are_cut(place, tmp_path):
+    plan = planned(place, tmp_path, "none,attention,longer", seeds=4)
+    finish(plan, "none", 3600)
+    finish(plan, "attention", 7200)
+    lines: list[str] = []
+    assert estimate(plan, lines.append) == {"none": 3600, "attention": 7200, "longer": 7200} and not lines
+    # Two at a time: seed 0 lacks `longer` (1 h), every further seed takes 2.5 h.
+    assert seeds_that_fit(plan, 8.5, lines.append) == 4 and "about 8.5 h to go" in lines[-1]
+    assert seeds_that_fit(plan, 6.1, lines.append) == 3 and "all 4 seeds take about 8.5 h; running 3" in lines[-1]
+    with pytest.raises(UserError, match="one seed of 3 methods takes about 1 h, all 4 8.5 h"):
+        seeds_that_fit(plan, 0.5, lines.append)
+
+
+def test_hours_from_a_probe(place, tmp_path, commands, monkeypatch):
+    """Three epochs of 4 x 1 of the 8 images took 0.2 s each and 1 s in all: 0.4 s + 300 epochs x 2 x 0.2 s."""
+    monkeypatch.setattr(runs, "timing", lambda path: {"train_seconds": 0.9, "epoch_seconds": 0.2})
+    told: list[str] = []
+    monkeypatch.setattr(kd, "tell", told.append)
+    given = arguments(place, tmp_path, "none", "--seeds", "2", "--batch", "1", "--epochs", "300", "--hours", "0.01")
+    with pytest.raises(UserError, match="one seed of 1 methods takes about 0.033 h, all 2 0.067 h"):
+        main(monkeypatch, given)
+    (probe,) = commands
+    assert probe[probe.index("--fraction") + 1] == "0.5"
+    assert any("none: about 2.0 min a run" in line for line in told)
+    assert not (tmp_path / "probe").exists()
+
+
+def test_timing_leaves_out_warming_up_and_the_last_validation(tmp_path):
+    def of(*times: float) -> dict:
+        (tmp_path / "results.csv").write_text("epoch,time\n" + "".join(f"{i},{t}\n" for i, t in enumerate(times, 1)))
+        return runs.timing(tmp_path / "results.csv")
+
+    assert of(5, 7, 9.5, 11.5, 20) == {"train_seconds": 20, "epoch_seconds": 2.0}
+    assert of(5, 7) == {"train_seconds": 7, "epoch_seconds": 5} and of(4)["epoch_seconds"] == 4
+
+
+def test_the_line_that_says_what_went_wrong(tmp_path):
+    log = tmp_path / "log"
+    log.write_text("Traceback\n  File\nRuntimeError: shapes\nerror: this is a bug in Tandem; please report it\n")
+    assert runs.last_error(log, 70) == "RuntimeError: shapes"
+    log.write_text("start\nerror: lr0: expected a number\n")
+    assert runs.last_error(log, 2) == "error: lr0: expected a number"
+    assert runs.last_error(log, -9) == "ended by signal SIGKILL (out of memory?)"
+    log.write_text("")
+    assert runs.last_error(log, 3) == "ended with status 3"
+
+
+def test_labels_that_are_no_folder_names_never_meet():
+    names = [runs.folder_name(label, 0) for label in ("attention", "a b", "a_b", "a/b", "../x", "longer:cwd")]
+    assert names[0] == "attention-s0" and len(set(names)) == 6 and not any("/" in n or " " in n for n in names)
+
+
+def test_slots(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert [s["CUDA_VISIBLE_DEVICES"] for s in schedule.make_slots(2, None, None)] == ["3", "5"]
+    assert "CUDA_VISIBLE_DEVICES" not in schedule.make_slots(1, "0,1", None)[0]
+    for jobs, device in ((3, None), (2, "0")):
+        with pytest.raises(UserError, match=f"--jobs {jobs}"):
+            schedule.make_slots(jobs, device, None)
+    monkeypatch.setattr("models.environment.available_cpus", lambda: 8)
+    assert [s["OMP_NUM_THREADS"] for s in schedule.make_slots(4, "cpu", None)] == ["2"] * 4
+    assert schedule.make_slots(2, "cpu", "1")[0]["OMP_NUM_THREADS"] == "1"
