@@ -88,11 +88,20 @@ class Balance(nn.Module):
         gains = dict(zip(self.terms, self.members.T @ self.gains)) if self.terms else {}
         return {name: term * gains[name] if name in gains else term for name, term in terms.items()}
 
-    def due(self) -> bool:
-        """Whether this step is to be measured; counts the step."""
+    def due(self, terms: Mapping[str, Tensor]) -> bool:
+        """Whether this step, with these terms, is to be measured; counts the step.
+
+        A group whose gain is not settled is measured as soon as its method switches it on.
+        """
+        if not self.terms:
+            return False
         self.steps += 1
-        regular = self.steps % self.every == 1 % self.every
-        return bool(self.terms) and (regular or self.settling or self.cap is not None)
+        if self.steps % self.every == 1 % self.every or self.cap is not None:
+            return True
+        if not self.settling:
+            return False
+        values = torch.stack([terms[name].detach().float().abs() for name in self.terms])
+        return bool(((self.settled < CALIBRATION_STEPS) & (self.members @ values > 0)).any())
 
     def measure(
         self, detection: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], feats: Sequence[Tensor],
@@ -130,8 +139,7 @@ class Balance(nn.Module):
         open_ = (self.settled < CALIBRATION_STEPS) & (lengths > 0)
         self.lengths += torch.stack((detection_length * open_, lengths * open_))
         self.settled += open_
-        # A term that its method has not switched on yet is found by a regular measurement, and settled from then on.
-        self.settling = bool((open_ & (self.settled < CALIBRATION_STEPS)).any())
+        self.settling = bool((self.settled < CALIBRATION_STEPS).any())
         known = self.settled > 0
         ratio = self.lengths[0] / self.lengths[1].clamp(min=torch.finfo(torch.float32).tiny)
         self.gains.copy_(torch.where(known, self.aims * ratio, self.gains))

@@ -107,7 +107,7 @@ class TrainingModel(nn.Module):
         detection, fade = dict(zip(items, vector / size)), self.balance.fade(self.progress)
         distilled = self.distil(batch, images, preds) if fade else self._nothing(vector)
         _check_finite(detection | distilled)
-        if self.training and fade and self.balance.due():
+        if self.training and fade and self.balance.due(distilled):
             self._measure(detection, distilled, preds, fade)
         distilled = self.balance.gained(distilled)
         left = fade * self.balance.limit

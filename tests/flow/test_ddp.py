@@ -34,7 +34,8 @@ original = Trainer.final_eval
 def final_eval(self):
     model = unwrap_model(self.model)
     head = model.student.model[-1]
-    mine = digests(model) | {{"weights": model.weights.weights.tolist(), "anchors": head.anchor_wh.tolist()}}
+    mine = digests(model) | {{"weights": model.weights.weights.tolist(), "gains": model.balance.gains.tolist()}}
+    mine |= {{"anchors": head.anchor_wh.tolist()}} if hasattr(head, "anchor_wh") else {{}}
     everyone = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (mine, self.batches_seen, sorted(self.train_loader.sampler.__iter__())))
     if dist.get_rank() == 0:
@@ -46,6 +47,26 @@ launch.train(json.loads({given!r}))
 """
 
 
+def in_two_processes(folder: Path, given: dict) -> tuple[list, list, str]:
+    """Train with `given` in two processes; return what each rank ended with, and the output."""
+    out = folder / "ranks.json"
+    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(given)))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [*launcher, folder / "driver.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return *json.loads(out.read_text()), done.stdout
+
+
+def test_two_processes_make_one_dynamic_teacher(tmp_path):
+    write_data(tmp_path)
+    write_model(tmp_path / "model.yaml", width=8)
+    given = training(tmp_path, name="both", distill="sdd", lr0=0.01, epochs=2)
+    (first, *_), (second, *_), _ = in_two_processes(tmp_path, given)
+    assert first == second
+    assert sum(name.startswith("distiller.") for name in first) > 20 and first["gains"] != [1.0]
+
+
 def test_two_processes_train_one_model(tmp_path):
     write_data(tmp_path)
     write_model(tmp_path / "model.yaml", width=8)
@@ -53,14 +74,8 @@ def test_two_processes_train_one_model(tmp_path):
     given = training(
         tmp_path, name="both", teacher=str(teacher / "weights/best.pt"), lr0=0.01, epochs=3, auto_anchors=True
     )
-    out = tmp_path / "ranks.json"
-    (tmp_path / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(given)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, tmp_path / "driver.py"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    (first, steps, indices), (second, other_steps, other_indices) = json.loads(out.read_text())
-    assert first == second  # student, adapters, adaptive weights, anchors
+    (first, steps, indices), (second, other_steps, other_indices), output = in_two_processes(tmp_path, given)
+    assert first == second  # student, adapters, adaptive weights, gains, anchors
     for part in ("distiller.adapters.", "student."):
         assert any(name.startswith(part) for name in first)
     assert len(set(first["weights"])) > 1
@@ -70,7 +85,7 @@ def test_two_processes_train_one_model(tmp_path):
     folder = tmp_path / "runs/both"
     assert [row["epoch"] for row in results(folder)] == [1, 2, 3]
     assert torch.load(folder / "weights/best.pt", weights_only=True)["format"] == "tandem-detector"
-    assert (folder / "val").is_dir() and "mAP50" in done.stdout  # best.pt was validated
+    assert (folder / "val").is_dir() and "mAP50" in output  # best.pt was validated
 
 
 def test_gpus_that_are_not_here():

@@ -69,9 +69,10 @@ def test_gains_are_settled_over_the_first_steps_and_kept() -> None:
 def test_a_term_that_starts_later_is_settled_then() -> None:
     x, balance = point(1), Balance({"a_loss": "w"}, share=0.5)
     balance.measure(linear(x, 4), {"a_loss": torch.tensor(0.0)}, ONE, [x])
-    assert balance.gains.item() == 1 and not balance.settling and balance.shares.tolist() == [0, 0]
+    assert balance.gains.item() == 1 and balance.shares.tolist() == [0, 0]
+    assert [balance.due({"a_loss": torch.tensor(v)}) for v in (0.0, 0.0, 3.0)] == [True, False, True]
     balance.measure(linear(x, 4), {"a_loss": linear(x, 8)}, ONE, [x])
-    assert balance.gains.item() == pytest.approx(0.25) and balance.settling
+    assert balance.gains.item() == pytest.approx(0.25) and balance.due({"a_loss": torch.tensor(3.0)})
 
 
 def test_without_a_share_the_methods_own_coefficients_stay() -> None:
@@ -92,7 +93,7 @@ def test_the_cap_limits_all_terms_together(pull: float, left: float) -> None:
     balance.measure(linear(x, 1), {"a_loss": linear(x, pull)}, ONE, [x])
     assert balance.limit.item() == pytest.approx(left)
     assert balance.shares[-1].item() == pytest.approx(min(pull, 0.5))
-    assert all(balance.due() for _ in range(5)), "a cap is held at every step"
+    assert all(balance.due({"a_loss": torch.tensor(0.0)}) for _ in range(5)), "a cap is held at every step"
 
 
 def test_weights_and_fade_count_for_the_cap() -> None:
@@ -103,9 +104,9 @@ def test_weights_and_fade_count_for_the_cap() -> None:
 
 def test_measurements_are_rare_once_gains_are_settled() -> None:
     balance = Balance({"a_loss": "w"}, share=None, every=4)
-    assert [balance.due() for _ in range(9)] == [True, False, False, False, True, False, False, False, True]
-    assert all(Balance({"a_loss": "w"}, share=None, every=1).due() for _ in range(2))
-    assert not Balance({}, share=None).due()
+    assert [balance.due({"a_loss": torch.tensor(1.0)}) for _ in range(9)] == [True, False, False, False, True, False, False, False, True]
+    assert all(Balance({"a_loss": "w"}, share=None, every=1).due({}) for _ in range(2))
+    assert not Balance({}, share=None).due({})
 
 
 def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing() -> None:
