@@ -94,7 +94,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def see(self, images: Tensor) -> View:
-        """The teacher's view of images (B, 3, H, W). Sides that are no multiple of its stride are padded; the maps cropped."""
+        """The teacher's view of images (B, 3, H, W). Sides that do not fit its strides are padded, the maps cropped."""
         multiple = max(LEAST_MULTIPLE, *map(int, self.spec.strides))
         height, width = images.shape[-2:]
         pad_h, pad_w = -height % multiple, -width % multiple

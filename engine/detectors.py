@@ -71,7 +71,8 @@ def _build_stock(name: str | Path, path: Path, nc: int | None, heads: tuple[str,
         ) from error
     head = type(model.model[-1]).__name__
     if head not in heads:
-        fix = "RT-DETR can be a teacher (--teacher), not a student" if head == RTDETR_HEAD else "use one that ends in Detect"
+        teacher_only = "RT-DETR can be a teacher (--teacher), not a student"
+        fix = teacher_only if head == RTDETR_HEAD else "use one that ends in Detect"
         raise UserError(f"{name}: expected a detector, its last row is '{head}'; {fix}")
     return model
 

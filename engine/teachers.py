@@ -76,8 +76,8 @@ def _torchvision(folder: Path, content: dict[str, Any], names: dict[int, str]) -
         file = folder / str(weights)
         if not file.is_file():
             raise UserError(
-                f"weights: {file} not found; expected what torch.save(model.state_dict(), FILE) wrote, at a path relative "
-                "to this YAML; leave 'weights' out for an untrained control"
+                f"weights: {file} not found; expected what torch.save(model.state_dict(), FILE) wrote, at a path "
+                "relative to this YAML; leave 'weights' out for an untrained control"
             )
         torchvision_fpn.fill(model, read_state(file), f"weights: {file}")
     if "batch_norm_eps" in content:

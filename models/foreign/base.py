@@ -16,7 +16,7 @@ class FeatureTap(nn.Module):
     """Stands in a head's place and shows what the head would read."""
 
     def forward(self, features: list[Tensor], batch: object = None) -> dict[str, list[Tensor]]:
-        """Features (B, C, H, W) per level -> `{"feats": features}`; `batch` is what ultralytics gives RT-DETR's head."""
+        """Features (B, C, H, W) per level -> `{"feats": features}`; RT-DETR's head is given the `batch` too."""
         return {"feats": list(features)}
 
 
@@ -70,7 +70,7 @@ class FeaturePyramid(nn.Module):
         powers = all(s & (s - 1) == 0 for s in strides)
         if not powers or [s * n for s, n in zip(strides, sides)] != [PROBE] * len(sides) or strides != sorted(strides):
             raise UserError(
-                f"expected levels at strides that are powers of two, finest first; a {PROBE} px image gives grids of {sides} "
-                "cells; use a detector with a feature pyramid"
+                f"expected levels at strides that are powers of two, finest first; a {PROBE} px image gives grids of "
+                f"{sides} cells; use a detector with a feature pyramid"
             )
         self.stride = torch.tensor([float(s) for s in strides])

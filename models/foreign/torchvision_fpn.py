@@ -17,7 +17,8 @@ from cfg import UserError, nearest
 from models.foreign.base import FeaturePyramid
 
 DOWNLOADS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-PARTS = ("self", "weights", "backbone", "rpn", "transform", "_heads", "_generator", "head", "_predictor", "_pool", "matcher", "progress")
+PARTS = ("self", "weights", "progress", "backbone", "transform", "rpn", "_heads", "_generator", "head", "_predictor",
+         "_pool", "matcher")  # fmt: skip  (endings of arguments that are no numbers)
 COUNTER = "num_batches_tracked"  # BatchNorm has it; the frozen BatchNorm of a model fine-tuned in torchvision has not
 CLASS_SCORES = ("roi_heads.box_predictor.cls_score.bias", "head.classification_head.cls_logits.bias")
 
@@ -29,7 +30,7 @@ class TorchvisionPyramid(FeaturePyramid):
     grids, the two pyramids could not be compared cell by cell.
 
     Args:
-        model: a detector whose `backbone` gives feature maps finest first, and whose `transform` has mean and deviation.
+        model: a detector whose `backbone` gives maps finest first, and whose `transform` has mean and deviation.
         names: class names by index, without the background.
     """
 
@@ -81,16 +82,19 @@ def build(name: str, classes: int, options: Mapping[str, Any]) -> nn.Module:
     known = _options_of(getattr(detection, name))
     for option in kept:
         if option not in known:  # torchvision would swallow it: its transform takes any arguments
-            raise UserError(f"options: {name} has no option '{option}'{nearest(option, known)} (known: {', '.join(known)})")
+            hint = f"{nearest(option, known)} (known: {', '.join(known)})"
+            raise UserError(f"options: {name} has no option '{option}'{hint}")
     count = kept.setdefault("num_classes", classes + 1)
     if count not in (classes, classes + 1):
         raise UserError(
-            f"options: expected num_classes {classes + 1} ({classes} names and the background) or {classes}, got {count!r}"
+            f"options: expected num_classes {classes + 1} ({classes} names and the background) or {classes}, "
+            f"got {count!r}"
         )
     try:
         return getattr(detection, name)(weights=None, weights_backbone=None, **kept).eval()
     except Exception as error:  # options from a file: whatever they cause is a fault of that file
-        raise UserError(f"options: torchvision's {name} refuses them ({' '.join(str(error).split())}); correct them") from None
+        detail = " ".join(str(error).split())
+        raise UserError(f"options: torchvision's {name} refuses them ({detail}); correct them") from None
 
 
 def _options_of(builder: Callable[..., nn.Module]) -> list[str]:
@@ -129,8 +133,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
     if wrong:
         fitting = sum(name not in wrong for name in needed)
         raise UserError(
-            f"{label}: {fitting} of the {len(needed)} tensors of its backbone and pyramid fit, {len(wrong)} do not (first: "
-            f"{wrong[0]}); expected the state_dict of the builder under 'torchvision:'"
+            f"{label}: {fitting} of the {len(needed)} tensors of its backbone and pyramid fit, {len(wrong)} do not "
+            f"(first: {wrong[0]}); expected the state_dict of the builder under 'torchvision:'"
         )
     floats = {k.removeprefix("backbone."): v.float() if v.is_floating_point() else v for k, v in given.items()}
     model.backbone.load_state_dict(floats, strict=False)  # counters of BatchNorm may be absent
@@ -147,7 +151,7 @@ def set_epsilon(model: nn.Module, epsilon: float) -> None:
 
 
 def _classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:
-    """Number of classes, the background counted, that a state dict of this kind of model scores; None if it has no scores."""
+    """Number of classes, the background counted, that the state dict of such a model scores; None without scores."""
     anchors = getattr(getattr(getattr(model, "head", None), "classification_head", None), "num_anchors", 1)
     found = [state[name] for name in CLASS_SCORES if name in state]
     return len(found[0]) // anchors if found and found[0].ndim == 1 else None

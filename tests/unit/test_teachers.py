@@ -26,6 +26,7 @@ from models.foreign.base import FeaturePyramid  # noqa: E402
 from torchvision.models import detection  # noqa: E402
 from ultralytics import RTDETR, YOLO  # noqa: E402
 
+GOOD = "weights: w.pt\nnames: [dark, bright]\n"  # of a torchvision teacher's YAML
 STOCK = {  # name -> strides, bins of the box distributions
     "yolov5nu.yaml": ([8, 16, 32], 16),
     "yolov8n-p2.yaml": ([4, 8, 16, 32], 16),
@@ -178,9 +179,9 @@ def test_rtdetr_trains_a_student(rtdetr) -> None:
 
 def test_rtdetr_is_a_teacher_and_nothing_else(rtdetr) -> None:
     folder, _ = rtdetr
-    with pytest.raises(UserError, match=r"tiny\.pt: .*RTDETRDetectionModel; it can only be a teacher: train\.py --teacher"):
+    with pytest.raises(UserError, match=r"tiny\.pt: .*RTDETRDetectionModel; it can only be a teacher: train\.py"):
         load_detector(folder / "tiny.pt")
-    with pytest.raises(UserError, match=r"its last row is 'RTDETRDecoder'; RT-DETR can be a teacher \(--teacher\), not"):
+    with pytest.raises(UserError, match=r"row is 'RTDETRDecoder'; RT-DETR can be a teacher \(--teacher\), not"):
         build_detector(folder / "tiny.yaml", 2, NAMES)
 
 
@@ -259,9 +260,9 @@ def test_normalisation_follows_the_options(tiny) -> None:
 
 def test_the_constant_of_the_batch_norms(tiny) -> None:
     state = trained().state_dict()
-    eps = lambda text: load_teacher(described(tiny, text, state), 2, NAMES).model.backbone.body["first"][1].eps  # noqa: E731
-    usual = "weights: w.pt\nnames: [dark, bright]\n"
-    assert (eps(usual), eps(usual + "batch_norm_eps: 0\n")) == (1e-5, 0.0)
+    for text, expected in (("", 1e-5), ("batch_norm_eps: 0\n", 0.0)):
+        pyramid = load_teacher(described(tiny, GOOD + text, state), 2, NAMES).model
+        assert pyramid.backbone.body["first"][1].eps == expected
 
 
 def test_a_torchvision_teacher_trains_a_student_and_stays_as_it_is(tiny) -> None:
@@ -283,7 +284,6 @@ def test_an_untrained_one_gets_the_runs_classes(tiny) -> None:
     assert all(torch.equal(a, b) for a, b in zip(one.model.state_dict().values(), other.model.state_dict().values()))
 
 
-GOOD = "weights: w.pt\nnames: [dark, bright]\n"
 WRONG = [
     ("weight: w.pt\n", r"unknown key 'weight'; did you mean 'weights'\?"),
     ("weights: gone.pth\nnames: [dark, bright]\n", r"weights: .*gone\.pth not found; .*relative to this YAML"),
@@ -294,7 +294,7 @@ WRONG = [
     (GOOD + "options: 3\n", r"options: expected 'name: value' lines, got 3"),
     (GOOD + "options: {weights_backbone: DEFAULT}\n", r"options: weights_backbone would be downloaded"),
     (GOOD + "options: {pretrained: true}\n", r"options: pretrained would be downloaded"),
-    (GOOD + "options: {num_classes: 7}\n", r"options: expected num_classes 3 \(2 names and the background\) or 2, got 7"),
+    (GOOD + "options: {num_classes: 7}\n", r"expected num_classes 3 \(2 names and the background\) or 2, got 7"),
     (GOOD + "options: {colour: red}\n", r"options: fasterrcnn_tiny has no option 'colour'"),
     (GOOD + "options: {rpn_head: 1}\n", r"options: fasterrcnn_tiny has no option 'rpn_head'"),
     (GOOD + "options: {image_mean: [a]}\n", r"options: expected image_mean to be three numbers"),
@@ -311,9 +311,9 @@ def test_wrong_yamls(tiny, text: str, message: str) -> None:
 
 def test_an_unknown_builder_is_told_the_nearest(tiny) -> None:
     path = tiny / "t.yaml"
-    for name, message in (("fasterrcnn_resnet5_fpn", "did you mean 'fasterrcnn_resnet50_fpn'"), ("ssd300_vgg16", "expected one of")):
+    for name, hint in (("fasterrcnn_resnet5_fpn", "; did you mean 'fasterrcnn_resnet50_fpn'"), ("ssd300_vgg16", "")):
         path.write_text(f"torchvision: {name}\n")
-        with pytest.raises(UserError, match=rf"t\.yaml: torchvision: .*got '{name}'.*{message}|{message}.*got '{name}'"):
+        with pytest.raises(UserError, match=rf"t\.yaml: torchvision: expected one of .*, got '{name}'{hint}"):
             load_teacher(path, 2, NAMES)
 
 
@@ -321,9 +321,9 @@ def test_tensors_that_do_not_fit_are_counted(tiny) -> None:
     state = trained().state_dict()
     needed = sum(name.startswith("backbone.") and "num_batches" not in name for name in state)
     cases = [
-        ({k: v for k, v in state.items() if ".fpn." not in k}, f"{needed - 8} of the {needed} tensors .* fit, 8 do not"),
+        ({k: v for k, v in state.items() if ".fpn." not in k}, f"{needed - 8} of the {needed} .* fit, 8 do not"),
         (state | {"backbone.body.third.weight": torch.zeros(1)}, rf"{needed} of the {needed} .* fit, 1 do not"),
-        (state | {"backbone.body.first.0.weight": torch.zeros(8, 3, 5, 5)}, rf"{needed - 1} of .*first: backbone\.body\.first\.0"),
+        (state | {"backbone.body.first.0.weight": torch.zeros(8, 3, 5, 5)}, rf"{needed - 1} of .*body\.first\.0"),
         ({"a.weight": torch.zeros(1)}, f" 0 of the {needed} tensors"),
     ]
     for wrong, message in cases:
