@@ -15,6 +15,7 @@ import argparse
 import datetime
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ def main() -> int:
         from benchmarks.harness.budget import seeds_that_fit
 
         schedule.seeds = seeds_that_fit(schedule, args.hours, tell)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the trainings too, as Ctrl-C does
     records = run(schedule)
     result = report(args, schedule, records)
     from benchmarks.harness.report import accuracy, differences

@@ -16,6 +16,7 @@ from benchmarks.harness.schedule import Records
 from benchmarks.harness.statistics import (
     NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
 )  # fmt: skip
+from cfg import UserError
 from engine.box_files import load_boxes
 
 JUDGED = {"mAP50": 0, "mAP50-95": None}  # column of the AP by threshold; None: the mean of all
@@ -33,7 +34,8 @@ def resampled_scores(folder: Path, classes: int, draws: np.ndarray | None, count
         mAP50 and mAP50-95, (1 + R,) each; `files`, the images' names, and `draws`.
     """
     files, truths, found = load_boxes(folder / "boxes.npz")
-    draws = ap.resamples(len(files), count) if draws is None else draws
+    if draws is None or draws.shape[1] != len(files):  # of another data set: `_check_images` refuses it
+        draws = ap.resamples(len(files), count)
     weights = np.concatenate([np.ones((1, len(files)), dtype=draws.dtype), draws])
     by_threshold = ap.average_precision(ap.match(truths, found, classes), weights)
     scores = {name: by_threshold.mean(1) if column is None else by_threshold[:, column] for name, column in JUDGED.items()}
@@ -56,12 +58,22 @@ def compare(methods: Sequence[Method], records: Records, out: Path, classes: int
     for key, record in done.items():
         scores[key] = resampled_scores(out / "runs" / folder_name(*key), classes, draws, count)
         draws = scores[key]["draws"]
+        _check_images(out, key, scores)
         for name in JUDGED:
             if abs(scores[key][name][0] - record["metrics"][name]) > AGREE:
                 notes.append(f"{key[0]}, seed {key[1]}: {name} {record['metrics'][name]:.4f} by the COCO evaluator but "
                              f"{scores[key][name][0]:.4f} by ours: its interval over images is not to be trusted")  # fmt: skip
     rows = [_row(method, records, done, scores, baseline) for method in methods]
     return {"rows": rows, "notes": notes + remarks(methods, done, rows)}
+
+
+def _check_images(out: Path, key: tuple[str, int], scores: dict) -> None:
+    """Raise `UserError` when a run was scored on other images than the first one."""
+    first = next(iter(scores))
+    if not np.array_equal(scores[first]["files"], scores[key]["files"]):
+        folder = out / "runs" / folder_name(*key)
+        raise UserError(f"{folder}: scored on other images than {folder_name(*first)}: the data set was changed in between; "
+                        "remove the folders of the runs before that, or choose another --out")  # fmt: skip
 
 
 def _row(method: Method, records: Records, done: Records, scores: dict, baseline: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from benchmarks.harness.runs import folder_name
 from benchmarks.harness.statistics import (
     HELPS, HURTS, NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
 )  # fmt: skip
+from cfg import UserError
 from engine.box_files import load_boxes, save_boxes
 from engine.coco_metrics import Boxes, coco_metrics
 
@@ -234,6 +235,14 @@ def test_a_score_that_the_evaluator_does_not_confirm_is_told(finished):
     records["good", 1]["metrics"]["mAP50"] += 0.002
     notes = compare(methods, records, out, CLASSES, "none", 20)["notes"]
     assert [note for note in notes if "good, seed 1: mAP50" in note and "not to be trusted" in note]
+
+
+def test_runs_on_other_images_are_refused(finished):
+    methods, records, out = finished
+    truths, found = scenes(7, 59)
+    save_boxes(out / "runs/good-s1/boxes.npz", [f"{i}.png" for i in range(59)], truths, found)
+    with pytest.raises(UserError, match="good-s1: scored on other images than none-s0"):
+        compare(methods, records, out, CLASSES, "none", 20)
 
 
 def test_report_and_picture(finished):
