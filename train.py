@@ -7,10 +7,14 @@ Arguments are `--name value`, `--name=value` or `name=value`:
 
     --cfg FILE       model YAML: a name below cfg/models, an ultralytics model (yolo11n.yaml), or a path
     --data FILE      data YAML: a name below cfg/data, or a path
-    --teacher FILE   trained weights to distil from (.pt, ours or ultralytics'); without it, plain training
-    --distill NAME   distillation configuration below cfg/distill (default: attention)
+    --teacher FILE   what to distil from: weights (.pt, ours or ultralytics'), or a YAML that names a torchvision detector
+    --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: attention; lgd and
+                     sdd need no teacher)
+    --kd-share X     gradient of distillation over detection's at the start (default: 0.3; None: as the losses are)
+    --kd-cap X       largest such share at every step; --kd-until X, --kd-decay cosine: when distillation ends, and how
     --adaptive MODE  weights of the loss terms: stable (default), paper, none, uncertainty
-    --recipe NAME    training recipe below cfg/train: paper (default), quick
+    --recipe NAME    training recipe below cfg/train: paper (default), quick, hsd, sdd
+    --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --weights FILE   start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
     --teacher-init B start the student from the teacher's tensors where they fit (default: True)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)

@@ -14,7 +14,7 @@ import yaml
 from cfg import UserError, find, nearest, read_yaml
 
 OWN_DEFAULTS: dict[str, Any] = {
-    "teacher": None,  # weights of the teacher (.pt: ours or ultralytics'; a YAML: untrained); None: no distillation
+    "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
     "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's, at the start; None: as the losses are

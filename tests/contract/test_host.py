@@ -76,8 +76,8 @@ def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
 # Methods of ultralytics' classes that ours replace or extend. `__init__` is ours to shape.
 OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
-    "_build_train_pipeline build_optimizer get_validator _do_train optimizer_step progress_string label_loss_items validate "
-    "_handle_nan_recovery "
+    "_build_train_pipeline build_optimizer get_validator _do_train optimizer_step progress_string label_loss_items "
+    "validate _setup_scheduler _handle_nan_recovery "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results",

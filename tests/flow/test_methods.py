@@ -17,7 +17,7 @@ from engine.build import build_detector, build_distiller
 from engine.checkpoint import save_student
 from engine.launch import train
 from engine.trainer import Trainer
-from engine.validator import evaluate
+from engine.evaluate import evaluate
 
 NAMES = {0: "dark", 1: "bright"}
 STOCK = """nc: 2

@@ -17,7 +17,7 @@ import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.launch import train
 from engine.trainer import Trainer
-from engine.validator import evaluate
+from engine.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """nc: 2

@@ -15,8 +15,10 @@ import torch
 import models  # noqa: F401  (before ultralytics)
 import val
 from cfg import UserError
-from engine import validator
-from engine.checkpoint import save_student
+from engine import evaluate as evaluation
+from engine.checkpoint import load_detector, save_student
+from engine.evaluate import evaluate
+from engine.validator import Validator
 
 from ultralytics.nn.tasks import DetectionModel  # isort: skip
 
@@ -47,7 +49,7 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-class Oracle(validator.Validator):
+class Oracle(Validator):
     """Finds exactly what is labelled, in the coordinates of the network's input."""
 
     def preprocess(self, batch):
@@ -65,9 +67,9 @@ class Oracle(validator.Validator):
 
 
 def test_perfect_detections_score_one(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(validator, "Validator", Oracle)
+    monkeypatch.setattr(evaluation, "Validator", Oracle)
     options = dict(device="cpu", plots=False, save_dir=tmp_path / "run")
-    got = validator.evaluate(place / "best.pt", place / "data.yaml", **options)
+    got = evaluate(place / "best.pt", place / "data.yaml", **options)
     for name in ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "AP_small", "AP_medium"):
         assert got["metrics"][name] == pytest.approx(1.0), name
     assert got["metrics"]["AP_large"] is None  # sizes are those of the original images
@@ -86,8 +88,8 @@ def test_boxes_are_kept_in_original_pixels(place, tmp_path, monkeypatch):
             super().finalize_metrics()
             kept.append(self)
 
-    monkeypatch.setattr(validator, "Validator", Keeper)
-    validator.evaluate(place / "best.pt", place / "data.yaml", device="cpu", plots=False, save_dir=tmp_path / "run")
+    monkeypatch.setattr(evaluation, "Validator", Keeper)
+    evaluate(place / "best.pt", place / "data.yaml", device="cpu", plots=False, save_dir=tmp_path / "run")
     expected = np.array([[48, 30, 112, 70], [16, 10, 32, 30]])
     labelled = [t for t in kept[0].truths if len(t.classes)]
     assert len(labelled) == 4
@@ -126,11 +128,11 @@ def test_exported_model_is_validated(place, tmp_path, kind):
     pytest.importorskip({"torchscript": "torch", "onnx": "onnxruntime", "openvino": "openvino"}[kind])
     from ultralytics.engine.exporter import Exporter
 
-    model, _ = validator.load_detector(place / "best.pt")
+    model, _ = load_detector(place / "best.pt")
     model.pt_path = str(tmp_path / "best.pt")
     exported = Exporter(overrides={"format": kind, "imgsz": 96, "batch": 1, "device": "cpu"})(model=model)
     options = dict(data=place / "data.yaml", device="cpu", plots=False, conf=0.0001)
-    got = validator.evaluate(exported, save_dir=tmp_path / "a", **options)
+    got = evaluate(exported, save_dir=tmp_path / "a", **options)
     assert got["model"]["parameters"] is None and got["model"]["gflops"] is None and got["model"]["size_mb"] > 0
     assert got["settings"]["imgsz"] == 96 and got["speed"]["fps"] > 0
     assert [row["name"] for row in got["per_class"]] == ["scratch", "pit"]
@@ -159,7 +161,7 @@ def test_bad_input(place, tmp_path, monkeypatch, change, message):
     Path("nothing.yaml").write_text(f"path: {tmp_path}\nval: images\nnames: [scratch, pit]\n")
     options = {"weights": place / "best.pt", "data": place / "data.yaml", "device": "cpu", "plots": False}
     with pytest.raises(UserError, match=message):
-        validator.evaluate(**(options | change), save_dir=tmp_path / "run")
+        evaluate(**(options | change), save_dir=tmp_path / "run")
 
 
 def test_damaged_labels_are_counted_and_the_status_says_so(place, tmp_path, monkeypatch, capsys):
@@ -170,7 +172,7 @@ def test_damaged_labels_are_counted_and_the_status_says_so(place, tmp_path, monk
         (tmp_path / f"labels/{number}.txt").write_text(text)
     (tmp_path / "data.yaml").write_text("val: images\nnames: [scratch, pit]\n")
     options = dict(device="cpu", plots=False, save_dir=tmp_path / "run")
-    got = validator.evaluate(place / "best.pt", tmp_path / "data.yaml", **options)
+    got = evaluate(place / "best.pt", tmp_path / "data.yaml", **options)
     assert (got["settings"]["images"], got["settings"]["images_dropped"]) == (1, 1)
     assert "1 images of split 'val' were left out" in capsys.readouterr().err
     arguments = ["--weights", str(place / "best.pt"), "--data", str(tmp_path / "data.yaml"), "--device", "cpu"]
@@ -181,7 +183,7 @@ def test_damaged_labels_are_counted_and_the_status_says_so(place, tmp_path, monk
 def test_unwritable_run_folder(place, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
-        validator.evaluate(place / "best.pt", place / "data.yaml", device="cpu", save_dir=tmp_path / "file/run")
+        evaluate(place / "best.pt", place / "data.yaml", device="cpu", save_dir=tmp_path / "file/run")
 
 
 def test_help_is_quick():
@@ -196,6 +198,30 @@ def test_error_is_one_line_and_status_two(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_damaged_image_of_the_users_is_left_as_it_is(place, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    cv2.imwrite(str(tmp_path / "images/0.jpg"), np.full((64, 64, 3), 90, dtype=np.uint8))
+    image = tmp_path / "images/0.jpg"
+    image.write_bytes(image.read_bytes() + b"\0\0")  # no end marker at its end: ultralytics would write it anew
+    before = image.read_bytes()
+    (tmp_path / "labels/0.txt").write_text(LABELS)
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [scratch, pit]\n")
+    command = [sys.executable, "val.py", "--weights", str(place / "best.pt"), "--data", str(tmp_path / "data.yaml")]
+    done = subprocess.run([*command, "--save-dir", str(tmp_path / "run"), "--no-plots"], cwd=ROOT, check=False)
+    assert done.returncode == 0 and image.read_bytes() == before
+
+
+def test_a_split_without_an_image_that_can_be_read(place, tmp_path):
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+    (tmp_path / "images/0.jpg").write_bytes(b"no image")
+    (tmp_path / "labels/0.txt").write_text(LABELS)
+    (tmp_path / "data.yaml").write_text("val: images\nnames: [scratch, pit]\n")
+    with pytest.raises(UserError, match="expected images that can be read in split 'val', got none"):
+        evaluate(place / "best.pt", tmp_path / "data.yaml", device="cpu", plots=False, save_dir=tmp_path / "run")
+
+
 def test_validator_takes_our_training_arguments(tmp_path):
-    made = validator.Validator(save_dir=tmp_path, args={"teacher": "t.pt", "imgsz": 64})
+    made = Validator(save_dir=tmp_path, args={"teacher": "t.pt", "imgsz": 64})
     assert made.args.imgsz == 64 and not hasattr(made.args, "teacher")

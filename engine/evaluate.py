@@ -1,0 +1,200 @@
+"""Validation of one weights file on one data set with everything a report needs."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+import numpy as np
+import torch
+import yaml
+from torch import nn
+from ultralytics.utils.metrics import smooth
+
+from cfg import UserError
+from data import resolve
+from data.dataset import part_paths
+from data.layout import list_images
+from engine.box_files import save_boxes
+from engine.checkpoint import install, load_detector
+from engine.coco_metrics import coco_metrics
+from engine.dynamic_teacher import DynamicValidator, load_dynamic_teacher
+from engine.host import leave_images_alone
+from engine.latency import time_single_images
+from engine.profile import profile
+from engine.validator import Validator
+from engine.weights import DEFAULT_SIZE, locate_weights, open_backend, pick_device
+
+
+def evaluate(
+    weights: str | Path,
+    data: str | Path,
+    imgsz: int | None = None,
+    batch: int = 16,
+    device: str | None = None,
+    split: str = "val",
+    conf: float = 0.001,
+    iou: float = 0.7,
+    plots: bool = True,
+    save_dir: str | Path = "runs/val/exp",
+    half: bool = False,
+    detections: str | Path | None = None,
+    eval_teacher: bool = False,
+) -> dict[str, Any]:
+    """Validate one weights file on one split of a data set.
+
+    Args:
+        weights: .pt, .onnx, .torchscript or an OpenVINO folder.
+        data: data YAML, by path or by its name in `cfg/data/`.
+        imgsz: input size in pixels; what the weights were trained or exported with when None; rounded up to the stride.
+        device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
+        conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
+        save_dir: run folder; plots and the resolved `data.yaml` go there.
+        eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
+        detections: .npz file for every image's ground truth and detections (`engine.box_files`).
+
+    Returns:
+        In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
+        is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
+        ``speed`` (`time_single_images`), ``settings``; with `eval_teacher` also ``dynamic_teacher`` (the first three).
+        Undefined values are None.
+
+    Raises:
+        UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
+    """
+    install()
+    leave_images_alone()
+    target, weights = pick_device(device or ""), locate_weights(weights)
+    source, facts = _open(weights, target)
+    content = _read_data(data, split)
+    _check_names(weights, facts["names"], data, content["names"])
+    teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
+    imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
+    save_dir = Path(save_dir).resolve()
+    resolved = _write_data(save_dir, content)
+    args = dict(
+        model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
+        iou=iou, plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
+    )  # fmt: skip
+    validator = Validator(save_dir=save_dir, args=args)
+    validator.collect = True
+    try:
+        validator(model=source if isinstance(source, nn.Module) else None)
+    except RuntimeError as error:
+        if "No valid images" not in str(error):
+            raise
+        advice = f"see `python -m data.check --data {data}`"
+        raise UserError(f"{data}: expected images that can be read in split '{split}', got none; {advice}") from error
+    if not sum(len(truth.classes) for truth in validator.truths):
+        raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
+    if detections:
+        save_boxes(detections, validator.dataloader.dataset.im_files, validator.truths, validator.found)
+    speed = time_single_images(source, validator.dataloader.dataset.im_files, validator.args.imgsz, target, iou, half)
+    settings = dict(
+        weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
+        device=str(target), conf=conf, iou=iou, half=half, images=len(validator.truths), save_dir=str(save_dir),
+        images_dropped=_dropped(data, content, split, len(validator.truths)),
+    )  # fmt: skip
+    if settings["imgsz"] != imgsz:
+        print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
+    report = _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
+    if teacher:
+        told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
+        told.teacher, told.collect = teacher, True
+        told(model=source)
+        report["dynamic_teacher"] = _report(told, content["names"])
+    return report
+
+
+def _open(weights: Path, device: torch.device) -> tuple[nn.Module | str, dict[str, Any]]:
+    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, model (size, computation)."""
+    if weights.suffix == ".pt":
+        module, ckpt = load_detector(weights)
+        size = profile(module) | {"file_mb": weights.stat().st_size / 1e6, "format": "pytorch"}
+        trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
+        facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size)
+        return module.to(device), facts
+    backend, imgsz = open_backend(weights, device)
+    if not backend.metadata:
+        raise UserError(f"{weights}: expected a model that was exported with its class names and size; use export.py")
+    parts = [p for p in weights.rglob("*") if p.is_file()] if weights.is_dir() else [weights]
+    mb = sum(p.stat().st_size for p in parts) / 1e6
+    size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
+    return str(weights), dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
+
+
+def _read_data(data: str | Path, split: str) -> dict[str, Any]:
+    """Return the data YAML with absolute paths and {index: name}; only `split` must be there."""
+    content = resolve(data, require=(split,))
+    # The host asks for both keys, whatever is validated.
+    return {"train": content[split], "val": content[split]} | content
+
+
+def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
+    """Make the run folder and put the resolved data YAML there, where the host reads it."""
+    path = save_dir / "data.yaml"
+    try:
+        save_dir.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --save-dir") from None
+    return path
+
+
+def _dropped(data: str | Path, content: dict[str, Any], split: str, used: int) -> int:
+    """Count images that the host left out, which it does without failing where an image or its labels are damaged."""
+    missing = max(0, sum(len(list_images(part)) for part in part_paths(content, split)) - used)
+    if missing:
+        print(f"{data}: {missing} images of split '{split}' were left out as damaged (or repeated); see "
+              f"`python -m data.check --data {data}`", file=sys.stderr)  # fmt: skip
+    return missing
+
+
+def _check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:
+    ours, theirs = [str(known[k]) for k in sorted(known)], [wanted[k] for k in sorted(wanted)]
+    if ours == theirs:
+        return
+    if len(ours) != len(theirs):
+        reason = f"{len(theirs)} classes in the data, {len(ours)} in the model"
+    else:
+        index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
+        reason = f"class {index} is '{theirs[index]}' in the data, '{ours[index]}' in the model"
+    raise UserError(f"{data}: expected the class names of {weights}, got others ({reason}); use its own data set")
+
+
+def _check_imgsz(imgsz: int, stride: int) -> int:
+    rounded = max(stride, math.ceil(int(imgsz) / stride) * stride)
+    if rounded != imgsz:
+        print(f"--imgsz {imgsz} is not a multiple of the model's stride {stride}: using {rounded}", file=sys.stderr)
+    return rounded
+
+
+def _check_half(half: bool, device: torch.device) -> bool:
+    if half and device.type == "cpu":
+        print("--half: half precision needs a GPU; using full precision", file=sys.stderr)
+    return half and device.type != "cpu"
+
+
+def _report(validator: Validator, names: dict[int, str]) -> dict[str, Any]:
+    """Join COCO's numbers with the host's precision, recall, F1 and mAP, overall and per class."""
+    coco = coco_metrics(validator.truths, validator.found, len(names))
+    box = validator.metrics.box
+    at = {int(c): i for i, c in enumerate(box.ap_class_index)}  # rows of the host's arrays: classes that have labels
+    counts = np.bincount(np.concatenate([t.classes for t in validator.truths]).astype(int), minlength=len(names))
+    per_class = []
+    for index, scores in enumerate(coco.pop("per_class")):
+        host = [float(values[at[index]]) for values in (box.p, box.r, box.f1)] if index in at else [None] * 3
+        row = {"class": index, "name": names[index], "boxes": int(counts[index])}
+        per_class.append(row | dict(zip(("precision", "recall", "F1"), host, strict=True)) | scores)
+    chosen = smooth(box.f1_curve.mean(0), 0.1).argmax()  # where the host reads precision, recall and F1 off its curves
+    overall = {
+        "precision": float(box.mp),
+        "recall": float(box.mr),
+        "F1": float(np.mean(box.f1)),
+        "best_conf": float(box.px[chosen]),
+    }
+    host = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "AP75": float(box.map75)}
+    return {"metrics": coco | overall, "per_class": per_class, "ultralytics": host}
