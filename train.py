@@ -10,7 +10,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --teacher FILE   what to distil from: weights (.pt, ours or ultralytics'), or a YAML that names a torchvision detector
     --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: attention; lgd and
                      sdd need no teacher)
-    --kd-share X     gradient of distillation over detection's at the start (default: 0.3; None: as the losses are)
+    --kd-share X     gradient of distillation over detection's (default: 0.3; None: as the losses are)
     --kd-cap X       largest such share at every step; --kd-until X, --kd-decay cosine: when distillation ends, and how
     --adaptive MODE  weights of the loss terms: stable (default), paper, none, uncertainty
     --recipe NAME    training recipe below cfg/train: paper (default), quick, hsd, sdd

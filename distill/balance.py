@@ -18,7 +18,7 @@ from cfg import UserError, nearest
 from distill.gradients import gradient_products
 
 DECAYS = ("none", "cosine")
-CALIBRATION_STEPS = 8  # with a gradient, over which a group's gain is settled
+WINDOW = 8  # measurements over which a group's gain is settled, and then follows
 
 
 class Balance(nn.Module):
@@ -27,20 +27,23 @@ class Balance(nn.Module):
     A term's *share* is the Euclidean length of its gradient at the student's neck outputs (all levels together) over that
     of the detection loss. Terms that share an adaptive weight form a group and get one gain.
 
-    Differs from the papers, which give each loss a fixed coefficient: by default a group's gain is settled over the first
-    `CALIBRATION_STEPS` steps in which it has a gradient, so that the groups of a method start at `share` together, each at
-    an equal part; `share=None` keeps the methods' own coefficients.
+    Differs from the papers, which give each loss a fixed coefficient: by default gains follow the gradients, so that the
+    groups of a method pull with `share` together, each with an equal part, from the first step to the last. A coefficient that
+    was right at the start is not later: while the detection loss's gradient falls, that of a feature loss may grow (from a
+    tenth to four times the detection loss's within three epochs, see benchmarks/neu-det.md). `hold=False` settles gains at
+    the start only, `share=None` keeps the methods' own coefficients.
 
     Args:
         groups: distillation term -> group, without the terms that train the method itself.
         portions: group -> its part of its method's share; 1 where left out.
         strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
-        share: of each method at the start of training, or None.
+        share: of each method, or None.
+        hold: whether gains go on following the gradients after the first `WINDOW` measurements.
         cap: largest share of all terms together, at every step; None: no limit. Costs a second backward pass through the
             student's head at every step.
         until: fraction of training after which distillation is off.
         decay: `cosine` lets it fade from full strength at the start to nothing at `until`, `none` keeps it up.
-        every: steps between two measurements where neither cap nor gains need one.
+        every: steps between two measurements, once gains are settled and where no cap needs one at every step.
 
     Raises:
         UserError: a value out of its range.
@@ -55,15 +58,16 @@ class Balance(nn.Module):
         portions: Mapping[str, float] | None = None,
         strengths: Mapping[str, float] | None = None,
         share: float | None = 0.3,
+        hold: bool = True,
         cap: float | None = None,
         until: float = 1.0,
         decay: str = "none",
-        every: int = 50,
+        every: int = 10,
     ) -> None:
         super().__init__()
         check_balance({"kd_share": share, "kd_cap": cap, "kd_until": until, "kd_decay": decay, "kd_every": every})
         self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
-        self.share, self.cap, self.until, self.decay, self.every = share, cap, until, decay, every
+        self.share, self.hold, self.cap, self.until, self.decay, self.every = share, hold, cap, until, decay, every
         members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
         strength, portion = (
             torch.tensor([float((given or {}).get(name, 1.0)) for name in self.names]) for given in (strengths, portions)
@@ -71,8 +75,8 @@ class Balance(nn.Module):
         self.register_buffer("members", members.view(len(self.names), len(self.terms)), persistent=False)
         self.register_buffer("aims", strength * portion * (share or 0.0), persistent=False)  # of each group's share
         self.register_buffer("gains", strength.clone())
-        self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # sums over the settling steps: detection, group
-        self.register_buffer("settled", torch.zeros(len(self.names), dtype=torch.long))  # settling steps so far
+        self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # running means of gradients: detection's, group's
+        self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
         self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
         self.register_buffer("limit", torch.ones(()))  # what the cap leaves of the distillation terms
         self.steps, self.settling = 0, share is not None
@@ -101,7 +105,7 @@ class Balance(nn.Module):
         if not self.settling:
             return False
         values = torch.stack([terms[name].detach().float().abs() for name in self.terms])
-        return bool(((self.settled < CALIBRATION_STEPS) & (self.members @ values > 0)).any())
+        return bool(((self.measured < WINDOW) & (self.members @ values > 0)).any())
 
     def measure(
         self, detection: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], feats: Sequence[Tensor],
@@ -132,17 +136,17 @@ class Balance(nn.Module):
         self.shares.copy_(torch.cat((each, total[None])) * self.limit)
 
     def _settle(self, detection_length: Tensor, products: Tensor) -> None:
-        """Gain by which each unsettled group's mean gradient so far is its share of the detection loss's."""
+        """Gain by which each group's mean gradient of late is its share of the detection loss's."""
         if self.share is None:
             return
         lengths = (self.members @ products @ self.members.T).diagonal().clamp(min=0).sqrt()
-        open_ = (self.settled < CALIBRATION_STEPS) & (lengths > 0)
-        self.lengths += torch.stack((detection_length * open_, lengths * open_))
-        self.settled += open_
-        self.settling = bool((self.settled < CALIBRATION_STEPS).any())
-        known = self.settled > 0
+        open_ = (lengths > 0) & ((self.measured < WINDOW) | self.hold)
+        self.measured += open_
+        latest = torch.stack((detection_length.expand_as(lengths), lengths))
+        self.lengths += (latest - self.lengths) * open_ / self.measured.clamp(1, WINDOW)
+        self.settling = bool((self.measured < WINDOW).any())
         ratio = self.lengths[0] / self.lengths[1].clamp(min=torch.finfo(torch.float32).tiny)
-        self.gains.copy_(torch.where(known, self.aims * ratio, self.gains))
+        self.gains.copy_(torch.where(self.measured > 0, self.aims * ratio, self.gains))
 
     def as_items(self) -> dict[str, Tensor]:
         """Shares for progress lines and tables: `share_<term>`, and `share_all` of their sum."""

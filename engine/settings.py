@@ -17,11 +17,12 @@ OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
-    "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's, at the start; None: as the losses are
+    "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's; None: as the losses are
+    "kd_hold": True,  # hold that share throughout; False: settle it at the start
     "kd_cap": None,  # largest such share of all distillation losses together, at every step
     "kd_until": 1.0,  # fraction of training after which distillation is off
     "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
-    "kd_every": 50,  # steps between two measurements of the shares
+    "kd_every": 10,  # steps between two measurements of the shares
     "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
     "teacher_init": True,  # start the student from the teacher's tensors where name and shape match
     "weights": None,  # start from these weights where name and shape match (ours, ultralytics', YOLOv5's)

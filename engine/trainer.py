@@ -88,7 +88,7 @@ class Trainer(DetectionTrainer):
         networks = self.networks
         if networks.distiller is not None:
             networks.distiller.prepare(*self._input_hw())
-        balance = {name: getattr(self.args, f"kd_{name}") for name in ("share", "cap", "until", "decay", "every")}
+        balance = {name: getattr(self.args, f"kd_{name}") for name in ("share", "hold", "cap", "until", "decay", "every")}
         model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, balance)
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import batch, detector, distilling  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.balance import CALIBRATION_STEPS, Balance  # noqa: E402
+from distill.balance import WINDOW, Balance  # noqa: E402
 from distill.gradients import gradient_products  # noqa: E402
 from distill.model import TrainingModel  # noqa: E402
 
@@ -56,14 +56,27 @@ def test_the_gain_brings_a_group_to_its_share() -> None:
     assert torch.autograd.grad(gained["a_loss"], x)[0].tolist() == pytest.approx([0.6, 0]) and gained["own_loss"] == 2
 
 
-def test_gains_are_settled_over_the_first_steps_and_kept() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0)
-    for pull in range(1, CALIBRATION_STEPS + 1):  # detection 1, 2 ... 8 against 2: mean 4.5 / 2
+def test_gains_that_are_settled_over_the_first_steps_and_kept() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0, hold=False)
+    for pull in range(1, WINDOW + 1):  # detection 1, 2 ... 8 against 2: mean 4.5 / 2
         balance.measure(linear(x, pull), {"a_loss": linear(x, 2)}, ONE, [x])
     assert balance.gains.item() == pytest.approx(4.5 / 2) and not balance.settling
     balance.measure(linear(x, 100), {"a_loss": linear(x, 2)}, ONE, [x])
     assert balance.gains.item() == pytest.approx(4.5 / 2)
     assert balance.shares.tolist() == pytest.approx([0.045, 0.045])
+
+
+def test_gains_that_follow_hold_the_share() -> None:
+    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0)
+    for pull in (2.0, 4.0):  # detection 2, then 4, against 1: means 2 and 3
+        balance.measure(linear(x, pull), {"a_loss": linear(x, 1)}, ONE, [x])
+    assert balance.gains.item() == pytest.approx(3.0)
+    for _ in range(12 * WINDOW):
+        balance.measure(linear(x, 1), {"a_loss": linear(x, 5)}, ONE, [x])
+    assert balance.gains.item() == pytest.approx(0.2, rel=1e-3) and balance.shares[-1].item() == pytest.approx(1, rel=1e-3)
+    window = balance.lengths.clone()
+    balance.measure(linear(x, 9), {"a_loss": linear(x, 5)}, ONE, [x])
+    assert balance.lengths[0].item() == pytest.approx(window[0].item() + (9 - window[0].item()) / WINDOW)
 
 
 def test_a_term_that_starts_later_is_settled_then() -> None:
@@ -113,7 +126,7 @@ def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing(
     x, balance = point(1), Balance({"a_loss": "w"}, cap=0.1)
     for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (1.0, math.inf)):
         balance.measure(linear(x, detection), {"a_loss": linear(x, pull)}, ONE, [x])
-    assert balance.gains.item() == 1 and balance.limit.item() == 1 and balance.settled.item() == 0
+    assert balance.gains.item() == 1 and balance.limit.item() == 1 and balance.measured.item() == 0
 
 
 def test_the_schedule() -> None:
