@@ -1,7 +1,7 @@
 """Did distillation help, on your data, beyond chance?
 
-    python benchmarks/kd.py --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --methods none,attention,cwd --seeds 3 \\
-        --out runs/kd/neu --recipe quick --epochs 30
+    python benchmarks/kd.py --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --seeds 3 \\
+        --methods none,attention,cwd --out runs/kd/neu --recipe quick --epochs 30
 
 Trains the student once per method and seed, each run with the same initial weights, data order and augmentation as the
 others of its seed, scores the averaged weights of the last epoch, and says of each method whether it helps: results.md,
@@ -37,7 +37,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     """Read the command line; return our arguments and those of train.py."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        epilog="Every other argument goes to train.py in each run: --recipe quick --epochs 12 --imgsz 128 --kd-cap 0.3 ...",
+        epilog="Every other argument goes to train.py: --recipe quick --epochs 12 --imgsz 128 --kd-cap 0.3 ...",
     )  # fmt: skip
     parser.add_argument("--cfg", required=True, help="the student's YAML")
     parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
@@ -46,11 +46,11 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--methods", default="none,attention", help=METHODS_HELP.replace("%", "%%"))
     parser.add_argument("--seeds", type=count, default=5, help="runs of each method (default: 5)")
     parser.add_argument("--baseline", default="none", help="the method the others are compared with (default: none)")
-    parser.add_argument("--split", default="val", choices=("val", "test"), help="part of the data to score (default: val)")
+    parser.add_argument("--split", default="val", choices=("val", "test"), help="part of the data to score")
     parser.add_argument("--out", default="runs/kd/exp", help="folder of the runs and results (default: runs/kd/exp)")
-    parser.add_argument("--jobs", type=count, default=1, help="runs at the same time: one per GPU, or sharing the CPU cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time: one per GPU, or sharing the cores")
     parser.add_argument("--hours", type=float, help="time there is: estimates first, and runs as many seeds as fit")
-    parser.add_argument("--resamples", type=count, default=1000, help="of the images, for the bootstrap (default: 1000)")
+    parser.add_argument("--resamples", type=count, default=1000, help="of the images, for the bootstrap")
     return parser.parse_known_args(argv)
 
 
@@ -137,9 +137,10 @@ def report(args: argparse.Namespace, schedule: Any, records: dict[tuple[str, int
         "machine": machine(),
         "date": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
         "baseline": args.baseline,
-        "protocol": f"Each run of a seed starts from the same weights and sees the same images in the same order. Scores are "
-                    f"those of the averaged weights of the last epoch on the split '{args.split}' (COCO definitions), so that "
-                    f"no epoch was chosen on what it is scored on. {len(schedule.slots)} run(s) at a time, "
+        "protocol": f"Each run of a seed starts from the same weights and sees the same images in the same order. "
+                    f"Scores are those of the averaged weights of the last epoch on the split '{args.split}' "
+                    "(COCO definitions), so that no epoch was chosen on what it is scored on. "
+                    f"{len(schedule.slots)} run(s) at a time, "
                     f"{schedule.slots[0]['OMP_NUM_THREADS']} CPU thread(s) each.",
     }  # fmt: skip
     result = facts | result | {"runs": [records[key] for key in sorted(records)]}

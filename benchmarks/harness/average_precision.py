@@ -63,7 +63,7 @@ def _match_class(truths: Sequence[Boxes], found: Sequence[Boxes], chosen: int) -
 
 
 def _match_image(boxes_xyxy: np.ndarray, found_xyxy: np.ndarray) -> np.ndarray:
-    """Which detections (D, most confident first) hit a box, (D, 10): each takes the best box that none before it took."""
+    """Which detections (D, most confident first) hit a box, (D, 10): each takes the best box still free."""
     hits = np.zeros((len(found_xyxy), len(IOUS)), dtype=bool)
     if not len(boxes_xyxy) or not len(found_xyxy):
         return hits

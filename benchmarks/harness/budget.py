@@ -39,7 +39,7 @@ def seeds_that_fit(schedule: Schedule, hours: float, tell: Callable[[str], None]
 
 
 def estimate(schedule: Schedule, tell: Callable[[str], None]) -> dict[str, float]:
-    """Seconds of one run, by label: the median of the finished ones, else start-up plus epochs as a probe timed them."""
+    """Seconds of a run, by label: the median of the finished ones, else start-up plus epochs as a probe timed them."""
     finished, seconds = schedule.finished(), {}
     for method in schedule.methods:
         if method.longer:

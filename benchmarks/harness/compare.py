@@ -19,7 +19,7 @@ from benchmarks.harness.statistics import (
 from cfg import UserError
 from engine.box_files import load_boxes
 
-JUDGED = {"mAP50": 0, "mAP50-95": None}  # column of the AP by threshold; None: the mean of all
+JUDGED = {"mAP50": slice(1), "mAP50-95": slice(None)}  # columns of the AP by IoU threshold, of which it is the mean
 AGREE = 1e-3  # our AP and the COCO evaluator's on the images as they are
 
 
@@ -38,7 +38,7 @@ def resampled_scores(folder: Path, classes: int, draws: np.ndarray | None, count
         draws = ap.resamples(len(files), count)
     weights = np.concatenate([np.ones((1, len(files)), dtype=draws.dtype), draws])
     by_threshold = ap.average_precision(ap.match(truths, found, classes), weights)
-    scores = {name: by_threshold.mean(1) if column is None else by_threshold[:, column] for name, column in JUDGED.items()}
+    scores = {name: by_threshold[:, columns].mean(1) for name, columns in JUDGED.items()}
     return scores | {"files": np.array(files), "draws": draws}
 
 
@@ -62,7 +62,7 @@ def compare(methods: Sequence[Method], records: Records, out: Path, classes: int
         for name in JUDGED:
             if abs(scores[key][name][0] - record["metrics"][name]) > AGREE:
                 notes.append(f"{key[0]}, seed {key[1]}: {name} {record['metrics'][name]:.4f} by the COCO evaluator but "
-                             f"{scores[key][name][0]:.4f} by ours: its interval over images is not to be trusted")  # fmt: skip
+                             f"{scores[key][name][0]:.4f} by ours: its interval is not to be trusted")  # fmt: skip
     rows = [_row(method, records, done, scores, baseline) for method in methods]
     return {"rows": rows, "notes": notes + remarks(methods, done, rows)}
 
@@ -72,15 +72,16 @@ def _check_images(out: Path, key: tuple[str, int], scores: dict) -> None:
     first = next(iter(scores))
     if not np.array_equal(scores[first]["files"], scores[key]["files"]):
         folder = out / "runs" / folder_name(*key)
-        raise UserError(f"{folder}: scored on other images than {folder_name(*first)}: the data set was changed in between; "
-                        "remove the folders of the runs before that, or choose another --out")  # fmt: skip
+        raise UserError(f"{folder}: scored on other images than {folder_name(*first)}: the data set was changed in "
+                        "between; remove the folders of the runs before that, or choose another --out")  # fmt: skip
 
 
 def _row(method: Method, records: Records, done: Records, scores: dict, baseline: str) -> dict[str, Any]:
     label = method.label
     mine = {seed: record for (name, seed), record in done.items() if name == label}
     plain = {seed: record for (name, seed), record in done.items() if name == baseline}
-    errors = [f"seed {seed}: {r['error']}" for (name, seed), r in records.items() if name == label and r["status"] != DONE]
+    failed = {seed: record for (name, seed), record in records.items() if name == label and record["status"] != DONE}
+    errors = [f"seed {seed}: {record['error']}" for seed, record in failed.items()]
     row: dict[str, Any] = {"method": label, "seeds": sorted(mine), "errors": errors, "same_start": method.same_start}
     if not mine:
         return row
@@ -123,10 +124,10 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
     notes, seeds = [], {len(row["seeds"]) for row in rows if row["seeds"]}
     compared = [row for row in rows if "verdict" in row]
     if seeds and max(seeds) < 2:
-        notes.append("One seed: the spread between runs is unknown, so there is no interval over seeds and nothing is shown.")
+        notes.append("One seed: the spread between runs is unknown: no interval over seeds, and nothing is shown.")
     elif seeds and min(seeds) < 3:
-        notes.append("WARNING: two seeds. The interval over seeds has one degree of freedom (t = 12.7): it is honest, and "
-                     "so wide that only a large effect can be shown. Three seeds make it a third as wide (t = 4.3).")  # fmt: skip
+        notes.append("WARNING: two seeds. The interval over seeds has one degree of freedom (t = 12.7): it is honest, "
+                     "and so wide that only a large effect can be shown. With three, t is 4.3.")  # fmt: skip
     if len(compared) > 1:
         notes.append(f"{len(compared)} comparisons, each at 95 %: without any effect at all, "
                      f"{0.025 * len(compared):.1f} of them would be expected to say HELPS by chance.")  # fmt: skip
@@ -136,7 +137,7 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
         notes.append("The runs had different numbers of threads: their times do not compare.")
     different = [m.label for m in methods if not m.same_start]
     if different:
-        notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; all others start the same, seed by seed.")
+        notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; the others start alike.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""What a comparison runs: methods and controls by name, the command line of each, and a look at all before the first."""
+"""What a comparison runs: methods and controls by name, the command line of each, a look at all before the first."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from cfg import UserError, find, read_yaml
 
 PLAIN = "none"
-OURS = ("seed", "val", "plots", "teacher_init", "project", "name", "save_dir", "exist_ok", "resume", "teacher", "distill",
-        "info", "model", "data", "split", "tensorboard")  # fmt: skip
+OURS = ("seed", "val", "plots", "teacher_init", "project", "name", "save_dir", "exist_ok", "resume", "teacher",
+        "distill", "info", "model", "data", "split", "tensorboard")  # fmt: skip
 FIXED = ("--val", "False", "--plots", "False", "--teacher-init", "False")
 
 

@@ -86,8 +86,8 @@ def differences(rows: list[dict[str, Any]], baseline: str) -> list[str]:
     compared = [row for row in rows if "difference" in row]
     if not compared:
         return ["No difference to show: no method has a seed in common with the baseline."]
-    lines = [f"Difference to `{baseline}` in points, with 95 % intervals over seeds (paired t) and over images (bootstrap); "
-             "the verdict is on mAP50-95 and needs both intervals on one side of 0.", ""]  # fmt: skip
+    lines = [f"Difference to `{baseline}` in points, with 95 % intervals over seeds (paired t) and over images "
+             "(bootstrap); the verdict is on mAP50-95 and needs both intervals on one side of 0.", ""]  # fmt: skip
     lines += ["| method | mAP50 | seeds | images | mAP50-95 | seeds | images | verdict |", "|" + "---|" * 8]
     for row in compared:
         cells = [row["method"]]

@@ -155,7 +155,8 @@ def train(run: Run, processes: Processes, environment: dict[str, str]) -> dict[s
 def _score(run: Run, processes: Processes, environment: dict[str, str]) -> dict[str, Any]:
     """Score the averaged weights of the last epoch: no epoch was chosen on what it is scored on."""
     report, boxes = run.folder / "val.json", run.folder / "boxes.npz"
-    command = [sys.executable, str(ROOT / "val.py"), "--weights", str(run.folder / "train/weights/last.pt"), *run.scoring]
+    weights = run.folder / "train/weights/last.pt"
+    command = [sys.executable, str(ROOT / "val.py"), "--weights", str(weights), *run.scoring]
     command += ["--no-plots", "--json", str(report), "--detections", str(boxes), "--save-dir", str(run.folder / "val")]
     log = run.folder / "val.log"
     log.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Statistics of the distillation benchmark: average precision of resampled images, intervals, verdicts, sample sizes."""
+"""The distillation benchmark's statistics: average precision of resampled images, intervals, verdicts, sample sizes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def scene(rng: np.random.Generator, precise: float = 4.0) -> tuple[Boxes, Boxes]
         return np.concatenate([corner, corner + rng.uniform(40, 60, (n, 2))], axis=1)
 
     true, kinds = boxes(count), rng.integers(0, CLASSES, count)
-    found = [true + rng.normal(0, precise, true.shape), true + rng.normal(0, 1.5 * precise, true.shape), boxes(invented)]
+    near, off = (true + rng.normal(0, error, true.shape) for error in (precise, 1.5 * precise))
+    found = [near, off, boxes(invented)]
     scores = np.concatenate([rng.beta(4, 2, count), rng.beta(2, 4, count), rng.beta(1, 6, invented)])
     guesses = np.concatenate([kinds, kinds, rng.integers(0, CLASSES, invented)])
     return Boxes(true, kinds), Boxes(np.concatenate(found), guesses, scores)
@@ -72,13 +73,14 @@ def test_resampled_images_score_as_copies_of_them_do():
 def test_average_precision_by_hand():
     """Two boxes; the most confident detection misses, the next two hit: precision 2/3 at every recall up to 1."""
     truth = Boxes(np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), np.array([0, 0]))
-    found = Boxes(np.array([[30.0, 30, 40, 40], [0, 0, 10, 10], [50, 50, 60, 60]]), np.zeros(3, int), np.array([0.9, 0.8, 0.7]))
+    boxes = np.array([[30.0, 30, 40, 40], [0, 0, 10, 10], [50, 50, 60, 60]])
+    found = Boxes(boxes, np.zeros(3, int), np.array([0.9, 0.8, 0.7]))
     got = ap.average_precision(ap.match([truth], [found], 1), np.array([[1], [3]]))
     assert got == pytest.approx(np.full((2, 10), 2 / 3))
 
 
 def test_a_box_is_hit_once_and_by_the_most_confident():
-    """The second detection is the better one of the same box, but the first has taken it at the thresholds it reaches."""
+    """The second detection is the better one of the same box, but the first has it at the thresholds it reaches."""
     boxes = np.array([[0.0, 0, 10, 10]])
     hits = ap._match_image(boxes, np.array([[0.0, 0, 10, 8], [0, 0, 10, 10]]))  # IoU 0.8 and 1
     assert hits[0].tolist() == [True] * 7 + [False] * 3  # 0.5 ... 0.8
@@ -146,7 +148,7 @@ def test_the_verdict_needs_both_intervals():
 
 
 def test_seeds_needed_have_the_power_they_promise():
-    """Effect = one standard deviation: 10 seeds (the textbook's number for 80 % power at 5 %, two-sided), checked by drawing."""
+    """Effect = one standard deviation: 10 seeds (the textbook's number for 80 % power at 5 %), checked by drawing."""
     spread = np.array([-1.0, 1.0]) / math.sqrt(2)  # s = 1
     assert seeds_needed(1.0 + spread) == seeds_needed(-1.0 + spread) == 10
     rng = np.random.default_rng(0)
@@ -166,8 +168,8 @@ def test_images_needed_grow_with_the_square_of_the_width():
 
 
 def record(label: str, seed: int, score: dict[str, float], **more) -> dict:
-    known = {"label": label, "seed": seed, "status": "done", "commit": "abc", "threads": "1", "epochs": 4, "gpu_gb": None,
-             "peak_bytes": 1e9, "epoch_seconds": 2.0 if label == "none" else 3.0, "train_seconds": 9.0,
+    known = {"label": label, "seed": seed, "status": "done", "commit": "abc", "threads": "1", "epochs": 4,
+             "gpu_gb": None, "peak_bytes": 1e9, "epoch_seconds": 2.0 if label == "none" else 3.0, "train_seconds": 9.0,
              "metrics": dict.fromkeys(("AP75", "AR1", "AR10", "AR100"), 0.5) | score,
              "model": {"parameters": 10, "size_mb": 25.0, "gflops": 1.0}}  # fmt: skip
     return known | more
