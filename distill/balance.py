@@ -87,6 +87,10 @@ class Balance(nn.Module):
             return 0.0
         return (1 + math.cos(math.pi * progress / self.until)) / 2 if self.decay == "cosine" else 1.0
 
+    def rest(self) -> None:
+        """Note that distillation did nothing in this step."""
+        self.shares.zero_()
+
     def gained(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Terms times their groups' gains; those without a group as they are."""
         gains = dict(zip(self.terms, self.members.T @ self.gains)) if self.terms else {}

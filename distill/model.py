@@ -106,6 +106,8 @@ class TrainingModel(nn.Module):
         size = len(images)
         detection, fade = dict(zip(items, vector / size)), self.balance.fade(self.progress)
         distilled = self.distil(batch, images, preds) if fade else self._nothing(vector)
+        if not fade:
+            self.balance.rest()
         _check_finite(detection | distilled)
         if self.training and fade and self.balance.due(distilled):
             self._measure(detection, distilled, preds, fade)

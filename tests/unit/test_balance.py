@@ -190,7 +190,8 @@ def test_after_its_end_distillation_costs_and_does_nothing() -> None:
     model.progress = 0.5
     model.teacher = None  # would fail if it were looked at
     whole, alone = pulls(model)
-    assert torch.allclose(whole, alone) and list(model.loss(batch(3))[1]) == names
+    items = model.loss(batch(3))[1]
+    assert torch.allclose(whole, alone) and list(items) == names and items["share_all"] == 0
     before = model.weights.epochs.item()
     model.end_epoch(dict.fromkeys(names, 1.0))
     assert model.weights.epochs == before, "losses of 0 are no measure of their weights"
