@@ -91,6 +91,8 @@ def prepare(args: argparse.Namespace, rest: list[str], threads: str | None) -> A
     check_arguments(rest, known_names())
     question = Question(args.cfg, args.data, args.teacher, args.teacher_cfg, tuple(rest))
     methods = parse_methods(args.methods, question)
+    for label in args.methods.split(","):
+        check_arguments(label.split()[1:], known_names(), free=("model",))
     if args.baseline not in [method.label for method in methods]:
         raise UserError(f"--baseline {args.baseline}: expected one of --methods {args.methods}; add it there")
     resolve(args.data, require=(args.split,))

@@ -33,6 +33,8 @@ class Balance(nn.Module):
     tenth to four times the detection loss's within three epochs, see benchmarks/neu-det.md). `hold=False` settles gains at
     the start only, `share=None` keeps the methods' own coefficients.
 
+    Adaptive weights multiply on top of that, and parts add up as vectors do: the share of all is at most the sum of theirs.
+
     Args:
         groups: distillation term -> group, without the terms that train the method itself.
         portions: group -> its part of its method's share; 1 where left out.
@@ -65,7 +67,8 @@ class Balance(nn.Module):
         every: int = 10,
     ) -> None:
         super().__init__()
-        check_balance({"kd_share": share, "kd_cap": cap, "kd_until": until, "kd_decay": decay, "kd_every": every})
+        check_balance({"kd_share": share, "kd_cap": cap, "kd_hold": hold, "kd_until": until, "kd_decay": decay,
+                       "kd_every": every})  # fmt: skip
         self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
         self.share, self.hold, self.cap, self.until, self.decay, self.every = share, hold, cap, until, decay, every
         members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
@@ -79,7 +82,8 @@ class Balance(nn.Module):
         self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
         self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
         self.register_buffer("limit", torch.ones(()))  # what the cap leaves of the distillation terms
-        self.steps, self.settling = 0, share is not None
+        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.settling = share is not None
 
     def fade(self, progress: float) -> float:
         """What the schedule leaves of distillation at `progress` (0..1) of training."""
@@ -104,12 +108,15 @@ class Balance(nn.Module):
         if not self.terms:
             return False
         self.steps += 1
-        if self.steps % self.every == 1 % self.every or self.cap is not None:
+        if int(self.steps) % self.every == 1 % self.every or self.cap is not None:
             return True
         if not self.settling:
             return False
         values = torch.stack([terms[name].detach().float().abs() for name in self.terms])
-        return bool(((self.measured < WINDOW) & (self.members @ values > 0)).any())
+        found = ((self.measured < WINDOW) & (self.members @ values > 0)).any().float()
+        if _distributed():  # all measure, or none: a process whose images have no boxes may have nothing to settle
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return bool(found)
 
     def measure(
         self, detection: Tensor, terms: Mapping[str, Tensor], weights: Mapping[str, Tensor], feats: Sequence[Tensor],
@@ -125,11 +132,12 @@ class Balance(nn.Module):
             fade: of this step.
         """
         products = gradient_products([detection, *(terms[name] for name in self.terms)], feats)
-        if dist.is_available() and dist.is_initialized():  # every process must come to the same gains
+        if _distributed():  # every process must come to the same gains
             dist.all_reduce(products)
             products /= dist.get_world_size()
+        finite = bool(products.isfinite().all())
         detection_length, products = products[0, 0].sqrt(), products[1:, 1:]
-        if not products.isfinite().all() or not detection_length > 0:
+        if not finite or not detection_length > 0:
             return  # the loss that caused it is reported by its name; without boxes detection may have no gradient
         self._settle(detection_length, products)
         group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * fade
@@ -158,6 +166,10 @@ class Balance(nn.Module):
         return {f"share_{name}": share.clone() for name, share in zip(names, self.shares)} if self.terms else {}
 
 
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 def check_balance(given: Mapping[str, object]) -> None:
     """Raise `UserError` for an argument of the balance (by its name on the command line) that is out of range."""
 
@@ -167,6 +179,7 @@ def check_balance(given: Mapping[str, object]) -> None:
     rules = {
         "kd_share": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.3, or None"),
         "kd_cap": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.5, or None"),
+        "kd_hold": (lambda v: isinstance(v, bool), "True or False"),
         "kd_until": (lambda v: number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
         "kd_every": (lambda v: number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
     }

@@ -18,17 +18,20 @@ class Combined(Distiller):
         strengths: factor on each method's pull (see `Balance`), 1 where left out.
 
     Raises:
-        UserError: two methods have a term or a weight of one name.
+        UserError: two methods have a term or a weight of one name, or both make a teacher themselves.
     """
 
     def __init__(self, parts: Mapping[str, Distiller], strengths: Mapping[str, float]) -> None:
         nn.Module.__init__(self)
-        self.parts = nn.ModuleDict(parts)
+        self.parts = nn.ModuleDict({name.replace(".", "_"): part for name, part in parts.items()})
         self.uses_teacher = any(part.uses_teacher for part in parts.values())
         self.reads_head = any(part.reads_head for part in parts.values())
         self.own_terms = frozenset().union(*(part.own_terms for part in parts.values()))
         self.backbone_frozen_until = max(part.backbone_frozen_until for part in parts.values())
         self.pairs = list(dict.fromkeys(name for part in parts.values() for name in part.pairs))
+        makers = [name for name, part in parts.items() if part.own_terms]
+        if len(makers) > 1:
+            raise UserError(f"distill: {' and '.join(makers)} both make a teacher of their own; name one of them")
         self.weight_names, self.strengths = {}, {}
         for name, part in parts.items():
             twice = set(part.weight_names) & set(self.weight_names)

@@ -109,12 +109,13 @@ class TrainingModel(nn.Module):
         if not fade:
             self.balance.rest()
         _check_finite(detection | distilled)
-        if self.training and fade and self.balance.due(distilled):
-            self._measure(detection, distilled, preds, fade)
-        distilled = self.balance.gained(distilled)
-        left = fade * self.balance.limit
-        acting = {k: v if k in self.distiller.own_terms else v * left for k, v in distilled.items()}
-        total, _ = self.weights(self.grouped(detection | acting))
+        with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
+            if self.training and fade and self.balance.due(distilled):
+                self._measure(detection, distilled, preds, fade)
+            distilled = self.balance.gained(distilled)
+            left = fade * self.balance.limit
+            acting = {k: v if k in self.distiller.own_terms else v * left for k, v in distilled.items()}
+            total, _ = self.weights(self.grouped(detection | acting))
         reported = {k: v.detach() for k, v in (detection | distilled).items()}
         return total * size, reported | self.weights.as_items() | self.balance.as_items()
 

@@ -74,7 +74,8 @@ def load_dynamic_teacher(path: Path, device: torch.device) -> DynamicTeacher:
             f"--eval-teacher: {path} has no dynamic teacher; give weights/teacher.pt of a finished run of sdd "
             "or lgd, or weights/last.pt of one that is not finished"
         )
-    prefix = "distiller." + (f"parts.{name}." if f"distiller.parts.{name}" in " ".join(state) else "")
+    part = f"parts.{name.replace('.', '_')}."
+    prefix = "distiller." + (part if any(key.startswith("distiller." + part) for key in state) else "")
     own = _below(prefix, state)
     distiller = build_distiller(name, student, None, path.name)
     if "image_hw" in own:

@@ -73,7 +73,8 @@ def plot_weights(results: Path, target: Path) -> None:
             axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix(prefix))
         axis.set(xlabel="epoch", title=title, ylim=(0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+        if axis.lines:
+            axis.legend()
     figure.savefig(target, dpi=150)
     plt.close(figure)
 

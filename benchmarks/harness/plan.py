@@ -43,7 +43,7 @@ class Method:
         epochs: of its runs; for `longer`, of the method before scaling.
         digest: of everything that its result depends on but the seed.
         same_start: whether its student starts with the weights of the plain one.
-        teacher: whether a trained teacher is distilled.
+        settings: all arguments of its runs, as train.py completes them.
     """
 
     label: str
@@ -147,12 +147,12 @@ def command(question: Question, method: Method, seed: int, epochs: int | None = 
     return given + (["--epochs", str(epochs)] if epochs else [])
 
 
-def check_arguments(arguments: list[str], known: set[str]) -> None:
-    """Refuse train.py arguments that do not exist, or that the comparison sets itself."""
+def check_arguments(arguments: list[str], known: set[str], free: tuple[str, ...] = ()) -> None:
+    """Refuse train.py arguments that do not exist, or that the comparison sets itself (but for those that are `free`)."""
     from engine.settings import read_command_line
 
     for name in read_command_line(arguments, known):
-        if name in OURS:
+        if name in OURS and name not in free:
             raise UserError(f"{name}: the comparison sets it for each run; leave it out")
 
 
@@ -167,17 +167,17 @@ def examine(question: Question, methods: list[Method]) -> None:
     from engine.launch import check_data
     from engine.settings import complete, known_names, read_command_line
 
-    names, plain = None, ""
+    names, starts = None, {}
     for method in methods:
         try:
             settings = complete(read_command_line(command(question, method, seed=0), known_names()))
             names = names or check_data(settings)
-            start, digest = _build(settings, names)
+            starts[method.label], digest = _build(settings, names)
         except UserError as error:
             raise UserError(f"method {method.label}: {error}") from None
-        plain = plain or (start if method.label == PLAIN else "")
         method.epochs, method.settings, method.digest = int(settings.get("epochs", 100)), settings, digest
-        method.same_start = not plain or start == plain
+    for method in methods:
+        method.same_start = starts[method.label] == starts.get(PLAIN, starts[method.label])
 
 
 def _build(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:

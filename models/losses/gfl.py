@@ -111,7 +111,7 @@ class GFLLoss(nn.Module):
 
 def expected_bin(bins: Tensor) -> Tensor:
     """(..., R) logits of a distribution over 0 ... R - 1 -> (...) its mean (Li et al. 2020, eq. 4)."""
-    return bins.softmax(-1) @ torch.arange(bins.shape[-1], device=bins.device, dtype=bins.dtype)
+    return (bins.softmax(-1) * torch.arange(bins.shape[-1], device=bins.device, dtype=bins.dtype)).sum(-1)
 
 
 def distribution_focal(bins: Tensor, distances: Tensor) -> Tensor:

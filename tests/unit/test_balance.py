@@ -124,7 +124,7 @@ def test_measurements_are_rare_once_gains_are_settled() -> None:
 
 def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing() -> None:
     x, balance = point(1), Balance({"a_loss": "w"}, cap=0.1)
-    for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (1.0, math.inf)):
+    for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf)):
         balance.measure(linear(x, detection), {"a_loss": linear(x, pull)}, ONE, [x])
     assert balance.gains.item() == 1 and balance.limit.item() == 1 and balance.measured.item() == 0
 
@@ -142,6 +142,7 @@ def test_the_schedule() -> None:
     ({"cap": True}, "kd_cap"),
     ({"until": 0}, "kd_until: expected a fraction of training above 0, at most 1, got 0"),
     ({"until": 1.5}, "kd_until"),
+    ({"hold": "maybe"}, "kd_hold: expected True or False, got 'maybe'"),
     ({"every": 0}, "kd_every: expected a whole number"),
     ({"decay": "cosin"}, "kd_decay: expected none or cosine, got 'cosin'; did you mean 'cosine'"),
 ])  # fmt: skip
@@ -178,6 +179,16 @@ def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() ->
     assert model.eval().loss(batch(3))[1]["share_att"] == items["share_att"], "measured in training only"
 
 
+def test_half_precision_around_a_step_changes_no_gain() -> None:
+    one, other = training(), training()
+    one.loss(batch(3))
+    preds = other.student(batch(3)["img"])  # forward in float32 in both: only what follows it is compared
+    with torch.autocast("cpu", torch.float16):
+        other.loss(batch(3), preds)
+    torch.testing.assert_close(other.balance.gains, one.balance.gains, rtol=1e-3, atol=0)
+    assert (other.balance.measured == 1).all() and other.balance.gains.dtype == torch.float32
+
+
 def test_a_strong_teacher_is_held_back_by_the_cap() -> None:
     whole, alone = pulls(training(share=50.0, cap=0.1))
     free, _ = pulls(training(share=50.0))
@@ -204,6 +215,15 @@ def test_a_copy_takes_over_gains_weights_and_progress() -> None:
     other.copy_state(model)
     assert torch.equal(other.balance.gains, model.balance.gains) and other.progress == 0.25
     TrainingModel(detector()).copy_state(TrainingModel(detector()))
+
+
+def test_the_rhythm_of_measurements_survives_a_resume() -> None:
+    balance, other = Balance({"a_loss": "w"}, share=None, every=4), Balance({"a_loss": "w"}, share=None, every=4)
+    quiet = {"a_loss": torch.tensor(0.0)}
+    for _ in range(3):
+        balance.due(quiet)
+    other.load_state_dict(balance.state_dict())
+    assert [other.due(quiet), other.due(quiet)] == [False, True]
 
 
 def test_gains_are_saved() -> None:

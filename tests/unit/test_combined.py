@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import batch, detector  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.base import Distiller, Step  # noqa: E402
+from distill.base import METHODS, Distiller, Step  # noqa: E402
 from distill.combined import Combined  # noqa: E402
 from distill.methods.attention import AttentionDistiller  # noqa: E402
 from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
@@ -90,3 +90,15 @@ def test_how_methods_are_asked_for() -> None:
 def test_what_cannot_be_asked_for(wanted: str) -> None:
     with pytest.raises(UserError, match="expected methods as in attention"):
         parse_methods(wanted)
+
+
+def test_two_teachers_of_labels_at_once() -> None:
+    specs = spec_of(detector(8, "none"), "student"), None
+    with pytest.raises(UserError, match="lgd and sdd both make a teacher of their own; name one of them"):
+        Combined({name: METHODS.get(name)(*specs) for name in ("lgd", "sdd")}, {})
+
+
+def test_a_part_named_by_its_file() -> None:
+    specs = spec_of(detector(8, "none"), "student"), spec_of(detector(16), "teacher")
+    both = Combined({"cwd.yaml": METHODS.get("cwd")(*specs), "attention": AttentionDistiller(*specs)}, {"cwd.yaml": 0.5})
+    assert both.strengths == {"cwd": 0.5, "feature": 1.0, "attention": 1.0, "global": 1.0}
