@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from cfg import UserError, nearest
 from distill.gradients import gradient_products
+from distill.options import is_number
 
 DECAYS = ("none", "cosine")
 WINDOW = 8  # measurements over which a group's gain is settled, and then follows
@@ -172,16 +173,12 @@ def _distributed() -> bool:
 
 def check_balance(given: Mapping[str, object]) -> None:
     """Raise `UserError` for an argument of the balance (by its name on the command line) that is out of range."""
-
-    def number(value: object) -> bool:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
     rules = {
-        "kd_share": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.3, or None"),
-        "kd_cap": (lambda v: v is None or number(v) and v > 0, "a number above 0 as 0.5, or None"),
+        "kd_share": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.3, or None"),
+        "kd_cap": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.5, or None"),
         "kd_hold": (lambda v: isinstance(v, bool), "True or False"),
-        "kd_until": (lambda v: number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
-        "kd_every": (lambda v: number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
+        "kd_until": (lambda v: is_number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
+        "kd_every": (lambda v: is_number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
     }
     for name, (holds, wanted) in rules.items():
         if name in given and not holds(given[name]):

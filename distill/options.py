@@ -10,18 +10,18 @@ from cfg import UserError, nearest
 
 def positive(method: str, name: str, value: object, usual: float) -> float:
     """`value` if it is a finite number above 0. Raises `UserError`, which names the usual value, for anything else."""
-    valid = _is_number(value) and value > 0
+    valid = is_number(value) and value > 0
     return _checked(method, name, value, valid, "a number above 0", f"the paper's is {usual:g}")
 
 
 def not_negative(method: str, name: str, value: object) -> float:
     """`value` if it is a finite number of at least 0. Raises `UserError` for anything else."""
-    return _checked(method, name, value, _is_number(value) and value >= 0, "a number of at least 0", "correct it")
+    return _checked(method, name, value, is_number(value) and value >= 0, "a number of at least 0", "correct it")
 
 
 def ratio(method: str, name: str, value: object, usual: float) -> float:
     """`value` if it is a number from 0 to below 1. Raises `UserError`, which names the usual one, for anything else."""
-    valid = _is_number(value) and 0 <= value < 1
+    valid = is_number(value) and 0 <= value < 1
     return _checked(method, name, value, valid, "a number from 0 to below 1", f"the paper's is {usual:g}")
 
 
@@ -38,7 +38,8 @@ def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[st
     return dict.fromkeys(known, 1.0) | dict(given or {})
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Whether a value from a YAML is a finite number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -102,7 +102,7 @@ def build_distiller(wanted: str, student: nn.Module, teacher: FrozenTeacher | No
         UserError: unknown options, a pair the method cannot serve, or a teacher that no method would look at.
     """
     specs = spec_of(student, f"student {label}"), teacher.spec if teacher else None
-    strengths = {wanted: 1.0} if Path(wanted).is_file() else parse_methods(wanted)
+    strengths = parse_methods(wanted)
     parts = {name: _build_method(name, *specs) for name in strengths}
     if teacher and not any(part.uses_teacher for part in parts.values()):
         raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
@@ -112,7 +112,13 @@ def build_distiller(wanted: str, student: nn.Module, teacher: FrozenTeacher | No
 
 
 def parse_methods(wanted: str) -> dict[str, float]:
-    """`attention+0.5*ld` -> {"attention": 1.0, "ld": 0.5}, in order. Raises `UserError` for anything else."""
+    """`attention+0.5*ld` -> {"attention": 1.0, "ld": 0.5}, in order; the path of a YAML is one method.
+
+    Raises:
+        UserError: anything else.
+    """
+    if Path(wanted).is_file():
+        return {wanted: 1.0}
     strengths: dict[str, float] = {}
     for part in wanted.split("+"):
         factor, _, name = part.strip().rpartition("*")

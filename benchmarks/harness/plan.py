@@ -128,8 +128,7 @@ def configurations(wanted: str) -> dict[str, dict[str, Any]]:
     """The options of each part of `attention+0.5*ld`, by name."""
     from engine.build import parse_methods as parts
 
-    names = [wanted] if Path(wanted).is_file() else list(parts(wanted))
-    return {name: read_yaml(find("distill", name)) for name in names}
+    return {name: read_yaml(find("distill", name)) for name in parts(wanted)}
 
 
 def uses_teacher(wanted: str) -> bool:

@@ -104,7 +104,7 @@ class Schedule:
                     # Threads start in this order, so that what a run waits for is never behind it.
                     futures[method.label, seed] = pool.submit(self._one, method, seed, dict(futures), free)
                     if len(futures) == 1 and not self.records:
-                        self._let_first_start(futures[method.label, seed], self.run_of(method, seed), bar)
+                        self._let_first_start(futures[method.label, seed], self.run_of(method, seed))
                 self._watch(futures, tell, bar)
             except BaseException:
                 self.processes.stop()
@@ -127,7 +127,7 @@ class Schedule:
         finally:
             free.put(slot)
 
-    def _let_first_start(self, future: Future, run: Run, bar: Any) -> None:
+    def _let_first_start(self, future: Future, run: Run) -> None:
         """Wait for its first epoch: it writes the data set's label cache, which the others only read."""
         while len(self.slots) > 1 and not future.done() and not run.epochs_done():
             time.sleep(POLL_S)
