@@ -78,6 +78,7 @@ class Balance(nn.Module):
         )
         self.register_buffer("members", members.view(len(self.names), len(self.terms)), persistent=False)
         self.register_buffer("aims", strength * portion * (share or 0.0), persistent=False)  # of each group's share
+        self.register_buffer("strengths", strength, persistent=False)
         self.register_buffer("gains", strength.clone())
         self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # running means of gradients: detection's, group's
         self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
@@ -97,9 +98,16 @@ class Balance(nn.Module):
         self.shares.zero_()
 
     def gained(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms times their groups' gains; those without a group as they are."""
-        gains = dict(zip(self.terms, self.members.T @ self.gains)) if self.terms else {}
-        return {name: term * gains[name] if name in gains else term for name, term in terms.items()}
+        """Terms times their groups' gains, as the student is trained on; those without a group as they are."""
+        return self._times(self.gains, terms)
+
+    def plain(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Terms times their groups' strengths, as they are reported: gains move, and what moves with them says nothing."""
+        return self._times(self.strengths, terms)
+
+    def _times(self, factors: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        by_term = dict(zip(self.terms, self.members.T @ factors)) if self.terms else {}
+        return {name: term * by_term[name] if name in by_term else term for name, term in terms.items()}
 
     def due(self, terms: Mapping[str, Tensor]) -> bool:
         """Whether this step, with these terms, is to be measured; counts the step.

@@ -112,11 +112,11 @@ class TrainingModel(nn.Module):
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
             if self.training and fade and self.balance.due(distilled):
                 self._measure(detection, distilled, preds, fade)
-            distilled = self.balance.gained(distilled)
             left = fade * self.balance.limit
-            acting = {k: v if k in self.distiller.own_terms else v * left for k, v in distilled.items()}
+            gained = self.balance.gained(distilled).items()
+            acting = {k: v if k in self.distiller.own_terms else v * left for k, v in gained}
             total, _ = self.weights(self.grouped(detection | acting))
-        reported = {k: v.detach() for k, v in (detection | distilled).items()}
+        reported = {k: v.detach() for k, v in (detection | self.balance.plain(distilled)).items()}
         return total * size, reported | self.weights.as_items() | self.balance.as_items()
 
     def _nothing(self, vector: Tensor) -> dict[str, Tensor]:
@@ -180,7 +180,7 @@ class TrainingModel(nn.Module):
             return network()
 
     def end_epoch(self, means: dict[str, float]) -> None:
-        """Update the adaptive weights from the epoch's mean of every term."""
+        """Update the adaptive weights from the epoch's mean of every term, as `loss` reports it: without moving gains."""
         if self.weights is None or not self.balance.fade(self.progress):
             return
         self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith(("w_", "share_"))}))

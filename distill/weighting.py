@@ -70,7 +70,7 @@ class AdaptiveWeights(nn.Module):
 
     @torch.no_grad()
     def update(self, epoch_means: Mapping[str, float | Tensor]) -> None:
-        """Adapt the weights after an epoch to the means of the losses as given to `forward`, before weights.
+        """Adapt the weights after an epoch to the means of the losses before weights (and before gains that move).
 
         In `paper` mode a dominant loss multiplies its weight by up to n each epoch, without limit, and a weight that
         reached 0 stays 0. Whatever the mode, an epoch with a mean that is not finite, or a result that is not, changes

@@ -39,7 +39,8 @@ def focal_error(teacher: Tensor, student: Tensor, weight: Tensor, masks: Masks) 
 class Relation(nn.Module):
     """`R` of the global loss, a GcBlock (Cao et al. 2019): each cell plus what all cells together say. Keeps the shape.
 
-    `R(F) = F + W_v2(ReLU(LN(W_v1(sum_j softmax_j(W_k F_j) F_j))))`, with half the channels in between.
+    `R(F) = F + W_v2(ReLU(LN(W_v1(sum_j softmax_j(W_k F_j) F_j))))`, with half the channels in between. It starts as `R(F) = F`:
+    `W_v2` is 0, as in the published code, so that a run does not begin by comparing two random projections.
     """
 
     def __init__(self, channels: int) -> None:
@@ -49,6 +50,8 @@ class Relation(nn.Module):
         self.transform = nn.Sequential(
             nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
         )
+        nn.init.zeros_(self.transform[-1].weight)
+        nn.init.zeros_(self.transform[-1].bias)
 
     def forward(self, features: Tensor) -> Tensor:
         share = self.key(features).flatten(1).softmax(1)  # (B, H * W)

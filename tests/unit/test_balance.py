@@ -175,8 +175,22 @@ def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() ->
     total, items = model.loss(batch(3))
     assert items["share_att"].item() == pytest.approx(0.1, rel=1e-4)
     assert items["share_global"].item() == pytest.approx(0.1, rel=1e-4)
-    assert total.item() == pytest.approx(3 * sum(v.item() for k, v in items.items() if k.endswith("_loss")), rel=1e-5)
+    losses = {k: v for k, v in items.items() if k.endswith("_loss")}
+    assert total.item() == pytest.approx(3 * sum(v.item() for v in model.balance.gained(losses).values()), rel=1e-5)
+    assert total.item() != pytest.approx(3 * sum(v.item() for v in losses.values()), rel=0.1), "reported without gains"
     assert model.eval().loss(batch(3))[1]["share_att"] == items["share_att"], "measured in training only"
+
+
+def test_losses_are_reported_without_gains_that_move() -> None:
+    model = training(share=0.3)
+    model.loss(batch(3))
+    model.eval()
+    _, before = model.loss(batch(3))
+    total = model.loss(batch(3))[0]
+    model.balance.gains.mul_(5)
+    moved, after = model.loss(batch(3))
+    assert {k: v.item() for k, v in after.items()} == pytest.approx({k: v.item() for k, v in before.items()})
+    assert moved.item() > total.item()
 
 
 def test_half_precision_around_a_step_changes_no_gain() -> None:

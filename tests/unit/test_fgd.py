@@ -19,7 +19,16 @@ TERMS = ["fgd_fg_loss", "fgd_bg_loss", "fgd_att_loss", "fgd_global_loss"]
 
 def same_width(channels: int = 6, **options: Any) -> FocalGlobalDistiller:
     torch.manual_seed(1)
-    return FocalGlobalDistiller(spec(channels), spec(channels), **options)
+    return awake(FocalGlobalDistiller(spec(channels), spec(channels), **options))
+
+
+def awake(distiller: FocalGlobalDistiller) -> FocalGlobalDistiller:
+    """As after some training: relation blocks start as the identity."""
+    for blocks in (distiller.student_relation, distiller.target_relation):
+        for block in blocks.values():
+            nn.init.normal_(block.transform[-1].weight, std=0.5)
+            nn.init.normal_(block.transform[-1].bias, std=0.5)
+    return distiller
 
 
 # -- the naive reference -----------------------------------------------------------------------------------------------
@@ -143,7 +152,12 @@ def test_no_term_depends_on_the_grids_size() -> None:
 def test_the_student_is_pulled_and_every_parameter_trained() -> None:
     (teacher,), (student,) = random_maps(1), random_maps(1, channels=4)
     torch.manual_seed(0)
-    assert_pulls(FocalGlobalDistiller(spec(4), spec(6)), student, teacher)
+    assert_pulls(awake(FocalGlobalDistiller(spec(4), spec(6))), student, teacher)
+
+
+def test_a_relation_block_starts_as_the_identity() -> None:
+    x = random_maps(1)[0]
+    assert torch.equal(Relation(x.shape[1])(x), x)
 
 
 def test_identical_features_and_blocks_cost_nothing() -> None:
