@@ -85,7 +85,7 @@ def _row(method: Method, records: Records, done: Records, scores: dict, baseline
     row: dict[str, Any] = {"method": label, "seeds": sorted(mine), "errors": errors, "same_start": method.same_start}
     if not mine:
         return row
-    row |= {name: _mean([r["metrics"][name] for r in mine.values()]) for name in KEPT}
+    row |= {name: _mean([r["metrics"].get(name) for r in mine.values()]) for name in KEPT}  # older runs lack some
     row["epochs"] = sorted({r["epochs"] for r in mine.values()})
     row["epoch_seconds"] = _mean([r["epoch_seconds"] for r in mine.values()])
     row["train_seconds"] = _mean([r["train_seconds"] for r in mine.values()])

@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 DONE, TRAINED, FAILED = "done", "trained", "failed"
-KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100")
+KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "precision", "recall", "F1")
 
 
 @dataclass

@@ -84,7 +84,14 @@ def test_command_line_in_processes_of_its_own(place, tmp_path):
     assert run["peak_bytes"] is None or 2e8 < run["peak_bytes"] < 2e10
     assert {"--seed", "--val", "False"} <= set(run["arguments"])
     assert {"command", "commit", "machine", "date"} <= set(result)
-    assert "| none | 1 |" in (tmp_path / "results.md").read_text()
+    text = (tmp_path / "results.md").read_text()
+    columns = "mAP50 | mAP50-95 | AR1 | AR10 | epochs | s/epoch | relative | peak memory, GB | size, MB"
+    assert f"| method | seeds | {columns} |" in text
+    (cells,) = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| none | 1 |")]
+    row = result["rows"][0]
+    numbers = [float(cell) for cell in cells[2:]]
+    assert numbers[4:] == [2, round(row["epoch_seconds"], 1), 1, round(row["peak_gb"], 2), round(row["size_mb"], 1)]
+    assert {"precision", "recall", "F1"} <= set(run["metrics"]) and row["F1"] == run["metrics"]["F1"]
     assert not (tmp_path / "results.png").exists()  # nothing to compare
 
 
