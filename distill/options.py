@@ -1,9 +1,10 @@
-"""Checks of the numbers in a distillation YAML: every method refuses the same mistakes in the same words."""
+"""Checks of the values in a distillation YAML: every method refuses the same mistakes in the same words."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from cfg import UserError, nearest
 
@@ -25,6 +26,11 @@ def ratio(method: str, name: str, value: object, usual: float) -> float:
     return _checked(method, name, value, valid, "a number from 0 to below 1", f"the paper's is {usual:g}")
 
 
+def flag(method: str, name: str, value: object) -> bool:
+    """`value` if it is true or false. Raises `UserError` for anything else: the text "no" would count as true."""
+    return _checked(method, name, value, isinstance(value, bool), "true or false, without quotes", "correct it")
+
+
 def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[str]) -> dict[str, float]:
     """Base gains by name, 1 where none is given. Raises `UserError` for an unknown name or a wrong value."""
     known = tuple(names)
@@ -43,7 +49,7 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _checked(method: str, name: str, value: object, valid: bool, expected: str, fix: str) -> float:
+def _checked(method: str, name: str, value: Any, valid: bool, expected: str, fix: str) -> Any:
     if not valid:
         raise UserError(f"{method}: expected {name} to be {expected}, got {value!r}; {fix}")
     return value

@@ -12,7 +12,7 @@ from distill.base import METHODS, Distiller, Spec, Step, float32
 from distill.dynamic.labels import LabelEncoder
 from distill.dynamic.level import LevelTeacher
 from distill.dynamic.objects import pack_objects
-from distill.options import not_negative, ratio
+from distill.options import flag, not_negative, ratio
 
 LABEL_CHANNELS = 256
 
@@ -61,7 +61,7 @@ class LGDDistiller(Distiller):
         freeze_until: float = 1 / 9,
     ) -> None:
         super().__init__(student, None)
-        self.gain, self.virtual = not_negative(self.name, "gain", gain), bool(virtual)
+        self.gain, self.virtual = not_negative(self.name, "gain", gain), flag(self.name, "virtual", virtual)
         self.start = ratio(self.name, "start", start, 1 / 6)
         self.backbone_frozen_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
         self.nc, self.sizes = student.nc, dict(student.levels)

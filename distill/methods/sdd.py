@@ -35,7 +35,7 @@ class SDDDistiller(LGDDistiller):
     Args:
         gain: lambda of eq. 8.
         dim: segments of the feature adaptor, 1, 2, 4 or 8 (paper: 4).
-        temperature: tau of eq. 7 (paper: 15).
+        temperature: tau of eq. 7 (paper: 15); None: LGD's mean square in its place, "-" in Table VI.
         virtual, start, freeze_until: as in LGD, the authors' 3,000 and 2,000 of 18,000 steps.
     """
 
@@ -49,7 +49,7 @@ class SDDDistiller(LGDDistiller):
         teacher: Spec | None,
         gain: float = 1.0,
         dim: int = 4,
-        temperature: float = 15.0,
+        temperature: float | None = 15.0,
         virtual: bool = True,
         start: float = 1 / 6,
         freeze_until: float = 1 / 9,
@@ -57,7 +57,9 @@ class SDDDistiller(LGDDistiller):
         super().__init__(student, teacher, gain, virtual, start, freeze_until)
         if dim not in DIMS or isinstance(dim, bool):
             raise UserError(f"sdd: expected dim to be 1, 2, 4 or 8, got {dim!r}; the paper's is 4")
-        self.dim, self.temperature = dim, positive(self.name, "temperature", temperature, 15)
+        self.dim, self.temperature = dim, temperature
+        if temperature is not None:
+            positive(self.name, "temperature", temperature, 15)
         self.prepare(640, 640)
 
     def prepare(self, height: int, width: int) -> None:
@@ -70,4 +72,6 @@ class SDDDistiller(LGDDistiller):
         return self.adaptors[name](features)
 
     def difference(self, teacher: Tensor, student: Tensor) -> Tensor:
+        if self.temperature is None:
+            return super().difference(teacher, student)
         return softened_kl(teacher, student, self.temperature)

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from cfg import UserError
-from distill.options import gains_of, not_negative, positive, ratio
+from distill.options import flag, gains_of, not_negative, positive, ratio
 
 WRONG = (-1, math.nan, math.inf, "4", None, True, [1])
 
@@ -32,7 +32,15 @@ def test_no_ratio(value: object) -> None:
         ratio("mgd", "mask", value, 0.65)
 
 
+@pytest.mark.parametrize("value", ["no", "false", 0, 1, None])
+def test_neither_true_nor_false(value: object) -> None:
+    got = re.escape(repr(value))
+    with pytest.raises(UserError, match=rf"sdd: expected virtual to be true or false, without quotes, got {got}; "):
+        flag("sdd", "virtual", value)
+
+
 def test_right_values_come_back() -> None:
+    assert flag("m", "f", False) is False and flag("m", "f", True) is True
     assert (positive("m", "t", 0.5, 1), not_negative("m", "g", 0), ratio("m", "r", 0, 0.5)) == (0.5, 0, 0)
 
 

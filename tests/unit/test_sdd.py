@@ -55,6 +55,14 @@ def test_lgd_is_a_mean_square():
     assert method.difference(teacher, student).item() == (4 + 1) / 4
 
 
+def test_without_a_temperature_sdds_distance_is_lgds():
+    """Table VI's rows with an adaptor and the baseline's loss."""
+    teacher, student = torch.randn(2, 6), torch.randn(2, 6)
+    plain = distilling("sdd", temperature=None).distiller.difference(teacher, student)
+    assert torch.equal(plain, (teacher - student).square().mean())
+    assert not torch.allclose(plain, distilling("sdd").distiller.difference(teacher, student))
+
+
 def test_what_sdd_adds_to_lgd():
     lgd, sdd = (dict(distilling(name).distiller.named_parameters()) for name in ("lgd", "sdd"))
     assert {name.partition(".")[0] for name in sdd.keys() - lgd.keys()} == {"adaptors"}
@@ -177,6 +185,7 @@ def test_crowds_and_empty_images(kind, virtual):
         ({"gain": -1}, "expected gain"),
         ({"start": 1.5}, "expected start"),
         ({"freeze_until": -0.1}, "expected freeze_until"),
+        ({"virtual": "no"}, "expected virtual to be true or false, without quotes, got 'no'"),
     ],
 )
 def test_bad_options(options, message):
