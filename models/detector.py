@@ -80,6 +80,13 @@ class Detector(DetectionModel):
         """The last layer."""
         return self.model[-1]
 
+    def fuse(self, verbose: bool = True, imgsz: int = 640) -> Detector:
+        """Write the same function with fewer layers, for inference: blocks that can `fold`, then the library's own."""
+        for module in list(self.modules()):
+            if hasattr(module, "fold"):
+                module.fold()
+        return super().fuse(verbose, imgsz)
+
     def level_attention(self) -> dict[int, nn.Module]:
         """Dual attention modules by position of the head's input levels; levels whose last layer has none are absent."""
         layers = [self._origin(source) for source in self.head.f]

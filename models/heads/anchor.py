@@ -126,24 +126,31 @@ class AnchorDetect(Detect):
 
     def decode(self, preds: list[torch.Tensor]) -> torch.Tensor:
         """Logits per level -> (B, 4 + nc, N): YOLOv5's box equations, classes multiplied by objectness."""
-        y = torch.cat([self._decode_level(i, p) for i, p in enumerate(preds)], 1)
-        boxes, objectness, classes = y.split((4, 1, self.nc), 2)
-        if self.xyxy:
-            center, half = boxes[..., :2], boxes[..., 2:] / 2
-            boxes = torch.cat((center - half, center + half), 2)
-        return torch.cat((boxes, classes * objectness), 2).transpose(1, 2)
+        levels = [self._decode_level(i, p) for i, p in enumerate(preds)]
+        centers, sizes, scores = (torch.cat(parts, 2) for parts in zip(*levels))
+        boxes = (centers - sizes / 2, centers + sizes / 2) if self.xyxy else (centers, sizes)
+        return torch.cat((*boxes, scores), 1)
 
-    def _decode_level(self, level: int, logits: torch.Tensor) -> torch.Tensor:
-        """(B, na, H, W, 5 + nc) logits -> (B, na * H * W, 5 + nc): xywh in pixels, objectness, class probabilities."""
-        height, width = logits.shape[2], logits.shape[3]
-        sigmoid = logits.float().sigmoid() if not self.export else logits.sigmoid()
-        rows = torch.arange(height, device=logits.device, dtype=sigmoid.dtype).view(1, 1, height, 1, 1)
-        columns = torch.arange(width, device=logits.device, dtype=sigmoid.dtype).view(1, 1, 1, width, 1)
-        stride, anchor_wh = float(self.stride[level]), self.anchor_wh[level].to(sigmoid.dtype).view(1, self.na, 1, 1, 2)
-        x = (sigmoid[..., 0:1] * 2 - 0.5 + columns) * stride
-        y = (sigmoid[..., 1:2] * 2 - 0.5 + rows) * stride
-        wh = (sigmoid[..., 2:4] * 2) ** 2 * anchor_wh
-        return torch.cat((x, y, wh, sigmoid[..., 4:]), -1).flatten(1, 3)
+    def _decode_level(self, level: int, logits: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """(B, na, H, W, 5 + nc) logits -> xy and wh in pixels, (B, 2, na * H * W) each, and scores (B, nc, na * H * W).
+
+        Channels stay before cells, as the convolutions give them: moving them behind costs more than all the arithmetic.
+        """
+        logits = logits.permute(0, 1, 4, 2, 3)
+        height, width = logits.shape[3], logits.shape[4]
+        sigmoid = logits.sigmoid() if self.export else logits.float().sigmoid()
+        xy, wh, objectness, classes = sigmoid.split((2, 2, 1, self.nc), 2)
+        stride, grid = float(self.stride[level]), self._grid(height, width, sigmoid)
+        centers = xy * (2 * stride) + (grid - 0.5) * stride
+        sizes = wh * wh * (4 * self.anchor_wh[level].to(sigmoid.dtype)).view(1, self.na, 2, 1, 1)
+        return tuple(x.transpose(1, 2).flatten(2) for x in (centers, sizes, classes * objectness))
+
+    @staticmethod
+    def _grid(height: int, width: int, like: torch.Tensor) -> torch.Tensor:
+        """Column and row of each cell, (1, 1, 2, H, W)."""
+        rows = torch.arange(height, device=like.device, dtype=like.dtype).view(1, 1, 1, height, 1)
+        columns = torch.arange(width, device=like.device, dtype=like.dtype).view(1, 1, 1, 1, width)
+        return torch.cat((columns.expand(1, 1, 1, height, width), rows.expand(1, 1, 1, height, width)), 2)
 
     def fuse(self) -> None:
         """Nothing to remove: this head has one branch for training and inference."""

@@ -81,7 +81,7 @@ OVERRIDES: dict[type, str] = {
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results",
-    Detector: "init_criterion",
+    Detector: "init_criterion fuse",
     AnchorDetect: "forward bias_init fuse xyxy",
     DetectorExporter: "",
 }

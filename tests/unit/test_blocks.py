@@ -16,6 +16,7 @@ from models.blocks.attention import CBAM, Attention, DualAttention, NoAttention,
 from models.blocks.fusion import Reshape, WeightedFusion
 from models.blocks.host import Concat, First, Last, Upsample
 from models.blocks.neck import BlockN
+from models.detector import Detector
 from models.rules import Site
 
 
@@ -134,6 +135,30 @@ def test_attend_of_eq_9_has_no_residual_whatever_the_module_returns() -> None:
     assert torch.equal(module(features), module.attend(features))
     module.residual = True
     assert torch.allclose(module(features) - features, module.attend(features), atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [8, 64])
+def test_dual_attention_folded_is_the_same_function(channels: int) -> None:
+    module = woken(DualAttention(channels)).eval()
+    x = torch.randn(2, channels, 9, 7)
+    with torch.no_grad():
+        before = module(x)
+        module.fold()
+        module.fold()  # nothing is left to fold
+        assert len(module.channel) == 3 and torch.allclose(module(x), before, atol=1e-5)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in module.modules())
+
+
+def test_a_fused_detector_has_no_attention_left_to_fold() -> None:
+    detector = Detector("s-demo.yaml").eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = detector(x)[0]
+        after = detector.fuse(verbose=False)(x)[0]
+    assert torch.allclose(after, before, atol=1e-3, rtol=1e-4)
+    folded = [m for m in detector.modules() if isinstance(m, DualAttention)]
+    assert folded and all(len(m.channel) == 3 for m in folded)
+
 
 
 def test_closed_gates_by_hand() -> None:
