@@ -70,7 +70,7 @@ def evaluate(
     target, weights = pick_device(device or ""), locate_weights(weights)
     source, facts = _open(weights, target)
     content = _read_data(data, split)
-    _check_names(weights, facts["names"], data, content["names"])
+    check_names(weights, facts["names"], data, content["names"])
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
     imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
     save_dir = Path(save_dir).resolve()
@@ -153,7 +153,7 @@ def _dropped(data: str | Path, content: dict[str, Any], split: str, used: int) -
     return missing
 
 
-def _check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:
+def check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:
     ours, theirs = [str(known[k]) for k in sorted(known)], [wanted[k] for k in sorted(wanted)]
     if ours == theirs:
         return
