@@ -19,6 +19,7 @@ from distill.gradients import gradient_products
 from distill.options import is_number
 
 DECAYS = ("none", "cosine")
+FAINTEST = 1e-3  # of distillation when its warm-up starts: AdamW's steps do not shrink with it, so that adapters learn
 WINDOW = 8  # measurements over which a group's gain is settled, and then follows
 
 
@@ -44,6 +45,8 @@ class Balance(nn.Module):
         hold: whether gains go on following the gradients after the first `WINDOW` measurements.
         cap: largest share of all terms together, at every step; None: no limit. Costs a second backward pass through the
             student's head at every step.
+        warmup: fraction of training over which distillation comes up to its share. Adapters start from random weights: what
+            they ask of the student at first is noise.
         until: fraction of training after which distillation is off.
         decay: `cosine` lets it fade from full strength at the start to nothing at `until`, `none` keeps it up.
         every: steps between two measurements, once gains are settled and where no cap needs one at every step.
@@ -63,15 +66,17 @@ class Balance(nn.Module):
         share: float | None = 0.3,
         hold: bool = True,
         cap: float | None = None,
+        warmup: float = 0.0,
         until: float = 1.0,
         decay: str = "none",
         every: int = 10,
     ) -> None:
         super().__init__()
-        check_balance({"kd_share": share, "kd_cap": cap, "kd_hold": hold, "kd_until": until, "kd_decay": decay,
-                       "kd_every": every})  # fmt: skip
+        check_balance({"kd_share": share, "kd_cap": cap, "kd_hold": hold, "kd_warmup": warmup, "kd_until": until,
+                       "kd_decay": decay, "kd_every": every})  # fmt: skip
         self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
-        self.share, self.hold, self.cap, self.until, self.decay, self.every = share, hold, cap, until, decay, every
+        self.share, self.hold, self.cap, self.every = share, hold, cap, every
+        self.warmup, self.until, self.decay = warmup, until, decay
         members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
         strength, portion = (
             torch.tensor([float((given or {}).get(name, 1.0)) for name in self.names]) for given in (strengths, portions)
@@ -91,7 +96,8 @@ class Balance(nn.Module):
         """What the schedule leaves of distillation at `progress` (0..1) of training."""
         if progress >= self.until:
             return 0.0
-        return (1 + math.cos(math.pi * progress / self.until)) / 2 if self.decay == "cosine" else 1.0
+        decayed = (1 + math.cos(math.pi * progress / self.until)) / 2 if self.decay == "cosine" else 1.0
+        return decayed * max(progress / self.warmup, FAINTEST) if progress < self.warmup else decayed
 
     def rest(self) -> None:
         """Note that distillation did nothing in this step."""
@@ -185,6 +191,7 @@ def check_balance(given: Mapping[str, object]) -> None:
         "kd_share": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.3, or None"),
         "kd_cap": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.5, or None"),
         "kd_hold": (lambda v: isinstance(v, bool), "True or False"),
+        "kd_warmup": (lambda v: is_number(v) and 0 <= v < 1, "a fraction of training, 0 or more and below 1"),
         "kd_until": (lambda v: is_number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
         "kd_every": (lambda v: is_number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
     }

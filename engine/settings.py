@@ -20,6 +20,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's; None: as the losses are
     "kd_hold": True,  # hold that share throughout; False: settle it at the start
     "kd_cap": None,  # largest such share of all distillation losses together, at every step
+    "kd_warmup": 0.0,  # fraction of training over which distillation comes up to its share, while adapters learn
     "kd_until": 1.0,  # fraction of training after which distillation is off
     "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
     "kd_every": 10,  # steps between two measurements of the shares

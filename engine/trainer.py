@@ -88,8 +88,8 @@ class Trainer(DetectionTrainer):
         networks = self.networks
         if networks.distiller is not None:
             networks.distiller.prepare(*self._input_hw())
-        balance = {name: getattr(self.args, f"kd_{name}") for name in ("share", "hold", "cap", "until", "decay", "every")}
-        model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, balance)
+        given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
+        model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()
         model.channels_last = self.args.channels_last is not False and self.device.type in {"cpu", "cuda"}

@@ -98,7 +98,7 @@ def test_modes_of_the_weights(place, mode):
 @pytest.mark.parametrize(
     "options",
     [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}, {"kd_cap": 0.5},
-     {"kd_share": None}, {"kd_decay": "cosine", "kd_until": 0.9}],
+     {"kd_share": None}, {"kd_warmup": 0.5}, {"kd_decay": "cosine", "kd_until": 0.9}],
     ids=str,
 )
 def test_options(place, options):

@@ -134,12 +134,17 @@ def test_the_schedule() -> None:
     cosine = Balance({}, until=0.8, decay="cosine")
     assert [cosine.fade(p) for p in (0, 0.4, 0.8)] == pytest.approx([1, 0.5, 0])
     assert Balance({}).fade(0.999) == 1
+    warm = Balance({}, warmup=0.2, until=0.8, decay="cosine")
+    assert warm.fade(0) == pytest.approx(1e-3), "never off: adapters learn from the first step"
+    assert warm.fade(0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 8)) / 2)
+    assert [warm.fade(0.2), warm.fade(0.4)] == pytest.approx([cosine.fade(0.2), 0.5])
 
 
 @pytest.mark.parametrize("options, message", [
     ({"share": 0}, "kd_share: expected a number above 0"),
     ({"cap": -1.0}, "kd_cap: expected a number above 0 as 0.5, or None, got -1.0"),
     ({"cap": True}, "kd_cap"),
+    ({"warmup": 1}, "kd_warmup: expected a fraction of training, 0 or more and below 1, got 1"),
     ({"until": 0}, "kd_until: expected a fraction of training above 0, at most 1, got 0"),
     ({"until": 1.5}, "kd_until"),
     ({"hold": "maybe"}, "kd_hold: expected True or False, got 'maybe'"),
