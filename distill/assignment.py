@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.detector import raw_output
 from models.points import PointAssignment
 
 
@@ -39,19 +38,19 @@ def watch(student: nn.Module) -> None:
         assigner.register_forward_hook(AssignerTap())
 
 
-def taken(student: nn.Module, batch: Mapping[str, Any], preds: Any) -> Callable[[], Any] | None:
+def taken(student: nn.Module, batch: Mapping[str, Any]) -> Callable[[], Any] | None:
     """How to get the assignment of the loss just computed; None for losses that keep it to themselves.
 
     Call it right after the student's loss: a later loss on other predictions does not change what the result returns.
 
     Args:
         batch: `batch_idx` (N,), in rising order as ultralytics' loss wants it.
-        preds: what the student returned for the batch.
     """
     criterion = student.criterion
     terms = getattr(criterion, "terms", None)
-    if hasattr(terms, "assign"):
-        return lambda: terms.assign(raw_output(preds), batch)
+    if hasattr(terms, "assigned"):  # a loss of ours
+        assigned = terms.assigned
+        return lambda: assigned
     assigner = _assigner(criterion)
     tap = _tap(assigner) if assigner is not None else None
     kept = tap.take() if tap is not None else None

@@ -151,7 +151,7 @@ class TrainingModel(nn.Module):
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
             see_teacher=see_teacher if self.teacher else None,
-            assign=taken(self.student, batch, preds),
+            assign=taken(self.student, batch),
             run_head=self.run_head,
             score=lambda view: self._score(batch, view),
         )

@@ -193,7 +193,7 @@ def test_the_assignment_is_the_losses_own(name: str) -> None:
     watch(model)
     preds = model(whole["img"])
     model.loss(whole, preds)
-    get = taken(model, whole, preds)
+    get = taken(model, whole)
     assignment = get()
     loss = getattr(model.criterion, "one2many", model.criterion)
     (positive, index, boxes, *_), _, _ = loss.get_assigned_targets_and_loss(raw_output(preds), whole)
@@ -225,8 +225,9 @@ def test_our_heads_give_their_own_assignment() -> None:
     watch(student)
     preds = student(whole["img"])
     student.loss(whole, preds)
-    got, expected = taken(student, whole, preds)(), student.head.loss().assign(raw_output(preds), whole)
+    got, expected = taken(student, whole)(), student.head.loss().assign(raw_output(preds), whole)
     assert torch.equal(got.target, expected.target) and (got.target >= 0).any()
+    assert got is student.criterion.terms.assigned, "computed once, for the loss"
     assert view_of(student, spec_of(student, "student"), preds).box_bins().shape[1] == 4 * 17
 
 
