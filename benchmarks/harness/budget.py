@@ -60,11 +60,11 @@ def probe(schedule: Schedule, method: Method) -> float:
 
     A run = start-up, validations and clean-up, which the probe has too, + epochs * steps * (seconds of a step).
     """
-    settings, images = method.settings, training_images(method.settings)
-    few = min(max(int(settings["batch"]), 1) * STEPS, images)
+    images, used = training_images(method.settings)
+    few = min(max(int(method.settings["batch"]), 1) * STEPS, used)
     folder = schedule.out / "probe"
     arguments = [*command(schedule.question, method, 0), "--epochs", "3", "--fraction", str(few / images)]
-    run = Run(method.label, 0, folder, arguments, [], "probe", 3)
+    run = Run(method.label, 0, folder, arguments, [], "probe", 3, method.script)
     try:
         record = train(run, schedule.processes, os.environ | schedule.slots[0])
     finally:
@@ -72,15 +72,15 @@ def probe(schedule: Schedule, method: Method) -> float:
     if record["status"] != TRAINED:
         raise UserError(f"method {method.label}: {record['error']}; correct it, or leave the method out")
     fixed = max(record["wall_seconds"] - 3 * record["epoch_seconds"], 0.0)
-    return fixed + method.epochs * record["epoch_seconds"] * images / few
+    return fixed + method.epochs * record["epoch_seconds"] * used / few
 
 
-def training_images(settings: dict) -> int:
-    """Number of images a run trains on."""
+def training_images(settings: dict) -> tuple[int, int]:
+    """Number of images in the training part, and how many of them a run uses (``--fraction``)."""
     from data import resolve
     from data.dataset import part_paths
     from data.layout import list_images
 
     content = resolve(settings["data"], require=("train",))
-    count = sum(len(list_images(Path(part))) for part in part_paths(content, "train"))
-    return max(round(count * float(settings.get("fraction") or 1.0)), 1)
+    images = sum(len(list_images(Path(part))) for part in part_paths(content, "train"))
+    return images, max(round(images * float(settings.get("fraction") or 1.0)), 1)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import average_precision as ap
-from benchmarks.harness.plan import PLAIN, Method
+from benchmarks.harness.plan import PLAIN, RIVAL_ALONE, Method
 from benchmarks.harness.runs import DONE, KEPT, folder_name
 from benchmarks.harness.schedule import Records
 from benchmarks.harness.statistics import (
@@ -50,7 +50,7 @@ def compare(methods: Sequence[Method], records: Records, out: Path, classes: int
         records: by label and seed; failed runs are left out of every mean.
         out: the comparison's folder.
         classes: of the data set.
-        baseline: label that the others are compared with.
+        baseline: label that the others are compared with, but for those that name another.
         count: resamples of the images.
     """
     done = {key: record for key, record in records.items() if record["status"] == DONE}
@@ -77,12 +77,13 @@ def _check_images(out: Path, key: tuple[str, int], scores: dict) -> None:
 
 
 def _row(method: Method, records: Records, done: Records, scores: dict, baseline: str) -> dict[str, Any]:
-    label = method.label
+    label, baseline = method.label, method.against or baseline
     mine = {seed: record for (name, seed), record in done.items() if name == label}
     plain = {seed: record for (name, seed), record in done.items() if name == baseline}
     failed = {seed: record for (name, seed), record in records.items() if name == label and record["status"] != DONE}
     errors = [f"seed {seed}: {record['error']}" for seed, record in failed.items()]
     row: dict[str, Any] = {"method": label, "seeds": sorted(mine), "errors": errors, "same_start": method.same_start}
+    row |= {"against": baseline}
     if not mine:
         return row
     row |= {name: _mean([r["metrics"].get(name) for r in mine.values()]) for name in KEPT}  # older runs lack some
@@ -95,7 +96,7 @@ def _row(method: Method, records: Records, done: Records, scores: dict, baseline
     shared = sorted(set(mine) & set(plain))
     if shared:
         row["relative_epoch_seconds"] = _mean([mine[s]["epoch_seconds"] / plain[s]["epoch_seconds"] for s in shared])
-    if shared and label != baseline:
+    if shared and label != baseline:  # a method against itself has nothing to show
         row["difference"] = {name: _difference(name, label, baseline, shared, done, scores) for name in JUDGED}
         row["verdict"] = row["difference"]["mAP50-95"]["verdict"]
     return row
@@ -135,7 +136,12 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
         notes.append("The runs are of more than one commit of the code (results.json has each).")
     if len({record.get("threads") for record in done.values()}) > 1:
         notes.append("The runs had different numbers of threads: their times do not compare.")
-    different = [m.label for m in methods if not m.same_start]
+    different = [m.label for m in methods if not m.same_start and not m.rival]
+    rivals = [m for m in methods if m.rival]
+    if rivals:
+        names, student = ", ".join(m.label for m in rivals), Path(rivals[0].cfg).name
+        notes.append(f"{names}: ultralytics' own trainer, with first weights of its own, on {student}. Read the distilled "
+                     f"one against {RIVAL_ALONE}; where that is another student than the others', against nothing else.")  # fmt: skip
     if different:
         notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; the others start alike.")
     return notes

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError, find, read_yaml
+from cfg.find import ROOT
 
 PLAIN = "none"
+TRAIN, RIVAL_SCRIPT = "train.py", "benchmarks/harness/rival.py"
+RIVAL, RIVAL_ALONE = "ultralytics", "ultralytics-none"  # its own trainer, with and without its own distillation
 OURS = ("seed", "val", "plots", "teacher_init", "project", "name", "save_dir", "exist_ok", "resume", "teacher",
         "distill", "info", "model", "data", "split", "tensorboard")  # fmt: skip
 FIXED = ("--val", "False", "--plots", "False", "--teacher-init", "False")
@@ -20,7 +23,8 @@ FIXED = ("--val", "False", "--plots", "False", "--teacher-init", "False")
 class Question:
     """What is asked for: one student, one data set, several ways to train it.
 
-    `arguments` are train.py's own, for every run.
+    `arguments` are train.py's own, for every run; `rival_cfg` and `rival_teacher` are ultralytics' student and teacher
+    where they are not these.
     """
 
     cfg: str
@@ -28,6 +32,8 @@ class Question:
     teacher: str | None
     teacher_cfg: str | None
     arguments: tuple[str, ...]
+    rival_cfg: str | None = None
+    rival_teacher: str | None = None
 
 
 @dataclass
@@ -38,6 +44,9 @@ class Method:
         label: as in ``--methods``: a distillation configuration, a combination, ``none`` or a control, with arguments
             of its own after spaces (``attention kd_cap=0.3``).
         arguments: of train.py, without seed and folder.
+        cfg: its student's YAML; None for the question's.
+        against: label of the method it is compared with; None for the comparison's baseline.
+        script: what trains it, from the repository's root.
         longer: whether its epochs are scaled to the time of another method.
         reference: that method's label; None for the dearest one.
         epochs: of its runs; for `longer`, of the method before scaling.
@@ -48,6 +57,9 @@ class Method:
 
     label: str
     arguments: list[str]
+    cfg: str | None = None
+    against: str | None = None
+    script: str = TRAIN
     longer: bool = False
     reference: str | None = None
     epochs: int = 0
@@ -58,14 +70,19 @@ class Method:
     @property
     def control(self) -> bool:
         """Whether it is the student alone, started or trained otherwise, or learning from noise."""
-        return self.label.split()[0].partition(":")[0] in (PLAIN, *CONTROLS)
+        return self.rival or self.label.split()[0].partition(":")[0] in (PLAIN, *CONTROLS)
+
+    @property
+    def rival(self) -> bool:
+        """Whether ultralytics' own trainer trains it."""
+        return self.script == RIVAL_SCRIPT
 
 
 CONTROLS = ("teacher-init", "longer", "random-teacher")
 
 
 def parse_methods(text: str, question: Question) -> list[Method]:
-    """The methods of ``none,attention,longer:attention``; each name once.
+    """The methods of ``none,attention,longer:attention``; each name once. The rival brings its own student alone.
 
     Raises:
         UserError: an empty or repeated name, or a control or method that lacks its teacher.
@@ -74,6 +91,9 @@ def parse_methods(text: str, question: Question) -> list[Method]:
     for label in labels:
         if not label or labels.count(label) > 1:
             raise UserError(f"--methods: expected names with commas between, each once, got '{text}'; correct it")
+    rivals = [label for label in labels if label.split()[0] == RIVAL]
+    if rivals and RIVAL_ALONE not in labels:
+        labels.insert(labels.index(rivals[0]), RIVAL_ALONE)
     methods = [_method(label, question) for label in labels]
     for method in methods:
         if method.longer and not _references(method, methods):
@@ -100,6 +120,8 @@ def _method(label: str, question: Question) -> Method:
         raise UserError(f"--methods: only longer and random-teacher take a method after ':', got '{label}'; correct it")
     if name == PLAIN:
         return Method(label, own)
+    if name in (RIVAL, RIVAL_ALONE):
+        return _rival(label, own, question)
     if kind == "teacher-init":
         return Method(label, ["--weights", _required(question.teacher, "--teacher", label), *own])
     if kind == "random-teacher":
@@ -111,6 +133,21 @@ def _method(label: str, question: Question) -> Method:
     return Method(label, arguments)
 
 
+def _rival(label: str, own: list[str], question: Question) -> Method:
+    """ultralytics' trainer on a stock student: `--cfg` where it is one, else `--rival-cfg`."""
+    from engine.detectors import stock_yaml
+
+    if not question.rival_cfg and stock_yaml(question.cfg) is None:
+        raise UserError(f"--methods: {label} trains a stock model of ultralytics, and --cfg {question.cfg} is none; say "
+                        "--rival-cfg yolo11n.yaml")  # fmt: skip
+    cfg = question.rival_cfg or question.cfg
+    if label.split()[0] == RIVAL_ALONE:
+        return Method(label, own, cfg, None if cfg == question.cfg else label, RIVAL_SCRIPT)
+    teacher = question.rival_teacher or (question.teacher if cfg == question.cfg else None)
+    own = ["--teacher", _required(teacher, "--rival-teacher", label), *own]
+    return Method(label, own, cfg, RIVAL_ALONE, RIVAL_SCRIPT)
+
+
 def _default_method() -> str:
     from engine.build import DEFAULT_METHOD
 
@@ -119,7 +156,7 @@ def _default_method() -> str:
 
 def _required(value: str | None, option: str, label: str) -> str:
     if not value:
-        example = "t-model.yaml" if option == "--teacher-cfg" else "t.pt"
+        example = {"--teacher-cfg": "t-model.yaml", "--rival-teacher": "yolo11s.pt"}.get(option, "t.pt")
         raise UserError(f"--methods: {label} needs a teacher; say {option} {example}")
     return value
 
@@ -141,7 +178,7 @@ def uses_teacher(wanted: str) -> bool:
 
 def command(question: Question, method: Method, seed: int, epochs: int | None = None) -> list[str]:
     """Arguments of train.py for one run, without the folder it writes to."""
-    given = ["--cfg", question.cfg, "--data", question.data, *question.arguments, *method.arguments, *FIXED]
+    given = ["--cfg", method.cfg or question.cfg, "--data", question.data, *question.arguments, *method.arguments, *FIXED]
     given += ["--seed", str(seed)]
     return given + (["--epochs", str(epochs)] if epochs else [])
 
@@ -171,7 +208,8 @@ def examine(question: Question, methods: list[Method]) -> None:
         try:
             settings = complete(read_command_line(command(question, method, seed=0), known_names()))
             names = names or check_data(settings)
-            starts[method.label], digest = _build(settings, names)
+            build = _build_rival if method.rival else _build
+            starts[method.label], digest = build(settings, names)
         except UserError as error:
             raise UserError(f"method {method.label}: {error}") from None
         method.epochs, method.settings, method.digest = int(settings.get("epochs", 100)), settings, digest
@@ -189,11 +227,23 @@ def _build(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
     start = hashlib.sha256()
     for value in student.state_dict().values():
         start.update(value.detach().cpu().numpy().tobytes())
-    where = ("project", "name", "model", "data", "teacher", "weights", "seed")
-    facts: list[Any] = [{k: v for k, v in settings.items() if k not in where}, student.yaml, names]
+    facts = [student.yaml, names]
     facts += [configurations(settings["distill"])] if settings["distill"] else []
-    facts += [_contents(settings[name]) for name in ("data", "teacher", "weights")]
-    return start.hexdigest(), hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    return start.hexdigest(), _digest(settings, facts, _torchvision_weights(settings["teacher"]))
+
+
+def _build_rival(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
+    """As `_build`, for ultralytics' trainer, whose students never start like ours."""
+    from benchmarks.harness.rival import build_pair
+
+    return RIVAL, _digest(settings, [build_pair(settings, names).yaml, names], [RIVAL])
+
+
+def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
+    where = ("project", "name", "model", "data", "teacher", "weights", "seed")
+    known = [{k: v for k, v in settings.items() if k not in where}, *facts]
+    known += [_contents(settings[name]) for name in ("data", "teacher", "weights")]
+    return hashlib.sha256(json.dumps(known + more, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _contents(path: str | None) -> str | None:
@@ -201,3 +251,14 @@ def _contents(path: str | None) -> str | None:
     if not path or not Path(path).is_file():
         return path
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def _torchvision_weights(teacher: str | None) -> list[str | None]:
+    """The digest of the weights file that a torchvision teacher's YAML names, in a list; else an empty one."""
+    if not str(teacher).endswith((".yaml", ".yml")):
+        return []
+    known = Path(teacher).is_file() or (ROOT / "teachers" / Path(teacher).name).is_file()
+    file = find("teachers", teacher) if known else None
+    content = read_yaml(file) if file else {}
+    named = "torchvision" in content and content.get("weights")
+    return [_contents(str(file.parent / str(content["weights"])))] if named else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.report import title_of
+
 COLOURS = {"HELPS": "#1a7f37", "HURTS": "#b42318", "NOT SHOWN": "#57606a"}
 ROOM = 1.6  # the axis reaches this far beyond the seeds and the intervals over images; longer ones end in an arrow
 
@@ -23,7 +25,7 @@ def plot(result: dict[str, Any], path: Path) -> bool:
     for axes, name in zip(figure.subplots(1, 2, sharey=True), ("mAP50-95", "mAP50")):
         _panel(axes, rows, name)
         axes.set_xlabel(f"{name}: points over {result['baseline']}")
-    figure.axes[0].set_yticks(range(len(rows)), [row["method"] for row in rows])
+    figure.axes[0].set_yticks(range(len(rows)), [title_of(row, result["baseline"]) for row in rows])
     figure.suptitle(result["title"], fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     shown = dict(zip(labels, handles)) | {said: Patch(color=colour) for said, colour in COLOURS.items()}

@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.published import beside
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,6 +59,7 @@ def markdown(result: dict[str, Any]) -> str:
     failed = [f"* **{row['method']}**, {error}" for row in rows for error in row["errors"]]
     lines += ["", "Failed runs:", "", *failed] if failed else []
     lines += ["", *(f"* {note}" for note in result["notes"])] if result["notes"] else []
+    lines += ["", *beside(result["ablation"])] if result.get("ablation") else []
     return "\n".join(lines) + "\n"
 
 
@@ -86,16 +89,22 @@ def differences(rows: list[dict[str, Any]], baseline: str) -> list[str]:
     compared = [row for row in rows if "difference" in row]
     if not compared:
         return ["No difference to show: no method has a seed in common with the baseline."]
-    lines = [f"Difference to `{baseline}` in points, with 95 % intervals over seeds (paired t) and over images "
+    others = " (to what stands after 'over' where it does)" if {row["against"] for row in compared} - {baseline} else ""
+    lines = [f"Difference to `{baseline}`{others} in points, with 95 % intervals over seeds (paired t) and over images "
              "(bootstrap); the verdict is on mAP50-95 and needs both intervals on one side of 0.", ""]  # fmt: skip
     lines += ["| method | mAP50 | seeds | images | mAP50-95 | seeds | images | verdict |", "|" + "---|" * 8]
     for row in compared:
-        cells = [row["method"]]
+        cells = [title_of(row, baseline)]
         for name in ("mAP50", "mAP50-95"):
             one = row["difference"][name]
             cells += [f"{100 * one['mean']:+.1f}", interval(one["over_seeds"]), interval(one["over_images"])]
         lines.append(f"| {' | '.join([*cells, said(row)])} |")
     return lines
+
+
+def title_of(row: dict[str, Any], baseline: str) -> str:
+    """A row's method, and what it is compared with where that is not the baseline."""
+    return row["method"] + (f" over {row['against']}" if row["against"] != baseline else "")
 
 
 def interval(ends: list[float] | None) -> str:

@@ -27,8 +27,8 @@ KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "precision", "recal
 class Run:
     """One training and its scoring in `folder`.
 
-    `training` are train.py's arguments without the folder, `scoring` val.py's without weights and files; `digest`
-    stands for all that the result depends on: a finished run with the same one is not repeated.
+    `training` are the arguments of `script` (train.py's) without the folder, `scoring` val.py's without weights and
+    files; `digest` stands for all that the result depends on: a finished run with the same one is not repeated.
     """
 
     label: str
@@ -38,6 +38,7 @@ class Run:
     scoring: list[str]
     digest: str
     epochs: int
+    script: str = "train.py"
 
     @property
     def results(self) -> Path:
@@ -140,7 +141,7 @@ def train(run: Run, processes: Processes, environment: dict[str, str]) -> dict[s
         (run.folder / name).unlink(missing_ok=True)
     place = ["--project", str(run.folder), "--name", "train", "--exist-ok", "True"]
     log = run.folder / "train.log"
-    command = [sys.executable, str(ROOT / "train.py"), *run.training, *place]
+    command = [sys.executable, str(ROOT / run.script), *run.training, *place]
     status, seconds, memory = processes.run(command, log, environment)
     record = {
         "label": run.label, "seed": run.seed, "digest": run.digest, "arguments": run.training, "epochs": run.epochs,

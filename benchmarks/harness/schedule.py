@@ -51,7 +51,7 @@ class Schedule:
         facts = f"{method.digest} {seed} {epochs} {self.scoring}"
         digest = hashlib.sha256(facts.encode()).hexdigest()
         folder = self.out / "runs" / folder_name(method.label, seed)
-        return Run(method.label, seed, folder, training, self.scoring, digest, epochs)
+        return Run(method.label, seed, folder, training, self.scoring, digest, epochs, method.script)
 
     def longer_epochs(self, method: Method) -> int:
         """Epochs that take a plain run as long as its reference took, by the first seed that has both.
@@ -134,14 +134,26 @@ class Schedule:
 
     def _watch(self, futures: dict[tuple[str, int], Future], tell: Callable[[str], None], bar: Any) -> None:
         left = dict(futures)
+        started, before = time.monotonic(), self.progress(left)
         while left:
             wait_for(left.values(), timeout=POLL_S, return_when="FIRST_COMPLETED")
             for key in [key for key, future in left.items() if future.done()]:
                 self.records[key] = record = left.pop(key).result()
-                tell(line_of(record))
+                tell(line_of(record) + self._to_go(left, before, time.monotonic() - started))
             if bar is not None:
                 bar.n = self.progress(left)
                 bar.refresh()
+
+    def _to_go(self, left: dict[tuple[str, int], Future], before: float, seconds: float) -> str:
+        """What is left, at the pace since the start: a bar is seen on a terminal only.
+
+        Args:
+            before: epochs that were done at the start, `seconds` ago.
+        """
+        done, total = self.progress(left), sum(method.epochs for method, _ in self.pairs())
+        if not left or done <= before:
+            return ""
+        return f"; {len(left)} runs to go, about {seconds * (total - done) / (done - before) / 3600:.2g} h"
 
     def progress(self, left: dict[tuple[str, int], Future]) -> float:
         """Epochs of all runs so far; those of a crashed run count as done."""

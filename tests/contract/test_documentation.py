@@ -17,7 +17,8 @@ from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill"}
+KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill",
+         "--ablation": "ablations"}  # fmt: skip
 
 
 def documented() -> list[str]:

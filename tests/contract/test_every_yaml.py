@@ -29,7 +29,7 @@ def test_there_are_yamls_of_every_kind() -> None:
 
 
 def test_every_name_is_given_once() -> None:
-    for kind in ("models", "distill", "data", "train"):
+    for kind in ("models", "distill", "data", "train", "ablations"):
         names = [Path(name).name for name in yamls(kind)]
         assert len(set(names)) == len(names), f"cfg/{kind}: two files of one name; --cfg NAME would be ambiguous"
 

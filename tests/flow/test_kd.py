@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
@@ -12,65 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import training, write_data, write_model
+from kd_runs import CRASH, arguments, commands, main, place  # noqa: F401  (two of them are fixtures)
+from tiny import training
 
-import train as train_script
-import val as val_script
-from benchmarks import kd
-from benchmarks.harness import runs, schedule
+from benchmarks.harness import comparison, runs, schedule
 from benchmarks.harness.budget import estimate, seeds_that_fit
 from benchmarks.harness.plan import Question, parse_methods
-from cfg import UserError, guard
+from cfg import UserError
 from engine.launch import train
 from engine.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-COMMON = "--recipe quick --imgsz 64 --batch 4 --nbs 4 --epochs 2 --device cpu --auto-anchors False cache=False".split()
-
-CRASH = "warmup_bias_lr=0.77"  # an argument of runs that shall crash
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory) -> Path:
-    """A folder with data, a student's YAML, and a teacher's YAML and weights."""
-    folder = tmp_path_factory.mktemp("kd")
-    write_data(folder)
-    write_model(folder / "model.yaml", width=8)
-    write_model(folder / "teacher.yaml")
-    run = train(training(folder, model=str(folder / "teacher.yaml"), name="teacher", epochs=1))
-    (run / "weights/best.pt").rename(folder / "t.pt")
-    return folder
-
-
-def arguments(place: Path, out: Path, methods: str, *more: str) -> list[str]:
-    given = ["--cfg", str(place / "model.yaml"), "--data", str(place / "data.yaml"), "--teacher", str(place / "t.pt")]
-    return [*given, "--out", str(out), "--methods", methods, *COMMON, *more]
-
-
-def main(monkeypatch, given: list[str]) -> int:
-    """Run the command line in this process."""
-    monkeypatch.setattr(sys, "argv", ["kd.py", *given])
-    return kd.main()
-
-
-@pytest.fixture
-def commands(monkeypatch) -> list[list[str]]:
-    """The commands of all runs, which go on in this process: starting Python takes longer than these trainings."""
-    called: list[list[str]] = []
-
-    def inside(self, command: list[str], log: Path, environment: dict[str, str]) -> tuple[int, float, int]:
-        called.append(command[1:])
-        script = {"train.py": train_script, "val.py": val_script}[Path(command[1]).name]
-        if CRASH in command:
-            log.write_text("Traceback ...\nRuntimeError: out of memory\n")
-            return 70, 1.0, 10**9
-        with log.open("a") as output, monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", command[1:])
-            with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-                return guard(script.main), 1.0, 10**9
-
-    monkeypatch.setattr(runs.Processes, "run", inside)
-    return called
 
 
 def test_command_line_in_processes_of_its_own(place, tmp_path):
@@ -102,6 +53,7 @@ def test_crashed_runs_are_rows_and_finished_ones_are_not_repeated(place, tmp_pat
     none, good, crashed = result["rows"]
     assert none["seeds"] == good["seeds"] == [0, 1] and crashed["seeds"] == [] and len(crashed["errors"]) == 2
     assert crashed["errors"] == [f"seed {seed}: RuntimeError: out of memory" for seed in (0, 1)]
+    assert any(note.startswith("WARNING: two seeds") for note in result["notes"])
     order = [(run["seed"], run["label"]) for run in result["runs"] if run["status"] == "done"]
     assert sorted(order) == [(0, "attention"), (0, "none"), (1, "attention"), (1, "none")]
     trained = [c for c in commands if c[0].endswith("train.py")]
@@ -232,18 +184,34 @@ def test_hours_are_told_from_finished_runs_and_seeds_are_cut(place, tmp_path):
         seeds_that_fit(plan, 0.5, lines.append)
 
 
-def test_hours_from_a_probe(place, tmp_path, commands, monkeypatch):
-    """Three epochs of 4 x 1 of the 8 images took 0.2 s each and 1 s in all: 0.4 s + 300 epochs x 2 x 0.2 s."""
+@pytest.mark.parametrize(
+    ("fraction", "share", "minutes", "hours"),
+    [([], "0.5", "2.0", ("0.033", "0.067")), (["--fraction", "0.75"], "0.5", "1.5", ("0.025", "0.05"))],
+)
+def test_hours_from_a_probe(place, tmp_path, commands, monkeypatch, fraction, share, minutes, hours):
+    """Three epochs of 4 x 1 of the 8 images took 0.2 s each and 1 s in all: 0.4 s + 300 epochs x 2 x 0.2 s.
+
+    With a fraction of 0.75, 6 images: 0.4 s + 300 epochs x 1.5 x 0.2 s.
+    """
     monkeypatch.setattr(runs, "timing", lambda path: {"train_seconds": 0.9, "epoch_seconds": 0.2})
     told: list[str] = []
-    monkeypatch.setattr(kd, "tell", told.append)
+    monkeypatch.setattr(comparison, "tell", told.append)
     given = arguments(place, tmp_path, "none", "--seeds", "2", "--batch", "1", "--epochs", "300", "--hours", "0.01")
-    with pytest.raises(UserError, match="one seed of 1 methods takes about 0.033 h, all 2 0.067 h"):
+    given += fraction
+    with pytest.raises(UserError, match=f"one seed of 1 methods takes about {hours[0]} h, all 2 {hours[1]} h"):
         main(monkeypatch, given)
     (probe,) = commands
-    assert probe[probe.index("--fraction") + 1] == "0.5"
-    assert any("none: about 2.0 min a run" in line for line in told)
+    assert probe[len(probe) - probe[::-1].index("--fraction")] == share  # the last one counts
+    assert any(f"none: about {minutes} min a run" in line for line in told)
     assert not (tmp_path / "probe").exists()
+
+
+def test_the_line_of_a_run_says_what_is_left(place, tmp_path):
+    """10 of 40 epochs took 36 s."""
+    plan = planned(place, tmp_path, "none,attention", seeds=2)
+    left = dict.fromkeys([("attention", 0), ("none", 1), ("attention", 1)])
+    assert plan._to_go(left, before=0, seconds=36) == "; 3 runs to go, about 0.03 h"
+    assert plan._to_go({}, before=0, seconds=36) == "" == plan._to_go(left, before=10, seconds=0)
 
 
 def test_timing_leaves_out_warming_up_and_the_last_validation(tmp_path):

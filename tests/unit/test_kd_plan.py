@@ -1,0 +1,59 @@
+"""What a comparison runs: the digests by which finished runs are known again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from torchvision.models import detection
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
+from tiny import write_data, write_model  # noqa: E402
+
+from benchmarks.harness.plan import Question, _torchvision_weights, examine, parse_methods  # noqa: E402
+
+
+@pytest.fixture
+def place(tmp_path) -> Path:
+    write_data(tmp_path)
+    write_model(tmp_path / "model.yaml")
+    return tmp_path
+
+
+def digests(place: Path, teacher: str, *arguments: str) -> dict[str, str]:
+    question = Question(str(place / "model.yaml"), str(place / "data.yaml"), str(place / teacher), None, arguments)
+    methods = parse_methods("none,pkd", question)
+    examine(question, methods)
+    return {method.label: method.digest for method in methods}
+
+
+def test_a_torchvision_teachers_weights_are_in_the_digest(place):
+    """The YAML names them: when the file is replaced, what was learned from the old one must be run again."""
+    options = {"trainable_backbone_layers": 0, "num_classes": 3}
+    content = {"torchvision": "retinanet_resnet50_fpn", "weights": "w.pt", "names": ["dark", "bright"]}
+    (place / "t.yaml").write_text(yaml.safe_dump(content))
+    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, **options)
+    torch.save(model.state_dict(), place / "w.pt")
+    first, again = digests(place, "t.yaml"), digests(place, "t.yaml")
+    model.backbone.fpn.inner_blocks[0][0].bias.data += 1
+    torch.save(model.state_dict(), place / "w.pt")
+    second = digests(place, "t.yaml")
+    assert first == again and first["none"] == second["none"] and first["pkd"] != second["pkd"]
+
+
+def test_other_teachers_have_no_file_beside_them(place):
+    assert _torchvision_weights(None) == _torchvision_weights("t.pt") == _torchvision_weights("fasterrcnn.yaml") == []
+    assert _torchvision_weights(str(place / "model.yaml")) == []
+
+
+def test_arguments_are_in_the_digest(place):
+    question = Question(str(place / "model.yaml"), str(place / "data.yaml"), None, None, ())
+    found = []
+    for arguments in ((), (), ("--lr0", "0.002")):
+        methods = parse_methods("none", question)
+        examine(Question(question.cfg, question.data, None, None, arguments), methods)
+        found.append(methods[0].digest)
+    assert found[0] == found[1] != found[2]
