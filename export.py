@@ -3,6 +3,11 @@
     python export.py --weights runs/train/exp/weights/best.pt --format onnx
 
 The exported model is run beside PyTorch; above 0.01 px or 0.001 in score (float32) the export fails and leaves no file.
+
+    python export.py --weights best.pt --format onnx,openvino --int8 --data neu-det.yaml
+
+makes INT8 models, calibrated on training images. That limit holds for the float32 model they are made from; of INT8 the
+mAP on the validation images is measured beside float32's, and the export fails when it loses more than --max-loss.
 """
 
 from __future__ import annotations
@@ -28,6 +33,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--dynamic", action="store_true", help="any batch, height and width")
     add("--simplify", action=argparse.BooleanOptionalAction, default=True, help="slim the ONNX graph with onnxslim")
     add("--half", action="store_true", help="float16 weights; checked within 1 %% of the image side and 0.02 in score")
+    add("--int8", action="store_true", help="8 bits, for ONNX and OpenVINO; needs --data")
+    add("--data", help="with --int8: data YAML; training images calibrate, validation images measure the loss")
+    add("--calibration-images", type=count, default=300, help="with --int8: how many (default %(default)s)")
+    add("--max-loss", type=loss, default=0.5, help="with --int8: most points of mAP50-95 it may lose, of 100, or none for "
+        "any (default %(default)s)")  # fmt: skip
     add("--nms", action="store_true", help="put non-maximum suppression into the model")
     add("--conf", type=fraction, default=0.25, help="with --nms: lowest confidence (default %(default)s)")
     add("--iou", type=fraction, default=0.45, help="with --nms: overlap of one object (default %(default)s)")
@@ -35,8 +45,21 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--device", default="cpu", help="cpu, or the number of a GPU (default %(default)s)")
     add("--out", help="file or folder (default: beside the weights)")
     add("--check-images", help="folder of images to compare on (default: two of the ultralytics package)")
-    add("--no-check", dest="check", action="store_false", help="do not compare with PyTorch")
+    add("--no-check", dest="check", action="store_false", help="do not compare with PyTorch, nor INT8 with float32")
     return parser.parse_args(argv)
+
+
+def loss(text: str) -> float | None:
+    """Parse points of mAP50-95 from 0 to 100; None for ``"none"``."""
+    if text.lower() == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0.0 <= value <= 100.0:
+        raise argparse.ArgumentTypeError(f"expected points of mAP50-95 from 0 to 100, or none, got '{text}'")
+    return value
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,6 +43,10 @@ class ExportOptions:
     out: str | None = None
     check_images: str | None = None
     check: bool = True
+    int8: bool = False
+    data: str | None = None
+    calibration_images: int = 300
+    max_loss: float | None = 0.5
 
 
 @contextmanager

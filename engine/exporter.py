@@ -1,4 +1,7 @@
-"""Export to ONNX, TorchScript and OpenVINO, proved against PyTorch on real images before the file appears."""
+"""Export to ONNX, TorchScript and OpenVINO, proved against PyTorch on real images before the file appears.
+
+An INT8 export is made from the proved float32 one (`engine.int8`).
+"""
 
 from __future__ import annotations
 
@@ -19,6 +22,7 @@ from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.checkpoint import load_detector
 from engine.export_check import ExportOptions, check, warnings_only
+from engine.int8 import Int8, check_options
 from engine.parity import check_images
 from engine.weights import OPENVINO_ENDING, fit_size, locate_weights, pick_device, require, trained_size
 from ultralytics.engine.exporter import Exporter, export_formats
@@ -73,12 +77,13 @@ def export(options: ExportOptions) -> list[Path]:
 
     Raises:
         UserError: an argument or the weights are wrong, a package is missing, or the exported model differs from
-            PyTorch by more than the limit. Then nothing is left behind, and a file that was there before is intact.
+            PyTorch, or in INT8 loses more accuracy than float32, by more than the limit. Then nothing is left behind, and a file that was there before is intact.
     """
     formats = parse_formats(options.format)
     for name in formats:
         for package in PACKAGES[name] + (CHECK_PACKAGES[name] if options.check else ()):
             require(package, f"--format {name}")
+    check_options(options, formats)
     weights = locate_weights(options.weights)
     if weights.suffix != ".pt":
         raise UserError(f"--weights {weights}: expected a .pt file, got an exported model; give the .pt it came from")
@@ -87,9 +92,10 @@ def export(options: ExportOptions) -> list[Path]:
     check_student_only(detector, weights)
     size = fit_size(options.imgsz or trained_size(detector), int(detector.stride.max()))
     images = check_images(options.check_images) if options.check else []
-    targets = {name: target_path(weights, name, options.out, len(formats)) for name in formats}
+    int8 = Int8(detector, options, size) if options.int8 else None
+    targets = {name: target_path(weights, name, options.out, len(formats), options.int8) for name in formats}
     for name, target in targets.items():
-        _export_one(detector, name, target, size, images, options, device)
+        _export_one(detector, name, target, size, images, options, device, int8)
     return list(targets.values())
 
 
@@ -110,13 +116,15 @@ def check_student_only(detector: nn.Module, weights: Path) -> None:
             raise UserError(f"{weights}: expected the student alone, got the tensor '{key}'; export best.pt of the run")
 
 
-def target_path(weights: Path, name: str, out: str | None, formats: int) -> Path:
+def target_path(weights: Path, name: str, out: str | None, formats: int, int8: bool = False) -> Path:
     """Return where a format's file goes: beside the weights, in the folder ``--out``, or at ``--out`` itself.
+
+    An INT8 file is named after it (best-int8.onnx, best_int8_openvino_model) where ``--out`` does not name it.
 
     Raises:
         UserError: ``--out`` has another format's ending, or is one file for several formats.
     """
-    stem = weights.stem
+    stem = weights.stem + (("_int8" if name == "openvino" else "-int8") if int8 else "")
     if out is None:
         return weights.with_name(stem + ENDINGS[name])
     given = Path(out)
@@ -136,6 +144,7 @@ def _export_one(
     images: list[np.ndarray],
     options: ExportOptions,
     device: torch.device,
+    int8: Int8 | None,
 ) -> None:
     """Export one format in a temporary folder beside the target, check it, and move it into place."""
     try:
@@ -146,6 +155,9 @@ def _export_one(
                 check(detector, made, images, size, options, device)
             else:
                 print(f"{target}: not compared with PyTorch (--no-check)")
+            if int8 is not None:
+                (Path(folder) / "int8").mkdir()
+                made = int8.make(made, Path(folder) / "int8")
             _replace(made, target, Path(folder))
     except OSError as error:
         reason = error.strerror or error

@@ -1,0 +1,149 @@
+"""INT8: what stays float, which images calibrate, and when the loss is too large, all on hand-made cases."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
+from tiny import write_image  # noqa: E402
+
+from cfg.errors import UserError  # noqa: E402
+from engine.calibration import Calibration, calibration_files  # noqa: E402
+from engine.int8 import Measured, check_loss  # noqa: E402
+from engine.quantise import Node, float_nodes, onnx_graph, quantise  # noqa: E402
+from export import loss, parse  # noqa: E402
+
+
+def conv(*inputs: str) -> Node:
+    return Node("Conv", inputs, weighted=True)
+
+
+def test_the_decoding_and_the_layers_it_reads_stay_float() -> None:
+    graph = {
+        "stem": conv(),
+        "silu": Node("Mul", ("stem",)),
+        "box": conv("silu"),
+        "class": conv("silu"),
+        "sigmoid": Node("Sigmoid", ("class",)),
+        "concat": Node("Concat", ("box", "sigmoid")),
+    }
+    assert float_nodes(graph, ["concat"]) == {"box", "class", "sigmoid", "concat"}
+
+
+def test_the_mean_of_a_distribution_is_decoding_and_not_a_layer() -> None:
+    graph = {
+        "stem": conv(),
+        "bins": conv("stem"),
+        "softmax": Node("Softmax", ("bins",)),
+        "transpose": Node("Transpose", ("softmax",)),
+        "mean": conv("transpose"),
+    }
+    assert float_nodes(graph, ["mean"]) == {"mean", "transpose", "softmax", "bins"}
+
+
+def test_the_size_of_a_map_is_no_path_to_what_is_in_it() -> None:
+    # Dynamic exports: the grid of cells is made from the size of a feature map.
+    graph = {
+        "stem": conv(),
+        "silu": Node("Mul", ("stem",)),
+        "size": Node("Shape", ("silu",)),
+        "grid": Node("Range", ("size",)),
+        "out": conv("silu"),
+        "boxes": Node("Add", ("out", "grid")),
+    }
+    assert float_nodes(graph, ["boxes"]) == {"boxes", "grid", "out"}
+
+
+def two_layer_model(path: Path) -> Path:
+    """x (1, 3, 8, 8) -> Conv "first" -> Relu -> Conv "last" -> times 600; the nodes in between have no names."""
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=shape).astype(np.float32) for shape in ((4, 3, 3, 3), (2, 4, 1, 1))]
+    tensors = [helper.make_tensor(f"w{i}", TensorProto.FLOAT, k.shape, k.ravel()) for i, k in enumerate(kernels)]
+    tensors.append(helper.make_tensor("scale", TensorProto.FLOAT, [], [600.0]))
+    nodes = [
+        helper.make_node("Conv", ["images", "w0"], ["a"], "first", kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("Conv", ["b", "w1"], ["c"], "last", kernel_shape=[1, 1]),
+        helper.make_node("Mul", ["c", "scale"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, c, 8, 8]) for n, c in (("images", 3), ("y", 2))]
+    graph = helper.make_graph(nodes, "test", values[:1], values[1:], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    helper.set_model_props(model, {"names": "{0: 'pit'}", "stride": "8"})
+    onnx.save(model, path)
+    return path
+
+
+def test_onnx_keeps_its_metadata_and_float_ends(tmp_path: Path) -> None:
+    import onnxruntime
+
+    source, target = two_layer_model(tmp_path / "float.onnx"), tmp_path / "int8.onnx"
+    nodes, outputs = onnx_graph(onnx.load(source))
+    assert nodes["first"].weighted and nodes["last"].weighted and outputs == [""]
+    rng = np.random.default_rng(1)
+    inputs = [rng.random((1, 3, 8, 8), dtype=np.float32) for _ in range(8)]
+    quantise(source, target, inputs, len(inputs))
+    made = onnx.load(target)
+    assert {p.key: p.value for p in made.metadata_props} == {"names": "{0: 'pit'}", "stride": "8"}
+    makers = {output: node.op_type for node in made.graph.node for output in node.output}
+    weights = {node.name: makers.get(node.input[1]) for node in made.graph.node if node.op_type == "Conv"}
+    assert weights == {"first": "DequantizeLinear", "last": None}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["float.onnx", "int8.onnx"]
+    kernel = next(t for t in made.graph.initializer if t.name == "w0_quantized")
+    values = np.abs(onnx.numpy_helper.to_array(kernel).astype(int)).reshape(4, -1).max(1)
+    assert (values >= 63).all() and (values <= 64).all(), "7 bits, each output channel by itself"
+    expected, got = (onnxruntime.InferenceSession(p).run(None, {"images": inputs[0]})[0] for p in (source, target))
+    assert 0 < np.abs(expected - got).max() < 0.05 * np.abs(expected).max()
+
+
+def test_calibration_images_are_spread_and_prepared_as_for_detection(tmp_path: Path, capsys) -> None:
+    paths = [write_image(tmp_path / f"images/{i}.png", i, 32, 64) for i in range(6)]
+    content = {"train": str(tmp_path / "images")}
+    assert calibration_files(content, "d", 3) == [paths[0], paths[2], paths[4]]
+    assert calibration_files(content, "d", 9) == paths and "has 6" in capsys.readouterr().out
+    fixed = list(Calibration(paths, [64, 64], 4))
+    assert [x.shape for x in fixed] == [(4, 3, 64, 64)] * 2 and fixed[0].dtype == np.float32
+    assert np.allclose(fixed[0][0, :, 0, 0], 114 / 255) and fixed[0].max() <= 1, "padded with grey above and below"
+    assert np.array_equal(fixed[1][0], fixed[1][2]) and not np.array_equal(fixed[1][0], fixed[1][1])
+    assert [x.shape for x in Calibration(paths, [64, 64], 4, padding=16)] == [(1, 3, 32, 64)] * 6
+
+
+def test_calibration_without_a_readable_image_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    with pytest.raises(UserError, match="expected training images"):
+        calibration_files({"train": str(tmp_path / "images")}, "d", 3)
+    (tmp_path / "images/a.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of 1 can be read"):
+        list(Calibration([tmp_path / "images/a.png"], [64, 64]))
+    good = write_image(tmp_path / "b.png", 0)
+    assert len(list(Calibration([tmp_path / "images/a.png", good], [64, 64]))) == 1
+
+
+def test_the_loss_is_in_points_and_limited() -> None:
+    measured = Measured({"mAP50": (0.62, 0.63), "mAP50-95": (0.30, 0.293)}, 360, (7.0, 2.0), (10.0, 4.0))
+    assert measured.loss == pytest.approx(0.7)
+    check_loss("x", measured, 0.8)
+    check_loss("x", measured, None)
+    with pytest.raises(UserError, match="at most 0.5 points of mAP50-95, got 0.70"):
+        check_loss("x", measured, 0.5)
+    with pytest.raises(UserError):
+        check_loss("x", Measured(measured.scores | {"mAP50-95": (0.3, float("nan"))}, 1, (1, 1), (1, 1)), 0.5)
+    text = measured.text()
+    assert "+1.00 points" in text and "-0.70 points" in text and "3.50 times" in text and "2.50 times" in text
+    stored = measured.metadata()
+    assert stored["mAP50-95"] == {"float32": 0.3, "int8": 0.293, "difference": -0.007}
+
+
+def test_values_of_the_arguments(capsys) -> None:
+    assert parse(["--weights", "x", "--max-loss", "none"]).max_loss is None
+    assert loss("1.5") == 1.5 and parse(["--weights", "x"]).max_loss == 0.5
+    for wrong in (["--max-loss", "-1"], ["--max-loss", "much"], ["--calibration-images", "0"]):
+        with pytest.raises(SystemExit) as stopped:
+            parse(["--weights", "x", *wrong])
+        assert stopped.value.code == 2 and wrong[0] in capsys.readouterr().err
