@@ -1,0 +1,1 @@
+"""Parts of the speed benchmark: worker processes, what they time, and what the numbers say."""

@@ -1,0 +1,43 @@
+"""Peak memory of this process, from a moment on."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from pathlib import Path
+
+import torch
+
+MIB = 2**20
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+def start(device: torch.device) -> None:
+    """Forget earlier peaks, where the system allows it (Linux) and on the GPU."""
+    try:
+        RESET.write_text("5")
+    except OSError:
+        pass  # the peak is then that of the whole process
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak(device: torch.device) -> dict[str, float]:
+    """Peaks in MiB: ``rss_mb`` resident memory, and on a GPU ``cuda_mb`` as PyTorch's allocator had it.
+
+    Other runtimes' GPU memory (TensorRT's, ONNX Runtime's) is not in it.
+    """
+    found = {"rss_mb": _resident()}
+    if device.type == "cuda":
+        found["cuda_mb"] = torch.cuda.max_memory_allocated(device) / MIB
+    return found
+
+
+def _resident() -> float:
+    """The kernel's high-water mark. `getrusage` is the fallback: it cannot be reset and inherits the parent's."""
+    try:
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
+        return float(line.split()[1]) * 1024 / MIB
+    except (OSError, StopIteration):
+        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return used * (1 if sys.platform == "darwin" else 1024) / MIB

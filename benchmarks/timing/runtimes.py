@@ -1,0 +1,78 @@
+"""Open a model in a runtime, on as many threads as asked: a function from images to predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+import torch
+from torch import Tensor
+from ultralytics.nn.autobackend import AutoBackend
+
+from engine.checkpoint import load_detector
+
+Forward = Callable[[Tensor], Any]  # (B, 3, H, W) -> (B, 4 + nc, N) or, without NMS to do, (B, n, 6); maybe in a tuple
+
+
+def open_runtime(runtime: str, file: str, precision: str, device: torch.device, threads: int) -> tuple[Forward, bool]:
+    """Load `file`.
+
+    Returns:
+        The forward pass, and whether its predictions need no NMS.
+    """
+    if runtime in ("torch", "compile"):
+        return _torch(file, precision, device, compiled=runtime == "compile")
+    forward = {"onnx": _onnx, "openvino": _openvino, "tensorrt": _tensorrt}[runtime](file, precision, device, threads)
+    return forward, False  # NMS sees by the shape that there is nothing to do
+
+
+def _torch(file: str, precision: str, device: torch.device, compiled: bool) -> tuple[Forward, bool]:
+    """As detect.py runs a .pt: fused, channels_last on an x86 CPU; bfloat16 by autocast."""
+    detector, _ = load_detector(file, device)
+    backend = AutoBackend(detector, device=device, fp16=precision == "fp16", verbose=False)
+    network = torch.compile(backend.model) if compiled else backend
+
+    def forward(images: Tensor) -> Any:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return network(images)
+
+    return forward, backend.end2end
+
+
+def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forward:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Threads wait for the next piece of work in a loop only while a run is going on: other workers run between two.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    on_cpu = device.type == "cpu"
+    providers = ["CPUExecutionProvider"] if on_cpu else [("CUDAExecutionProvider", {"device_id": device.index or 0})]
+    session = onnxruntime.InferenceSession(file, options, providers=providers)
+    name, outputs = session.get_inputs()[0].name, [session.get_outputs()[0].name]
+
+    def forward(images: Tensor) -> Any:
+        return torch.from_numpy(session.run(outputs, {name: images.cpu().numpy()})[0])
+
+    return forward
+
+
+def _openvino(file: str, precision: str, device: torch.device, threads: int) -> Forward:
+    import openvino
+
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    if precision != "int8":  # there, what is not INT8 runs in the processor's own choice, as in use
+        config["INFERENCE_PRECISION_HINT"] = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
+    compiled = openvino.Core().compile_model(next(Path(file).glob("*.xml")), "CPU", config)
+
+    def forward(images: Tensor) -> Any:
+        return torch.from_numpy(next(iter(compiled(images.numpy()).values())))
+
+    return forward
+
+
+def _tensorrt(file: str, precision: str, device: torch.device, threads: int) -> Forward:
+    backend = AutoBackend(file, device=device, fp16=precision == "fp16", verbose=False)
+    return lambda images: backend(images)

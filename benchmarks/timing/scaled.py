@@ -1,0 +1,97 @@
+"""One model at many sizes: its forward pass, NMS, and training step; runs in a worker."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+import torch
+from torch import nn
+from ultralytics.utils.nms import non_max_suppression
+
+from benchmarks.timing import memory
+from benchmarks.timing.clock import Clock
+from benchmarks.timing.inference import IOU, predictions, threshold
+from benchmarks.timing.prepare import detector_of
+from benchmarks.timing.steps import CLIP, LEARNING_RATE, SEED, batch_of, training_model, watch_parts
+from engine.weights import fit_size
+
+PER_OBJECT = 10  # candidates that NMS gets for every object
+PASSES = 3
+
+
+class ScaledForward:
+    """Forward pass and NMS of one model at any size, float32, PyTorch. `facts` are empty."""
+
+    def __init__(self, model: str, classes: int, device: str) -> None:
+        self.device, self.facts = torch.device(device), {}
+        detector = detector_of(model, [str(number) for number in range(classes)])
+        self.stride = int(detector.stride.max())
+        self.network: nn.Module = detector.fuse(verbose=False).to(self.device, memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def measure(self, imgsz: int, batch: int, objects: int) -> dict[str, float]:
+        """Milliseconds per batch of ``forward`` and ``nms``, the side in pixels as the model's strides have it, memory."""
+        side = fit_size([imgsz], self.stride)[0]
+        images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(SEED)).to(self.device)
+        found = predictions(self.network(images))
+        confidence = threshold(found, PER_OBJECT * objects * batch)
+        memory.start(self.device)
+        times = [self._once(images, confidence) for _ in range(1 + PASSES)][1:]
+        forward, nms = (statistics.median(column) for column in zip(*times))
+        total = {"total_ms": forward + nms, "forward_ms": forward, "nms_ms": nms}
+        return total | {"side": side} | memory.peak(self.device)
+
+    def _once(self, images: torch.Tensor, confidence: float) -> tuple[float, float]:
+        start = _now(self.device)
+        output = self.network(images)
+        ready = _now(self.device)
+        non_max_suppression(output, confidence, IOU, end2end=self.network.end2end)
+        return ready - start, _now(self.device) - ready
+
+
+class ScaledStep:
+    """Training step of one model at any size, float32. `facts` are empty."""
+
+    def __init__(self, model: str, classes: int, device: str) -> None:
+        self.device, self.classes, self.facts = torch.device(device), classes, {}
+        names = [str(number) for number in range(classes)]
+        self.network = training_model(model, None, None, names, imgsz=0, measuring=False).to(self.device).train()
+        self.network.to(memory_format=torch.channels_last)
+        self.network.channels_last = True
+        self.clock = Clock(self.device)
+        watch_parts(self.network, self.clock)
+        self.optimizer = torch.optim.SGD(self.network.parameters(), LEARNING_RATE, momentum=0.9)
+        self.seen: set[tuple[int, ...]] = set()
+
+    def measure(self, imgsz: int, batch: int, objects: int) -> dict[str, float]:
+        """Milliseconds per step: ``total``, ``forward``, ``loss``, ``backward``; the side in pixels; memory."""
+        side = fit_size([imgsz], int(self.network.stride.max()))[0]
+        content = batch_of(batch, side, objects, self.classes, self.device)
+        if (side, batch, objects) not in self.seen:  # the first step at a size makes room for it
+            self._step(content)
+            self.seen.add((side, batch, objects))
+        memory.start(self.device)
+        self.clock.restart()
+        start = _now(self.device)
+        self._step(content)
+        total = _now(self.device) - start
+        parts = {"forward": "forward", "loss": "detection loss", "backward": "backward"}
+        taken = {f"{name}_ms": self.clock.parts[part] for name, part in parts.items()}
+        return {"total_ms": total} | taken | {"side": side} | memory.peak(self.device)
+
+    def _step(self, content: dict[str, Any]) -> None:
+        loss, _ = self.network(content)
+        with self.clock.part("backward"):
+            loss.sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() * 1e3
