@@ -31,8 +31,8 @@ METHODS_HELP = """what to compare, with commas between: distillation configurati
 (attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's tensors, learns
 without it), longer or longer:METHOD (alone, for as many seconds as the dearest or the named method takes),
 random-teacher or random-teacher:METHOD (from an untrained teacher, see --teacher-cfg), ultralytics (a stock student,
-trained and distilled by ultralytics' own trainer, beside ultralytics-none, which that trains alone). Arguments of train.py for one
-method follow it after spaces: "none,attention,attention kd_cap=0.3" """
+distilled by ultralytics' own trainer, beside ultralytics-none, the student that it trains alone). Arguments of train.py
+for one method follow it after spaces: "none,attention,attention kd_cap=0.3" """
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -42,8 +42,8 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
         epilog="Every other argument goes to train.py: --recipe quick --epochs 12 --imgsz 128 --kd-cap 0.3 ...",
     )  # fmt: skip
     parser.add_argument("--cfg", help="the student's YAML")
-    parser.add_argument("--ablation", help="a published table in cfg/ablations (ts-3 ... sdd-6), in the place of --cfg, "
-                                           "--methods and --baseline")  # fmt: skip
+    parser.add_argument("--ablation", help="a published table, one of cfg/ablations (ts-3 ... sdd-6), in the place of "
+                                           "--cfg, --methods and --baseline")  # fmt: skip
     parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
     parser.add_argument("--teacher", help="the teacher's weights")
     parser.add_argument("--teacher-cfg", help="YAML of an untrained teacher, for random-teacher")

@@ -113,13 +113,15 @@ def methods_of(ablation: Ablation, question: Question) -> list[Method]:
         arguments = ["--distill", row.distill] if row.distill else []
         if row.distill and uses_teacher(row.distill):
             if not question.teacher:
-                raise UserError(f"--ablation: row '{row.name}' of {ablation.source} learns from a teacher; say --teacher t.pt")
+                raise UserError(f"--ablation: row '{row.name}' of {ablation.source} learns from a teacher; "
+                                "say --teacher t.pt")  # fmt: skip
             arguments += ["--teacher", question.teacher]
         methods.append(Method(row.name, arguments, cfg=row.cfg))
     return methods
 
 
-def beside_ours(ablation: Ablation, result: dict[str, Any], records: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:
+def beside_ours(ablation: Ablation, result: dict[str, Any],
+                records: dict[tuple[str, int], dict[str, Any]]) -> dict[str, Any]:  # fmt: skip
     """The table with our numbers, in its units, for results.json.
 
     Args:
@@ -149,9 +151,8 @@ def _beside(row: Row, ablation: Ablation, mine: dict[str, Any] | None, records: 
         # From the digits printed: 97.83 - 97.2 is 0.63, and no more digits than that.
         gaps = {metric: round(row.published[metric] - base.published[metric], 3) for metric in shared}
         judged = (mine or {}).get("difference", {})
-        result["difference"] = {
-            m: {"published": gap, "ours": judged[m]["mean"] * UNITS[m] if m in judged else None} for m, gap in gaps.items()
-        }
+        ours = {metric: UNITS[metric] * one["mean"] for metric, one in judged.items()}
+        result["difference"] = {m: {"published": gap, "ours": ours.get(m)} for m, gap in gaps.items()}
     return result
 
 

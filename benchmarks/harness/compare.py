@@ -140,8 +140,8 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
     rivals = [m for m in methods if m.rival]
     if rivals:
         names, student = ", ".join(m.label for m in rivals), Path(rivals[0].cfg).name
-        notes.append(f"{names}: ultralytics' own trainer, with first weights of its own, on {student}. Read the distilled "
-                     f"one against {RIVAL_ALONE}; where that is another student than the others', against nothing else.")  # fmt: skip
+        notes.append(f"{names}: ultralytics' own trainer, with first weights of its own, on {student}. Read what it "
+                     f"distils against {RIVAL_ALONE}; where --cfg is another model, against nothing else.")  # fmt: skip
     if different:
         notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; the others start alike.")
     return notes

@@ -72,7 +72,7 @@ def wanted(args: argparse.Namespace, rest: list[str]) -> tuple[Ablation | None, 
                         args.rival_teacher)  # fmt: skip
     if table:
         if args.methods or args.baseline:
-            raise UserError("--ablation: the table says what is trained and compared; leave --methods and --baseline out")
+            raise UserError("--ablation: the table says what is compared; leave --methods and --baseline out")
         check_arguments(list(table.arguments), known_names())
         args.baseline = table.against
         return table, question, methods_of(table, question)

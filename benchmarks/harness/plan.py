@@ -138,8 +138,8 @@ def _rival(label: str, own: list[str], question: Question) -> Method:
     from engine.detectors import stock_yaml
 
     if not question.rival_cfg and stock_yaml(question.cfg) is None:
-        raise UserError(f"--methods: {label} trains a stock model of ultralytics, and --cfg {question.cfg} is none; say "
-                        "--rival-cfg yolo11n.yaml")  # fmt: skip
+        raise UserError(f"--methods: {label} trains a stock model of ultralytics, and --cfg {question.cfg} is none; "
+                        "say --rival-cfg yolo11n.yaml")  # fmt: skip
     cfg = question.rival_cfg or question.cfg
     if label.split()[0] == RIVAL_ALONE:
         return Method(label, own, cfg, None if cfg == question.cfg else label, RIVAL_SCRIPT)
@@ -178,13 +178,13 @@ def uses_teacher(wanted: str) -> bool:
 
 def command(question: Question, method: Method, seed: int, epochs: int | None = None) -> list[str]:
     """Arguments of train.py for one run, without the folder it writes to."""
-    given = ["--cfg", method.cfg or question.cfg, "--data", question.data, *question.arguments, *method.arguments, *FIXED]
-    given += ["--seed", str(seed)]
+    given = ["--cfg", method.cfg or question.cfg, "--data", question.data, *question.arguments, *method.arguments]
+    given += [*FIXED, "--seed", str(seed)]
     return given + (["--epochs", str(epochs)] if epochs else [])
 
 
 def check_arguments(arguments: list[str], known: set[str], free: tuple[str, ...] = ()) -> None:
-    """Refuse train.py arguments that do not exist, or that the comparison sets itself (but for those that are `free`)."""
+    """Refuse train.py arguments that do not exist, or that the comparison sets itself (but for the `free` ones)."""
     from engine.settings import read_command_line
 
     for name in read_command_line(arguments, known):

@@ -3,8 +3,9 @@
     python benchmarks/harness/rival.py --cfg yolo11n.yaml --data neu-det.yaml --recipe quick --teacher yolo11s.pt
 
 Arguments are train.py's; what only ours has (`adaptive`, `kd_share`, `lr_steps` ...) is left out, `--teacher` is
-ultralytics' `distill_model`, and `--weights` its `pretrained`. Model, loss, distillation, optimiser, loop and checkpoints are ultralytics'. Ours are: files are read
-without running anything in them, nothing is looked up or downloaded, and the CPU gets the threads the others get.
+ultralytics' `distill_model`, and `--weights` its `pretrained`. Model, loss, distillation, optimiser, loop and
+checkpoints are ultralytics'. Ours are: files are read without running anything in them, nothing is looked up or
+downloaded, and the CPU gets the threads the others get.
 """
 
 from __future__ import annotations
@@ -44,18 +45,20 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     if settings["teacher"]:
         install()
         teacher = load_detector(settings["teacher"])[0]
+        given, wanted = (", ".join(map(str, known.values())) for known in (teacher.names, names))
         if isinstance(teacher, Detector):
-            raise UserError(f"{settings['teacher']}: expected a stock model of ultralytics, whose scores its distillation "
-                            "reads, got one of ours; say --rival-teacher yolo11s.pt")  # fmt: skip
-        if list(teacher.names.values()) != list(names.values()):
-            raise UserError(f"{settings['teacher']}: expected a teacher of the classes {', '.join(names.values())}, got "
-                            f"{', '.join(map(str, teacher.names.values()))}; train it on this data set")  # fmt: skip
+            raise UserError(f"{settings['teacher']}: expected a stock model of ultralytics, whose scores its "
+                            "distillation reads, got one of ours; say --rival-teacher yolo11s.pt")  # fmt: skip
+        if given != wanted:
+            raise UserError(f"{settings['teacher']}: expected a teacher of the classes {wanted}, got {given}; "
+                            "train it on this data set")  # fmt: skip
         student.args = SimpleNamespace(**DEFAULT_CFG_DICT | {"imgsz": settings.get("imgsz") or 640})
         try:
             DistillationModel(teacher, student)
         except Exception as error:  # its own checks are few: what else is wrong fails somewhere in its dry run
+            detail = " ".join(str(error).split())
             raise UserError(f"{settings['teacher']}: ultralytics cannot distil from it into {settings['model']} "
-                            f"({' '.join(str(error).split())}); choose another --rival-teacher") from error  # fmt: skip
+                            f"({detail}); choose another --rival-teacher") from error  # fmt: skip
     return student
 
 

@@ -8,9 +8,10 @@ import pytest
 import yaml
 
 from benchmarks.harness.ablation import UNITS, beside_ours, load, methods_of
-from benchmarks.harness.plan import Question
+from benchmarks.harness.plan import Question, check_arguments
 from benchmarks.harness.published import agreement, beside
 from cfg import UserError, find
+from engine.settings import known_names
 
 TABLES = sorted(path.stem for path in (Path(find("ablations", "ts-3"))).parent.glob("*.yaml"))
 
@@ -28,6 +29,7 @@ def test_a_table_that_drifted(name: str) -> None:
     """Each row names a model and a distillation that exist; its numbers are in the units said."""
     table = load(f"tables/{name}")
     assert table == load(name) and table.title and table.source and table.data
+    check_arguments(list(table.arguments), known_names())
     methods = methods_of(table, question())
     assert [m.label for m in methods] == [row.name for row in table.rows if row.cfg] and len(methods) > 1
     for method in methods:
