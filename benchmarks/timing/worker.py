@@ -130,6 +130,11 @@ def _build(factory: str, options: dict[str, Any], threads: int) -> Any:
     import torch
 
     torch.set_num_threads(threads)
+    return made(factory, options)
+
+
+def made(factory: str, options: dict[str, Any]) -> Any:
+    """What `factory` (`package.module:Name`) makes of `options`."""
     module, _, name = factory.partition(":")
     return getattr(importlib.import_module(module), name)(**options)
 
