@@ -36,8 +36,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--int8", action="store_true", help="8 bits, for ONNX and OpenVINO; needs --data")
     add("--data", help="with --int8: data YAML; training images calibrate, validation images measure the loss")
     add("--calibration-images", type=count, default=300, help="with --int8: how many (default %(default)s)")
-    add("--max-loss", type=loss, default=0.5, help="with --int8: most points of mAP50-95 it may lose, of 100, or none for "
-        "any (default %(default)s)")  # fmt: skip
+    add("--max-loss", type=loss, default=0.5, help="with --int8: points of mAP50-95 it may lose, of 100; none: any "
+        "(default %(default)s)")  # fmt: skip
     add("--nms", action="store_true", help="put non-maximum suppression into the model")
     add("--conf", type=fraction, default=0.25, help="with --nms: lowest confidence (default %(default)s)")
     add("--iou", type=fraction, default=0.45, help="with --nms: overlap of one object (default %(default)s)")

@@ -1,4 +1,4 @@
-"""Images on which the value ranges of an INT8 model are measured: some of the training part, as detect.py shows them."""
+"""Images on which the value ranges of an INT8 model are measured: training images, prepared as detect.py does it."""
 
 from __future__ import annotations
 

@@ -69,9 +69,11 @@ class Measured:
     def metadata(self) -> dict[str, Any]:
         """Return what is stored of it in the file, in plain types."""
         names = ("float32", "int8")
-        pairs = {name: dict(zip(names, (round(v, 5) for v in pair), strict=True)) for name, pair in self.scores.items()}
-        differences = {name: pair | {"difference": round(pair["int8"] - pair["float32"], 5)} for name, pair in pairs.items()}
-        return differences | {"validation_images": self.images}
+        stored: dict[str, Any] = {}
+        for name, pair in self.scores.items():
+            stored[name] = dict(zip(names, (round(value, 5) for value in pair), strict=True))
+            stored[name]["difference"] = round(pair[1] - pair[0], 5)
+        return stored | {"validation_images": self.images}
 
 
 def check_options(options: ExportOptions, formats: list[str]) -> None:
@@ -141,10 +143,9 @@ class Int8:
 
 def measure(source: Path, target: Path, inputs: Calibration, options: ExportOptions, scratch: Path) -> Measured:
     """Validate both exports on the validation part of ``--data`` and time them, one after the other at every input."""
-    reports = []
-    for path in (source, target):
-        with warnings_only():
-            reports.append(evaluate(path, options.data, batch=options.batch, device="cpu", plots=False, save_dir=scratch))
+    how = {"batch": options.batch, "device": "cpu", "plots": False, "save_dir": scratch}
+    with warnings_only():
+        reports = [evaluate(path, options.data, **how) for path in (source, target)]
     scores = {name: tuple((report["metrics"][name] or 0.0) for report in reports) for name in METRICS}
     sizes = tuple(report["model"]["file_mb"] for report in reports)
     return Measured(scores, reports[0]["settings"]["images"], sizes, latencies((source, target), next(iter(inputs))))

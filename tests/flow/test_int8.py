@@ -62,7 +62,8 @@ def test_int8_onnx_works_in_every_command_and_says_what_it_lost(place: Path, tmp
     assert told["names"] == NAMES and told["stride"] == 16 and told["imgsz"] == [SIZE, SIZE]
     assert told["args"]["quantize"] == 8 and told["trained_on"] == "steel.yaml"
     facts = told["int8"]
-    assert facts["calibrated_on"] == "data.yaml" and (facts["calibration_images"], facts["validation_images"]) == (10, 12)
+    assert facts["calibrated_on"] == "data.yaml"
+    assert (facts["calibration_images"], facts["validation_images"]) == (10, 12)
     score = facts["mAP50-95"]
     assert score["float32"] > 0.5 and score["difference"] == pytest.approx(score["int8"] - score["float32"], abs=2e-5)
     options = {"batch": 2, "device": "cpu", "plots": False, "save_dir": tmp_path / "val"}

@@ -16,7 +16,7 @@ from tiny import write_image  # noqa: E402
 from cfg.errors import UserError  # noqa: E402
 from engine.calibration import Calibration, calibration_files  # noqa: E402
 from engine.int8 import Measured, check_loss  # noqa: E402
-from engine.quantise import Node, float_nodes, onnx_graph, quantise  # noqa: E402
+from engine.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise  # noqa: E402
 from export import loss, parse  # noqa: E402
 
 
@@ -100,6 +100,16 @@ def test_onnx_keeps_its_metadata_and_float_ends(tmp_path: Path) -> None:
     assert (values >= 63).all() and (values <= 64).all(), "7 bits, each output channel by itself"
     expected, got = (onnxruntime.InferenceSession(p).run(None, {"images": inputs[0]})[0] for p in (source, target))
     assert 0 < np.abs(expected - got).max() < 0.05 * np.abs(expected).max()
+
+
+def test_an_openvino_graph_is_read_alike(tmp_path: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    nodes, outputs = openvino_graph(openvino.Core().read_model(two_layer_model(tmp_path / "float.onnx")))
+    weighted = {name: node.weighted for name, node in nodes.items() if node.kind == "Convolution"}
+    assert weighted == {"first": True, "last": True}
+    kept = float_nodes(nodes, outputs)
+    assert "last" in kept and "first" not in kept
+    assert "Relu" not in {nodes[name].kind for name in kept} and "Multiply" in {nodes[name].kind for name in kept}
 
 
 def test_calibration_images_are_spread_and_prepared_as_for_detection(tmp_path: Path, capsys) -> None:
