@@ -20,7 +20,7 @@ S-model on 60) on a processor with AVX2 and no VNNI; differences of 0.2 between 
 | one scale per weight tensor, not per channel | 0.50 | |
 | unsigned weights of 8 bits; signed activations | 0.29; 0.58 | |
 | ranges by percentile 99.99; by entropy | 0.51; 0.19 | |
-| OpenVINO as here | 0.49 | 0.18 |
+| OpenVINO as here | 0.49 | 0.17 |
 | OpenVINO, weights of 8 bits and the head's last layers quantised | 0.51 | |
 """
 
