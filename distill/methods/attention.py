@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from distill.adapters import Adapter
 from distill.base import METHODS, Distiller, Spec, Step, float32
 from distill.masks import Masks, box_masks
-from distill.options import gains_of, not_negative, positive
+from distill.options import flag, gains_of, not_negative, positive
 
 GAINS = ("feature", "attention", "global")
+EPSILON = 1e-6  # added to variances
 
 
 def free_attention(features: Tensor) -> Tensor:
@@ -43,6 +44,16 @@ def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, mas
     return foreground, background
 
 
+def rescaled(student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's features with the teacher's mean and deviation over the H * W cells of each image and channel.
+
+    Both (B, C, H, W). A channel that is the same everywhere becomes the teacher's mean.
+    """
+    variance, mean = torch.var_mean(student, (2, 3), correction=0, keepdim=True)
+    wanted, target = torch.var_mean(teacher, (2, 3), correction=0, keepdim=True)
+    return (student - mean) * ((wanted + EPSILON) / (variance + EPSILON)).sqrt() + target
+
+
 @METHODS.register("attention")
 class AttentionDistiller(Distiller):
     """Pull the student's neck towards the teacher's where the teacher attends, foreground and background apart.
@@ -53,6 +64,8 @@ class AttentionDistiller(Distiller):
     Args:
         temperature: T of eq. 10 (paper: 20).
         foreground, background: weights of the two terms of eq. 11 within `L_fg`.
+        rescale: give the student's channels the teacher's mean and deviation first, in each image, so that eqs. 11-13
+            compare patterns and not magnitudes.
         gains: base gains of the three losses (see cfg/distill/attention.yaml on how they were measured).
     """
 
@@ -65,12 +78,14 @@ class AttentionDistiller(Distiller):
         temperature: float = 20.0,
         foreground: float = 1.0,
         background: float = 1.0,
+        rescale: bool = False,
         gains: dict[str, float] | None = None,
     ) -> None:
         super().__init__(student, teacher)
         self.temperature = positive("attention", "temperature", temperature, 20)
         self.foreground = not_negative("attention", "foreground", foreground)
         self.background = not_negative("attention", "background", background)
+        self.rescale = flag("attention", "rescale", rescale)
         self.gains = gains_of("attention", gains, GAINS)
         self.adapters = nn.ModuleDict({n: Adapter(student.levels[n], teacher.levels[n]) for n in self.pairs})
 
@@ -89,6 +104,7 @@ class AttentionDistiller(Distiller):
     def _level(self, name: str, teacher: Tensor, student: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid_hw = (teacher.shape[2], teacher.shape[3])
         student = self.adapters[name](student, grid_hw)
+        student = rescaled(student, teacher) if self.rescale else student
         module = step.teacher.attention.get(name)
         attend = module.attend if module is not None else free_attention
         attended_teacher, attended_student = attend(teacher), attend(student)

@@ -15,7 +15,7 @@ from cfg import UserError
 from distill.adapters import Adapter
 from distill.base import Level, Spec, Step, View, level_names
 from distill.masks import Masks
-from distill.methods.attention import AttentionDistiller, attention_mask, free_attention, masked_square_error
+from distill.methods.attention import AttentionDistiller, attention_mask, free_attention, masked_square_error, rescaled
 from models.blocks.attention import DualAttention
 
 BOXES = [  # image, x, y, w, h of the whole image
@@ -234,6 +234,26 @@ def test_identical_features_cost_nothing() -> None:
     for module in (None, DualAttention(6).eval()):
         found = same_width(6).losses(step(teacher.clone(), teacher, module=module))
         assert all(value.abs() < 1e-9 for value in found.values())
+
+
+def test_rescaled_features_differ_by_their_pattern_alone() -> None:
+    student, teacher = random_pair()
+    distiller = same_width(6, rescale=True)
+    scale, shift = torch.rand(1, 6, 1, 1) + 0.5, torch.randn(1, 6, 1, 1)
+    assert all(v.item() < 1e-6 for v in distiller.losses(step(teacher * scale + shift, teacher)).values())
+    one, other = (distiller.losses(step(s, teacher)) for s in (student, student * scale + shift))
+    assert all(one[k].item() == pytest.approx(other[k].item(), rel=1e-4) and one[k] > 0 for k in one)
+    plain = same_width(6).losses(step(student, teacher))
+    assert all(one[k].item() != pytest.approx(plain[k].item(), rel=1e-3) for k in one)
+
+
+def test_rescaled_by_hand() -> None:
+    student = torch.tensor([0.0, 2, 4, 6]).view(1, 1, 2, 2)  # mean 3, deviation sqrt 5
+    teacher = torch.tensor([10.0, 10, 20, 20]).view(1, 1, 2, 2)  # mean 15, deviation 5
+    expected = 15 + (student - 3) * 5 / math.sqrt(5)
+    assert torch.allclose(rescaled(student, teacher), expected, atol=1e-4)
+    flat = rescaled(torch.full((1, 1, 2, 2), 7.0, requires_grad=True), teacher)
+    assert torch.equal(flat, torch.full((1, 1, 2, 2), 15.0))
 
 
 def test_gradients_reach_student_and_adapter_only() -> None:
