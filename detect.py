@@ -27,7 +27,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--iou", type=fraction, default=0.45, help="overlap above which boxes are one object (default %(default)s)")
     add("--max-det", type=count, default=300, help="most objects per image (default %(default)s)")
     add("--device", default="", help="cpu, or the number of a GPU (default: the first GPU, else cpu)")
-    add("--batch", type=count, default=1, help="images at once (default %(default)s)")
+    add("--batch", type=count, help="images at once (default: small ones together, as many pixels as one of 640 x 640)")
     add("--classes", nargs="+", help="report these classes only: indices or names")
     add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     add("--half", action="store_true", help="float16, where the device allows it")

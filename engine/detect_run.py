@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +22,7 @@ from engine.sources import Item
 from ultralytics.engine.results import Results
 from ultralytics.utils.checks import check_imshow
 
-STAGES = ("preprocess", "inference", "postprocess")
+STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
 
 @dataclass
@@ -35,7 +36,7 @@ class DetectOptions:
     iou: float = 0.45
     max_det: int = 300
     device: str = ""
-    batch: int = 1
+    batch: int | None = None
     classes: list[str] | None = None
     agnostic_nms: bool = False
     half: bool = False
@@ -54,21 +55,28 @@ class DetectOptions:
 
 @dataclass
 class Summary:
-    """Outcome of a run: pictures seen, objects by class name, skipped sources, milliseconds by stage, run folder."""
+    """Outcome of a run: pictures seen, objects by class name, skipped sources, run folder, and times.
+
+    Attributes:
+        milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
+            under writing.
+        seconds: from the first picture asked for to the last file written, without loading the model.
+    """
 
     folder: Path
     images: int = 0
     skipped: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     milliseconds: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
     def lines(self) -> list[str]:
         """Return the text that ends a run."""
         classes = ", ".join(f"{name} {number}" for name, number in self.objects.most_common()) or "none"
         text = [f"{self.images} images, {self.objects.total()} objects: {classes}"]
         if self.images:
-            parts = (f"{self.milliseconds[stage] / self.images:.1f} ms {stage}" for stage in (*STAGES, "writing"))
-            text.append(f"Speed: {', '.join(parts)} per image")
+            parts = (f"{self.milliseconds[stage] / self.images:.1f} ms {stage}" for stage in STAGES)
+            text.append(f"Speed: {', '.join(parts)} per image; {self.images / self.seconds:.1f} images/s")
         if self.skipped:
             text.append(f"Skipped: {self.skipped} unreadable, listed above")
         return [*text, f"Results: {self.folder}"]
@@ -88,6 +96,7 @@ class Run:
         self.writers: list[Writer] = []
         self.drawings = Drawings(folder) if options.draw else None
         self.view = options.view and check_imshow(warn=True)
+        self.began = perf_counter()
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
         """Make the folder and start the result files. Raises `UserError` when that is not possible."""
@@ -104,6 +113,7 @@ class Run:
                 self.writers.append(CocoWriter(folder / "coco.json", names, header))
         except OSError as error:
             raise self._unwritable(error) from None
+        self.began = perf_counter()
 
     def skip(self, path: Path, reason: str) -> None:
         """Report, note and count a picture that cannot be read."""
@@ -125,15 +135,20 @@ class Run:
         """Write one result; False when the viewer was closed with q."""
         began = perf_counter()
         item: Item = result.item
-        found = detections(result)
+        plain = result.cpu().numpy()  # no tensors in the threads that draw
+        found = detections(plain, item)
         for writer in self.writers:
             writer.add(found)
-        drawing = result.plot(line_width=self.options.line_width) if self.drawings or self.view else None
+        draw = partial(plain.plot, line_width=self.options.line_width)
+        if self.view:
+            drawing = draw()
+            draw = partial(_same, drawing)
         if self.drawings:
-            self.drawings.save(item, drawing)
+            self.drawings.save(item, draw)
         self.summary.images += 1
         self.summary.objects.update(result.names[int(index)] for index in found.classes)
-        self.summary.milliseconds.update({**result.speed, "writing": (perf_counter() - began) * 1e3})
+        writing = (perf_counter() - began) * 1e3
+        self.summary.milliseconds.update({**result.speed, "reading": item.seconds * 1e3, "writing": writing})
         print(line(result, found), flush=True)
         return not self.view or show(item, drawing)
 
@@ -147,6 +162,7 @@ class Run:
         finally:
             if self.view:
                 cv2.destroyAllWindows()
+            self.summary.seconds = perf_counter() - self.began
             print("\n".join(self.summary.lines()), flush=True)
 
     def _unwritable(self, error: OSError) -> UserError:
@@ -168,17 +184,21 @@ def show(item: Item, drawing_bgr: np.ndarray) -> bool:
     return cv2.waitKey(300 if item.kind == "image" else 1) & 0xFF != ord("q")
 
 
-def detections(result: Results) -> Detections:
-    """Return the plain numbers of an ultralytics result."""
-    boxes = result.boxes.cpu().numpy()
+def detections(result: Results, item: Item) -> Detections:
+    """Return the plain numbers of an ultralytics result that holds arrays."""
+    boxes = result.boxes
     height, width = result.orig_shape
     return Detections(
-        path=result.item.path,
-        relative=result.item.relative,
-        frame=result.item.frame,
+        path=item.path,
+        relative=item.relative,
+        frame=item.frame,
         height=height,
         width=width,
         boxes_xyxy=boxes.xyxy,
         scores=boxes.conf,
         classes=boxes.cls.astype(int),
     )
+
+
+def _same(drawing_bgr: np.ndarray) -> np.ndarray:
+    return drawing_bgr

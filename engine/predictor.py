@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
+import torch
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError, nearest
@@ -18,6 +20,10 @@ from ultralytics.engine.results import Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
+from ultralytics.utils.nms import non_max_suppression
+
+MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
+PATIENCE_S = 1.0  # about what importing torchvision takes
 
 
 class Predictor(DetectionPredictor):
@@ -55,10 +61,44 @@ class Predictor(DetectionPredictor):
         super().__init__(overrides=overrides)
         self.model, self.device, self.media = backend, backend.device, source
         self.imgsz = size
+        self.suppressing = 0.0  # seconds
+        if isinstance(source, MediaSource):
+            source.prepare = self.letterbox
+
+    def letterbox(self, picture_bgr: np.ndarray) -> np.ndarray:
+        """Return a picture as the network takes it, (h, w, 3) uint8. Called in the source's reading threads."""
+        return super().pre_transform([picture_bgr])[0]
+
+    def pre_transform(self, im: list[np.ndarray]) -> list[np.ndarray]:
+        """Return the batch as the source's threads have prepared it; frames of streams are letterboxed here."""
+        prepared = [item.prepared for item in self.batch[2]]
+        return super().pre_transform(im) if prepared[0] is None else prepared
 
     def setup_source(self, source: Any = None, stride: int | None = None) -> None:
         """Use the source and size given at construction; called by `stream_inference`."""
         self.dataset, self.source_type = self.media, self.media.source_type
+
+    def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: list[np.ndarray], **kwargs: Any) -> list[Results]:
+        """Suppress overlapping boxes picture by picture: the base class stops when late, and loses the batch's rest."""
+        preds = preds[0] if isinstance(preds, (list, tuple)) else preds
+        kept = [self._suppress(preds[index : index + 1]) for index in range(len(preds))]
+        return self.construct_results(kept, img, orig_imgs, **kwargs)
+
+    def _suppress(self, preds: torch.Tensor) -> torch.Tensor:
+        """(1, 4 + classes, N), or end-to-end (1, n, 6), to (n, 6): xyxy in pixels of the input, score, class.
+
+        ultralytics uses torchvision where it is imported, and else does the same in Python, some ten times as slowly.
+        That import takes longer than it saves in a short run, so that it waits until as much time has been lost.
+        """
+        began, given = perf_counter(), self.args
+        end2end = getattr(self.model, "end2end", False)
+        kept = non_max_suppression(
+            preds, given.conf, given.iou, given.classes, given.agnostic_nms, max_det=given.max_det, end2end=end2end
+        )[0]
+        self.suppressing += perf_counter() - began
+        if self.suppressing > PATIENCE_S:
+            import torchvision  # noqa: F401
+        return kept
 
     def construct_results(self, preds: list[Any], img: Any, orig_imgs: list[np.ndarray]) -> list[Results]:
         """As the base class, with `item` and the network's `input_size` (height, width) on each result."""
@@ -83,13 +123,13 @@ def detect(options: DetectOptions) -> Summary:
     run = Run(folder, options)
     with ExitStack() as stack:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
-        source = open_source(options.source, options.batch, run.skip, exclude=folder)
+        source = open_source(options.source, run.skip, exclude=folder)
         stack.callback(getattr(source, "close", _nothing))
         backend, trained_size = open_backend(weights, device, options.half)
         _announce_half(options, backend)
-        if isinstance(source, MediaSource):
-            source.batch = _batch(options.batch, backend)
         size = input_size(options.imgsz, trained_size, backend)
+        if isinstance(source, MediaSource):
+            source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
         predictor = Predictor(backend, source, options, size, classes)
         run.open(backend.names, {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": options.conf})
@@ -138,9 +178,20 @@ def _announce_half(options: DetectOptions, backend: AutoBackend) -> None:
         print("--half: not possible with these weights on this device, running in float32")
 
 
-def _batch(asked: int, backend: AutoBackend) -> int:
-    """Return the batch size: a fixed-size export takes no more pictures at once than it was exported for."""
-    fixed = backend.format != "pt" and not backend.dynamic
+def batch_size(options: DetectOptions, backend: AutoBackend, size: list[int]) -> int:
+    """Return how many pictures go through the network at once.
+
+    ``--batch``, but never more than a fixed-size export was made for. Without it, as many as a fixed-size export takes;
+    else as many as make up one image of 640 x 640 pixels: small ones cost less together, half at 128 pixels, and large
+    ones do not. With a viewer one, which is shown at once.
+
+    Args:
+        size: (height, width) of the network's input in pixels.
+    """
+    asked, fixed = options.batch, backend.format != "pt" and not backend.dynamic
+    if asked is None:
+        small = PIXELS_AT_ONCE // (size[0] * size[1])
+        return 1 if options.view else backend.batch if fixed else max(1, min(small, MOST_AT_ONCE))
     if fixed and asked > backend.batch:
         print(f"--batch {asked}: the exported model takes {backend.batch} at once, which is used; export with --batch")
     return min(asked, backend.batch) if fixed else asked

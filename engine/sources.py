@@ -1,7 +1,8 @@
 """What detect.py looks at: images, folders, globs, list files, videos, cameras and network streams.
 
 ultralytics reads videos and streams. Images are listed (`engine.listing`) and read here: a folder must be walked
-recursively without holding it in memory, and an unreadable image must be told, skipped and counted.
+recursively without holding it in memory, images are read ahead while the network runs, and an unreadable one must be
+told, skipped and counted.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from time import perf_counter
 
 import cv2
 import numpy as np
@@ -19,16 +21,19 @@ from PIL import Image
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
+from engine.pipeline import THREADS, read_ahead
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
 from ultralytics.utils import ops
-from ultralytics.utils.patches import imread
+from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
 END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # first bytes of JPEG and PNG -> what closes the file
 TAIL_BYTES = 4096
+LAZY_SUFFIXES = frozenset(PIL_FALLBACK_SUFFIXES)  # Pillow registers these formats at first use, which threads disturb
 
 Batch = tuple[list[str], list[np.ndarray], list["Item"]]
 Skip = Callable[[Path, str], None]
+Prepare = Callable[[np.ndarray], np.ndarray]
 
 
 class Unreadable(Exception):
@@ -46,6 +51,8 @@ class Item:
         label: how a progress line calls it, such as ``image 3/120``.
         frame: frame number from 1 in a video or stream, None for an image.
         fps: frames per second of a video or stream, 0 for an image.
+        prepared: the picture as the network takes it, (h, w, 3) BGR uint8; None where the predictor does that.
+        seconds: how long reading and preparing took.
     """
 
     path: Path
@@ -54,6 +61,8 @@ class Item:
     label: str
     frame: int | None = None
     fps: float = 0.0
+    prepared: np.ndarray | None = field(default=None, repr=False, compare=False)
+    seconds: float = 0.0
 
 
 def is_stream(source: str) -> bool:
@@ -95,47 +104,88 @@ def _is_closed(path: Path) -> bool:
         return marker is None or marker in file.read()
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image as a reading thread hands it on: (H, W, 3) BGR uint8, the same prepared for the network, the seconds."""
+
+    image_bgr: np.ndarray
+    prepared: np.ndarray
+    seconds: float
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds in memory."""
+        return self.image_bgr.nbytes + self.prepared.nbytes
+
+
 class MediaSource:
     """Batches of images and video frames in the form that ultralytics' predictor iterates over.
 
-    A batch holds pictures of one size only: then each is letterboxed exactly as it would be alone and the result does
-    not depend on the batch size.
+    Images are read and prepared in threads, ahead of the network, and come in the order of the files. A batch holds
+    pictures of one size as the network takes them: then each is what it would be alone, and the result does not depend
+    on the batch size.
 
     Args:
         files: what to read.
-        batch: pictures per batch.
-        skip: called with (path, reason) for everything unreadable.
+        skip: called with (path, reason) for everything unreadable, in the order of the files.
+
+    Attributes:
+        batch: most pictures per batch. To be set before the iteration, as is `prepare`.
+        prepare: makes of a picture what the network takes; called in threads.
     """
 
     mode = "image"
     source_type = SourceTypes()
 
-    def __init__(self, files: FileList, batch: int, skip: Skip) -> None:
-        self.files, self.batch, self.skip = files, batch, skip
+    def __init__(self, files: FileList, skip: Skip) -> None:
+        self.files, self.skip = files, skip
+        self.batch = 1
+        self.prepare: Prepare = _as_it_is
 
     def __iter__(self) -> Iterator[Batch]:
         paths: list[str] = []
         images: list[np.ndarray] = []
         items: list[Item] = []
         for item, image in self._pictures():
-            if images and (len(images) == self.batch or image.shape != images[0].shape):
+            if items and item.prepared.shape != items[0].prepared.shape:
                 yield paths, images, items
                 paths, images, items = [], [], []
             paths.append(str(item.path))
             images.append(image)
             items.append(item)
-        if images:
+            if len(items) == self.batch:
+                yield paths, images, items
+                paths, images, items = [], [], []
+        if items:
             yield paths, images, items
 
     def _pictures(self) -> Iterator[tuple[Item, np.ndarray]]:
-        for number, (path, relative) in enumerate(self.files, start=1):
+        ahead = self.batch + THREADS  # the next batch is there when this one is done
+        read = read_ahead(self._load, self.files, ahead, lambda picture: picture.nbytes if picture else 0)
+        for number, ((path, relative), loading) in enumerate(read, start=1):
             try:
-                if path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() not in IMAGE_SUFFIXES:
+                picture = loading.result()
+                if picture is None and _is_video(path):
                     yield from self._frames(path, relative, number)
                 else:
-                    yield Item(path, relative, "image", f"image {number}/{self.files.total}"), read_image(path)
+                    yield self._image(path, relative, number, picture or self._read(path))
             except Unreadable as error:
                 self.skip(path, str(error))
+
+    def _load(self, listed: tuple[Path, PurePath]) -> Picture | None:
+        """Read an image in a thread; None for what only the caller's thread can read. Raises `Unreadable`."""
+        path, _ = listed
+        return None if _is_video(path) or path.suffix.lower() in LAZY_SUFFIXES else self._read(path)
+
+    def _read(self, path: Path) -> Picture:
+        began = perf_counter()
+        image_bgr = read_image(path)
+        return Picture(image_bgr, self.prepare(image_bgr), perf_counter() - began)
+
+    def _image(self, path: Path, relative: PurePath, number: int, picture: Picture) -> tuple[Item, np.ndarray]:
+        label = f"image {number}/{self.files.total}"
+        item = Item(path, relative, "image", label, prepared=picture.prepared, seconds=picture.seconds)
+        return item, picture.image_bgr
 
     def _frames(self, path: Path, relative: PurePath, number: int) -> Iterator[tuple[Item, np.ndarray]]:
         try:
@@ -143,14 +193,25 @@ class MediaSource:
         except FileNotFoundError:
             raise Unreadable("not a video, or its data are corrupt" if path.exists() else "no such file") from None
         try:
-            frame = 0
+            frame, began = 0, perf_counter()
             for frame, (_, images, _) in enumerate((b for b in loader if b[1]), start=1):
                 label = f"video {number}/{self.files.total} (frame {frame}/{loader.frames})"
-                yield Item(path, relative, "video", label, frame, loader.fps), images[0]
+                prepared = self.prepare(images[0])
+                seconds = perf_counter() - began
+                yield Item(path, relative, "video", label, frame, loader.fps, prepared, seconds), images[0]
+                began = perf_counter()
             if frame == 0:
                 raise Unreadable("video without a readable frame")
         finally:
             loader.close()
+
+
+def _as_it_is(image_bgr: np.ndarray) -> np.ndarray:
+    return image_bgr
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() not in IMAGE_SUFFIXES
 
 
 class StreamSource:
@@ -204,9 +265,9 @@ def _stream_names(source: str) -> list[str]:
     return names
 
 
-def open_source(sources: list[str], batch: int, skip: Skip, exclude: Path | None = None) -> MediaSource | StreamSource:
+def open_source(sources: list[str], skip: Skip, exclude: Path | None = None) -> MediaSource | StreamSource:
     """Open what ``--source`` names. Raises `UserError` when something is missing, empty or cannot be combined."""
     streams = [source for source in sources if is_stream(source)]
     if streams and len(streams) < len(sources):
         raise UserError(f"--source {streams[0]}: expected files only or streams only, got both; run them separately")
-    return StreamSource(streams) if streams else MediaSource(FileList(sources, exclude), batch, skip)
+    return StreamSource(streams) if streams else MediaSource(FileList(sources, exclude), skip)

@@ -14,8 +14,8 @@ from torch import nn
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
+from engine.backend import Backend
 from engine.checkpoint import load_detector
-from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils.torch_utils import select_device
 
@@ -85,7 +85,7 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
-def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[AutoBackend, list[int]]:
+def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[Backend, list[int]]:
     """Load weights of any form for inference.
 
     Args:
@@ -102,11 +102,11 @@ def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[
     if path.suffix == ".pt":
         detector, _ = load_detector(path, device)
         size = trained_size(detector)
-        return AutoBackend(detector, device=device, fp16=half, verbose=False), size
+        return Backend(detector, device=device, fp16=half, verbose=False), size
     try:
         with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-            backend = AutoBackend(str(path), device=device, fp16=half, verbose=False)
+            backend = Backend(str(path), device=device, fp16=half, verbose=False)
     except UserError:
         raise
     except Exception as error:  # each runtime raises its own classes for a file that it cannot read

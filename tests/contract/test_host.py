@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import ROOT, batch, detector, distilling  # noqa: E402
 
 import ultralytics  # noqa: E402
+from engine.backend import Backend, OnnxBackend  # noqa: E402
 from engine.exporter import DetectorExporter  # noqa: E402
 from engine.predictor import Predictor  # noqa: E402
 from engine.sources import MediaSource, StreamSource  # noqa: E402
@@ -80,13 +81,16 @@ OVERRIDES: dict[type, str] = {
     "validate _setup_scheduler _handle_nan_recovery "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
-    Predictor: "setup_source construct_results",
+    Predictor: "setup_source construct_results pre_transform postprocess",
+    Backend: "_BACKEND_MAP warmup",
+    OnnxBackend: "",
     Detector: "init_criterion fuse",
     AnchorDetect: "forward bias_init fuse xyxy",
     DetectorExporter: "",
 }
 # Names of the base classes that ours happen to share, or that every class has.
-OWN = {"__init__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotations__"}
+OWN = {"__init__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__", "__annotations__",
+       "__abstractmethods__", "_abc_impl"}  # fmt: skip
 
 
 @pytest.mark.parametrize("cls", OVERRIDES, ids=lambda c: c.__name__)
@@ -255,6 +259,12 @@ def test_layers_have_the_form_that_our_parser_gives_them() -> None:
     assert list(inspect.signature(SPP.__init__).parameters)[1:] == ["c1", "c2", "k"]
     for layer in detector().model:
         assert all(hasattr(layer, name) for name in ("i", "f", "type", "np"))
+
+
+def test_onnx_runtime_takes_our_options() -> None:
+    theirs = inspect.signature(OnnxBackend.__mro__[1].__init__).parameters
+    assert list(theirs)[1:] == ["weight", "device", "fp16", "format", "session_options"]
+    assert "sys.modules" in inspect.getsource(nms.non_max_suppression), "torchvision is used where it is imported, only"
 
 
 def test_sources_have_the_shape_of_loaders() -> None:
