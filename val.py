@@ -25,6 +25,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--conf", type=fraction, default=0.001, help="score threshold; AP needs a low one")
     parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
+    parser.add_argument("--border", action="store_true", help="leave a grey border of half a stride around every image, "
+                        "as ultralytics' own validation does (default: none, as in detect.py)")  # fmt: skip
     parser.add_argument("--half", action="store_true", help="half precision (GPU)")
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
@@ -67,7 +69,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     from engine.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
-    options += ("eval_teacher",)
+    options += ("eval_teacher", "border")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
 
 

@@ -22,7 +22,7 @@ from engine.box_files import save_boxes
 from engine.checkpoint import install, load_detector
 from engine.coco_metrics import coco_metrics
 from engine.dynamic_teacher import DynamicValidator, load_dynamic_teacher
-from engine.host import leave_images_alone
+from engine.host import leave_images_alone, leave_no_border
 from engine.latency import time_single_images
 from engine.profile import profile
 from engine.validator import Validator
@@ -43,6 +43,7 @@ def evaluate(
     half: bool = False,
     detections: str | Path | None = None,
     eval_teacher: bool = False,
+    border: bool = False,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -53,6 +54,7 @@ def evaluate(
         device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
         conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
         save_dir: run folder; plots and the resolved `data.yaml` go there.
+        border: with the border that ultralytics adds (see `engine.host.leave_no_border`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         detections: .npz file for every image's ground truth and detections (`engine.box_files`).
 
@@ -67,6 +69,7 @@ def evaluate(
     """
     install()
     leave_images_alone()
+    leave_no_border(not border)
     target, weights = pick_device(device or ""), locate_weights(weights)
     source, facts = _open(weights, target)
     content = _read_data(data, split)
@@ -95,7 +98,7 @@ def evaluate(
     speed = time_single_images(source, validator.dataloader.dataset.im_files, validator.args.imgsz, target, iou, half)
     settings = dict(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
-        device=str(target), conf=conf, iou=iou, half=half, images=len(validator.truths), save_dir=str(save_dir),
+        device=str(target), conf=conf, iou=iou, half=half, border=border, images=len(validator.truths), save_dir=str(save_dir),
         images_dropped=_dropped(data, content, split, len(validator.truths)),
     )  # fmt: skip
     if settings["imgsz"] != imgsz:

@@ -25,7 +25,7 @@ from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
 from engine.dynamic_teacher import save_dynamic_teacher
 from engine.host import (
-    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, no_amp_probe, use_all_cores, without_decay,
+    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, leave_no_border, no_amp_probe, use_all_cores, without_decay,
 )  # fmt: skip
 from engine.report import TensorBoard, column, header, heading, plot_weights
 from engine.run_state import restore, run_state
@@ -55,6 +55,7 @@ class Trainer(DetectionTrainer):
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
         leave_images_alone()
+        leave_no_border()
         super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()

@@ -27,6 +27,7 @@ from engine.backend import Backend, OnnxBackend  # noqa: E402
 from engine.exporter import DetectorExporter  # noqa: E402
 from engine.predictor import Predictor  # noqa: E402
 from engine.sources import MediaSource, StreamSource  # noqa: E402
+from engine.settings import OWN_DEFAULTS, defaults  # noqa: E402
 from engine.trainer import Trainer  # noqa: E402
 from engine.validator import Validator  # noqa: E402
 from models.blocks.host import SPP, Conv  # noqa: E402
@@ -36,6 +37,7 @@ from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir  # noqa: E40
 from ultralytics.data import loaders  # noqa: E402
 from ultralytics.data import utils as data_utils  # noqa: E402
 from ultralytics.data.augment import LetterBox  # noqa: E402
+from ultralytics.data.base import BaseDataset  # noqa: E402
 from ultralytics.engine import exporter as host_exporter  # noqa: E402
 from ultralytics.engine import trainer as host_trainer  # noqa: E402
 from ultralytics.engine import validator as host_validator  # noqa: E402
@@ -177,6 +179,7 @@ LINES: list[tuple[Any, str, str]] = [
     (tasks.BaseModel.fuse, "m.fuse()", "AnchorDetect.fuse is called"),
     (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
     (data_utils.verify_image_label, "check_image(im_file)", "looked up when it runs: engine.host.leave_images_alone"),
+    (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.host.leave_no_border"),
     (BasePredictor.stream_inference, "self.setup_source(", "ours gives our sources"),
 ]
 
@@ -259,6 +262,10 @@ def test_layers_have_the_form_that_our_parser_gives_them() -> None:
     assert list(inspect.signature(SPP.__init__).parameters)[1:] == ["c1", "c2", "k"]
     for layer in detector().model:
         assert all(hasattr(layer, name) for name in ("i", "f", "type", "np"))
+
+
+def test_training_arguments_are_read_without_importing() -> None:
+    assert defaults() == DEFAULT_CFG_DICT | OWN_DEFAULTS
 
 
 def test_onnx_runtime_takes_our_options() -> None:

@@ -80,6 +80,23 @@ def test_perfect_detections_score_one(place, tmp_path, monkeypatch):
     assert got["settings"]["imgsz"] == 96 and got["settings"]["images"] == 5  # the size it was trained with
 
 
+@pytest.mark.parametrize("border", [False, True])
+def test_images_have_a_grey_border_only_where_asked(place, tmp_path, monkeypatch, border):
+    seen = []
+
+    class Looking(Oracle):
+        def preprocess(self, batch):
+            seen.append(super().preprocess(batch)["img"][0])
+            return self.labels
+
+    monkeypatch.setattr(evaluation, "Validator", Looking)
+    evaluate(place / "best.pt", place / "data.yaml", device="cpu", plots=False, save_dir=tmp_path / "run", border=border)
+    stride, grey = 32, 114 / 255  # 160 x 100 pixels at 96: 96 x 60, on 96 x 64 (or 128 x 96)
+    assert tuple(seen[0].shape) == (3, *((3 * stride, 4 * stride) if border else (2 * stride, 3 * stride)))
+    edge = seen[0][:, :, 0]
+    assert bool(torch.isclose(edge, torch.tensor(grey), atol=1e-3).all()) == border
+
+
 def test_boxes_are_kept_in_original_pixels(place, tmp_path, monkeypatch):
     kept = []
 
