@@ -1,13 +1,13 @@
 """How fast is it, beside others, on this machine?
 
-    python benchmarks/speed.py inference --models yolov5su.yaml,s-model.yaml,yolo26n.yaml --runtimes onnx,openvino --threads 2
+    python benchmarks/speed.py inference --models yolov5su.yaml,s-model.yaml --runtimes onnx,openvino --threads 2
     python benchmarks/speed.py training --models s-model.yaml --teacher t-model.yaml --distill attention
     python benchmarks/speed.py scaling --models s-model.yaml
 
-inference: models in runtimes, at precisions and batch sizes, each divided by the first model. training: a student's step,
-the teacher's forward pass and the distilled step, beside ultralytics' own with and without distill_model. scaling: cost
-against image size, objects per image, batch and classes. Everything is measured in turns, A B C A B C ..., so that what
-else goes on in the machine disturbs all alike. results.md and results.json go to the folder of --out.
+inference: models in runtimes, at precisions and batch sizes, each divided by the first model. training: a student's
+step, the teacher's forward pass and the distilled step, beside ultralytics' own with and without distill_model.
+scaling: cost against image size, objects per image, batch and classes. Everything is measured in turns, A B C A B C
+..., so that what else goes on in the machine disturbs all alike. results.md and results.json go to the folder of --out.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ MODELS = {
 }  # fmt: skip
 QUICK_MODELS = {"inference": "yolov5su.yaml,s-model.yaml", "training": "s-model.yaml", "scaling": "s-model.yaml"}
 ROUNDS, QUICK_ROUNDS = {"inference": 20, "training": 5, "scaling": 3}, {"inference": 3, "training": 2, "scaling": 1}
-BATCH, QUICK_BATCH = {"inference": "1", "training": "8", "scaling": "2"}, {"inference": "1", "training": "2", "scaling": "1"}
+BATCH = {"inference": "1", "training": "8", "scaling": "2"}
+QUICK_BATCH = {"inference": "1", "training": "2", "scaling": "1"}
 IMGSZ, QUICK_IMGSZ = 640, 128
 OBJECTS, CLASSES = 10, 6  # about those of NEU-DET
 
@@ -45,8 +46,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("command", nargs="?", default="inference", choices=COMMANDS, help="default: inference")
-    parser.add_argument("--models", help="YAMLs (random weights) or weights (.pt), commas between; training: the students. "
-                        f"Default: {MODELS['inference']}; training: {MODELS['training']}; scaling: {MODELS['scaling']}")  # fmt: skip
+    usual = "; ".join(f"{name}: {models}" for name, models in MODELS.items())
+    parser.add_argument("--models", help="YAMLs (random weights) or weights (.pt), commas between; training: the "
+                        f"students (default: {usual})")  # fmt: skip
     parser.add_argument("--reference", help="inference: the model the others are divided by (default: the first)")
     parser.add_argument("--imgsz", type=int, help="side of the images in pixels (default: 640)")
     parser.add_argument("--batch", help="images at a time; inference: also several, as 1,8 (default: 1; 8; 2)")
@@ -58,16 +60,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="data YAML: its images calibrate INT8, and its classes are those of the models")
     parser.add_argument("--rounds", type=int, help="turns of everything (default: 20; 5; 3)")
     parser.add_argument("--passes", type=int, default=3, help="inference: timed passes per turn (default: 3)")
-    parser.add_argument("--alive", type=int, default=24, help="inference: processes at a time, 0.5 GB each (default: 24)")
-    parser.add_argument("--classes", type=int, default=CLASSES, help=f"of models built from a YAML (default: {CLASSES})")
-    parser.add_argument("--objects", type=int, default=OBJECTS, help=f"training, scaling: per image (default: {OBJECTS})")
+    parser.add_argument("--alive", type=int, default=24, help="inference: processes at a time (default: 24)")
+    parser.add_argument("--classes", type=int, default=CLASSES, help=f"of models from a YAML (default: {CLASSES})")
+    parser.add_argument("--objects", type=int, default=OBJECTS, help=f"per image, in training (default: {OBJECTS})")
     parser.add_argument("--teacher", default="t-model.yaml", help="training: YAML or weights (default: t-model.yaml)")
     parser.add_argument("--distill", default="attention", help="training: method, as train.py's (default: attention)")
-    parser.add_argument("--stock", default="yolo11n.yaml", help="training: ultralytics' student (default: yolo11n.yaml)")
-    parser.add_argument("--stock-teacher", default="yolo11s.yaml", help="training: its distill_model (default: yolo11s.yaml)")
+    parser.add_argument("--stock", default="yolo11n.yaml", help="training: ultralytics' student (yolo11n.yaml)")
+    parser.add_argument("--stock-teacher", default="yolo11s.yaml", help="training: its distill_model (yolo11s.yaml)")
     parser.add_argument("--axes", default="imgsz,objects,batch,classes", help="scaling: what to vary (default: all)")
     parser.add_argument("--out", default="runs/speed/exp", help="folder of the results (default: runs/speed/exp)")
-    parser.add_argument("--quick", action="store_true", help="a look in a minute or two: small images, few rounds and models")
+    parser.add_argument("--quick", action="store_true", help="a look in minutes: small images, few rounds and models")
     return parser.parse_args(argv)
 
 
@@ -86,8 +88,10 @@ def complete(args: argparse.Namespace, threads: str | None) -> argparse.Namespac
     args.models = listed(args.models or (QUICK_MODELS if quick else MODELS)[name], "models")
     args.rounds = args.rounds if args.rounds is not None else (QUICK_ROUNDS if quick else ROUNDS)[name]
     args.imgsz = args.imgsz if args.imgsz is not None else QUICK_IMGSZ if quick else IMGSZ
-    args.threads = args.threads if args.threads is not None else int(threads) if (threads or "").isdigit() else available_cpus()
-    args.batch = [number(part, "batch") for part in listed(args.batch or (QUICK_BATCH if quick else BATCH)[name], "batch")]
+    usual = int(threads) if (threads or "").isdigit() else available_cpus()
+    args.threads = args.threads if args.threads is not None else usual
+    batch = args.batch or (QUICK_BATCH if quick else BATCH)[name]
+    args.batch = [number(part, "batch") for part in listed(batch, "batch")]
     for flag in ("rounds", "imgsz", "threads", "passes", "alive", "classes", "objects"):
         number(getattr(args, flag), flag)
     if name != "inference" and len(args.batch) > 1:
@@ -162,7 +166,8 @@ def main() -> int:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
-    chosen = {name: getattr(args, name) for name in ("imgsz", "batch", "passes", "reference", "objects", "rounds", "device")}
+    kept = ("imgsz", "passes", "reference", "objects", "rounds", "device")
+    chosen = {name: getattr(args, name) for name in kept}
     chosen |= {"classes": len(args.names), "batch": args.batch if args.command == "inference" else args.batch[0]}
     about = facts(shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]), args.command, args.threads, **chosen)
     settings = Settings(args.device, args.threads, args.rounds, args.imgsz, args.names, args.data, out)
@@ -185,8 +190,9 @@ def measure(args: argparse.Namespace, settings: Any) -> dict[str, Any]:
     if args.command == "training":
         from benchmarks.timing import training_run
 
-        pairs = training_run.Pairs(args.models, args.teacher, args.distill, args.stock, args.stock_teacher, args.batch[0],
-                                   args.objects)  # fmt: skip
+        pairs = training_run.Pairs(
+            args.models, args.teacher, args.distill, args.stock, args.stock_teacher, args.batch[0], args.objects
+        )
         return training_run.run(pairs, args.precisions, settings, tell)
     from benchmarks.timing import scaling_run
 

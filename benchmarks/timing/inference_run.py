@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,7 @@ def row_of(
     cell: Cell, reference: str, samples: Samples, facts: dict[str, Any] | None, loaded: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What results.json has of one cell: times in ms per batch, ratios, memory, or the reason there are none."""
-    row: dict[str, Any] = {"model": cell.model, "runtime": cell.runtime, "precision": cell.precision, "batch": cell.batch}
-    row["reason"] = samples.errors.get(cell)
+    row: dict[str, Any] = asdict(cell) | {"reason": samples.errors.get(cell)}
     row |= {name: facts.get(name) for name in ("imgsz", "parameters", "gflops", "trained")} if facts else {}
     if cell not in samples.values:
         return row

@@ -38,14 +38,14 @@ def summary(values: Sequence[float]) -> Summary | None:
 def ratios(values: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
     """values / reference by round, where both were measured.
 
-    What disturbs a machine for a while disturbs neighbours in a round alike, and falls out of their ratio. The median of
-    these ratios, unlike the ratio of two medians, never compares a quiet moment with a noisy one.
+    What disturbs a machine for a while disturbs neighbours in a round alike, and falls out of their ratio. The median
+    of these ratios, unlike the ratio of two medians, never compares a quiet moment with a noisy one.
     """
     return [values[number] / reference[number] for number in values if reference.get(number)]
 
 
 def slopes(sizes: Sequence[float], costs: Sequence[float]) -> list[float]:
-    """Slope of log(cost) over log(size) between neighbours: 1 is linear, 2 square, 0 no growth; one fewer than sizes."""
+    """Slope of log(cost) over log(size) between neighbours: 1 is linear, 2 square, 0 no growth."""
     pairs = zip(zip(sizes, costs), zip(sizes[1:], costs[1:]))
     return [math.log(c2 / c1) / math.log(s2 / s1) for (s1, c1), (s2, c2) in pairs]
 

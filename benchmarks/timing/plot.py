@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 STYLES = {"total": "-", "forward": "--", "loss": ":", "nms": ":", "backward": "-."}
-TITLES = {"imgsz": "image size: pixels", "objects": "objects per image", "batch": "images per batch", "classes": "classes"}
+TITLES = {"imgsz": "pixels per image", "objects": "objects per image", "batch": "images per batch"}
 
 
 def plot(rows: list[dict[str, Any]], axis: str, path: Path) -> bool:
@@ -42,7 +42,7 @@ def _lines(panel: Any, row: dict[str, Any], colour: str) -> None:
 
 
 def _finish(panel: Any, axis: str, kind: str) -> None:
-    panel.set(xscale="log", yscale="log", xlabel=TITLES[axis], ylabel="ms per batch", title=kind)
+    panel.set(xscale="log", yscale="log", xlabel=TITLES.get(axis, axis), ylabel="ms per batch", title=kind)
     panel.grid(alpha=0.25, which="both")
     panel.legend(fontsize=7)
     panel.text(0.99, 0.01, "grey: linear", transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="0.5")

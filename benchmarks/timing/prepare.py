@@ -57,8 +57,8 @@ class Prepared:
         data: data YAML for INT8.
 
     Attributes:
-        facts: ``parameters``, ``gflops`` at ``imgsz``, ``trained``, ``files`` {form: path}, ``reasons`` {form: why there
-            is none}.
+        facts: ``parameters``, ``gflops`` at ``imgsz``, ``trained``, ``files`` {form: path}, ``reasons`` {form: why
+            there is none}.
     """
 
     def __init__(

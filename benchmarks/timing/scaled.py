@@ -33,7 +33,7 @@ class ScaledForward:
 
     @torch.inference_mode()
     def measure(self, imgsz: int, batch: int, objects: int) -> dict[str, float]:
-        """Milliseconds per batch of ``forward`` and ``nms``, the side in pixels as the model's strides have it, memory."""
+        """Milliseconds per batch of ``forward`` and ``nms``, the side in pixels as the strides have it, memory."""
         side = fit_size([imgsz], self.stride)[0]
         images = torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(SEED)).to(self.device)
         found = predictions(self.network(images))

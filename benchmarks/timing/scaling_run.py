@@ -87,7 +87,8 @@ def _ask(crew: Crew, samples: Samples, point: Point) -> dict[str, Any]:
 def row_of(base: Point, axis: str, values: tuple[int, ...], samples: Samples) -> dict[str, Any]:
     """One model along one axis.
 
-    ``sizes`` is what cost is compared with: the axis's value, for images their pixels. ``slopes`` and ``bends`` are by part.
+    ``sizes`` is what cost is compared with: the axis's value, for images their pixels. ``slopes`` and ``bends`` are by
+    part.
     """
     row: dict[str, Any] = {"model": base.model, "kind": base.kind, "axis": axis, "values": [], "sizes": [], "sides": []}
     row |= {"ms": {part: [] for part in PARTS[base.kind]}, "rss_mb": [], "cuda_mb": [], "reasons": {}}

@@ -30,7 +30,7 @@ THEIRS = ("stock", "stock-distilled")
 
 
 def batch_of(size: int, imgsz: int, objects: int, classes: int, device: torch.device) -> dict[str, Tensor]:
-    """Random images with as many boxes each, as ultralytics' loaders give them; always the same for the same numbers."""
+    """Random images with as many boxes each, as ultralytics' loaders give them; the same for the same numbers."""
     random = torch.Generator().manual_seed(SEED)
     count = size * objects
     low, high = BOX_SIDES
@@ -53,7 +53,8 @@ def training_model(
     Args:
         measuring: gradients are measured at every step, else at none.
     """
-    settings = OWN_DEFAULTS | {"model": model, "teacher": teacher, "distill": distill, "teacher_init": False, "data": ""}
+    settings = OWN_DEFAULTS | {"model": model, "teacher": teacher, "distill": distill, "teacher_init": False}
+    settings |= {"data": ""}
     torch.manual_seed(SEED)
     student = detector_of(model, classes).train() if Path(model).suffix == ".pt" else None
     networks = build_networks(settings, len(classes), dict(enumerate(classes)), student)
@@ -76,8 +77,8 @@ def stock_model(model: str, teacher: str | None, classes: list[str], imgsz: int)
 class StepTask:
     """One kind of training step, warmed up.
 
-    Forward and backward pass, gradient clipping and SGD with momentum, for all kinds alike; no moving average of weights
-    and no loading of images. `teacher` is the teacher's forward pass alone, as the distilled step has it.
+    Forward and backward pass, gradient clipping and SGD with momentum, for all kinds alike; no moving average of
+    weights and no loading of images. `teacher` is the teacher's forward pass alone, as the distilled step has it.
 
     Args:
         variant: one of `OURS` or `THEIRS`.
@@ -88,8 +89,8 @@ class StepTask:
     """
 
     def __init__(
-        self, variant: str, model: str, teacher: str | None, distill: str | None, precision: str, batch: int, imgsz: int,
-        objects: int, classes: list[str], device: str,
+        self, variant: str, model: str, teacher: str | None, distill: str | None, precision: str, batch: int,
+        imgsz: int, objects: int, classes: list[str], device: str,
     ) -> None:  # fmt: skip
         self.device, self.bfloat16 = torch.device(device), precision == "bf16"
         memory.start(self.device)
@@ -115,6 +116,8 @@ class StepTask:
             network.bfloat16_cpu = self.bfloat16 and self.device.type == "cpu"
             network.channels_last = True
             watch_parts(network, self.clock)
+        else:
+            self.clock.watch(network, "forward", "forward and losses")
         learning = [p for p in network.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(learning, LEARNING_RATE, momentum=0.9)
         self.step: Callable[[], None] = self._teacher_pass if teacher_alone else self._train

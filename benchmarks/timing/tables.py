@@ -19,13 +19,13 @@ def inference(result: dict[str, Any]) -> list[str]:
         if "parameters" in facts:
             numbers = f"{facts['parameters'] / 1e6:.2f} | {facts['gflops']:.1f} | {facts['imgsz']}"
             lines.append(f"| {model} | {numbers} |")
-    header = ["model", "forward, ms", f"x {result['reference']}", "x as fast as fp32", "images/s", "before, ms", "NMS, ms",
-              "memory, MiB", "of it libraries", "file, MB"]  # fmt: skip
+    header = ["model", "forward, ms", f"x {result['reference']}", "x as fast as fp32", "images/s", "before, ms",
+              "NMS, ms", "memory, MiB", "of it libraries", "file, MB"]  # fmt: skip
     done = [row for row in result["rows"] if "forward_ms" in row]
     for key in dict.fromkeys((row["runtime"], row["precision"], row["batch"]) for row in done):
         cells = [row for row in done if (row["runtime"], row["precision"], row["batch"]) == key]
         lines += ["", f"**{key[0]}, {key[1]}, batch {key[2]}**", "", *table(header, [_cells(row) for row in cells])]
-    return lines + missing(result["rows"], lambda r: f"{r['model']}, {r['runtime']} {r['precision']}, batch {r['batch']}")
+    return lines + missing(result["rows"], lambda r: f"{r['model']}, {r['runtime']} {r['precision']} x {r['batch']}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
@@ -56,7 +56,7 @@ def training(result: dict[str, Any]) -> list[str]:
         for one in result["comparisons"]
     ]  # fmt: skip
     lines += table(header, compared)
-    lines += ["", "Where the time of a step goes (ms and share of the parts; a part does not count those inside it):", ""]
+    lines += ["", "Where the time of a step goes (ms, share of all parts; a part does not count those inside it):", ""]
     rows = []
     for row in (one for one in result["rows"] if one.get("parts") and one["variant"] != "teacher"):
         parts = [f"{name} {one['ms']:.1f} ({100 * one['share']:.1f} %)" for name, one in row["parts"].items()]

@@ -47,7 +47,8 @@ class Pairs:
 
     def options(self, kind: Kind) -> dict[str, Any]:
         """Teacher and method of a kind."""
-        teacher = {"student": None, "stock": None, "stock-distilled": self.stock_teacher}.get(kind.variant, self.teacher)
+        others = {"student": None, "stock": None, "stock-distilled": self.stock_teacher}
+        teacher = others.get(kind.variant, self.teacher)
         distill = self.distill if kind.variant in ("teacher", "distilled", "measured") else None
         return {"teacher": teacher, "distill": distill}
 
@@ -117,7 +118,7 @@ def row_of(kind: Kind, pairs: Pairs, samples: Samples, facts: dict[str, Any] | N
 
 
 def parts_of(kind: Kind, samples: Samples) -> dict[str, dict[str, float]]:
-    """Median ms of each part, and its median share of the parts' sum in the same step (without what is between them)."""
+    """Median ms of each part, and its median share of the sum of all parts in the same step."""
     turns = [{k: v for k, v in one.items() if k.startswith(PART)} for one in samples.values[kind].values()]
     found = {}
     for name in dict.fromkeys(name for turn in turns for name in turn):
@@ -134,9 +135,8 @@ def comparison(model: str, precision: str, samples: Samples) -> dict[str, Any] |
     With gradients measured in one step of `EVERY`, a distilled step costs on average distilled + (measured -
     distilled) / `EVERY`.
     """
-    student, teacher, distilled, measured = (
-        samples.column(Kind(name, model, precision), "step_ms") for name in ("student", "teacher", "distilled", "measured")
-    )
+    names = ("student", "teacher", "distilled", "measured")
+    student, teacher, distilled, measured = (samples.column(Kind(n, model, precision), "step_ms") for n in names)
     floor = {number: student[number] + teacher[number] for number in student if number in teacher}
     average = {n: distilled[n] + (measured[n] - distilled[n]) / EVERY for n in distilled if n in measured}
     found: dict[str, Any] = {"model": model, "precision": precision}

@@ -1,8 +1,8 @@
 """Processes that stay alive and time something when they are asked; a crash of one is an answer, not the end.
 
 Each thing that is timed lives in a process of its own, because libraries disturb one another within one (PyTorch after
-OpenVINO runs on one thread) and because memory can only be told apart by process. A worker that waits blocks on its pipe:
-it costs no processor time.
+OpenVINO runs on one thread) and because memory can only be told apart by process. A worker that waits blocks on its
+pipe: it costs no processor time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 GRACE_S = 5.0  # for a worker that was told to end
-QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # none spins or forks
+QUIET = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # no spinning
 
 
 class WorkerFailed(RuntimeError):

@@ -81,7 +81,7 @@ def test_missing_runtimes_say_what_helps(monkeypatch):
     assert "--data" in why_not("onnx", "int8", "cpu", None) and why_not("onnx", "int8", "cpu", "neu.yaml") is None
     assert "openvino" in why_not("onnx", "bf16", "cpu", None)
     monkeypatch.setattr("engine.host.has_fast_bfloat16", lambda: False)
-    assert "no bfloat16" in why_not("torch", "bf16", "cpu", None) and "no bfloat16" in why_not("openvino", "bf16", "cpu", None)
+    assert all("no bfloat16" in why_not(name, "bf16", "cpu", None) for name in ("torch", "openvino"))
     monkeypatch.setattr("engine.host.has_fast_bfloat16", lambda: True)
     assert why_not("openvino", "bf16", "cpu", None) is None
 
