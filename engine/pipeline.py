@@ -12,7 +12,7 @@ from models.environment import available_cpus
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 THREADS = min(4, available_cpus())  # decoding and encoding leave the interpreter to others; more rarely finish earlier
-HELD_BYTES = 2**28  # what may be read and not yet taken: one image of 256 MB, or thousands of small ones
+HELD_BYTES = 2**28  # what is read and not yet taken: one image of 256 MB, or thousands of small ones
 
 
 def read_ahead(
@@ -23,28 +23,27 @@ def read_ahead(
     Args:
         load: called in a thread; what it raises is raised by the future's ``result()``.
         keys: taken lazily, `ahead` at most before they are yielded.
-        ahead: most values loaded or being loaded; fewer where those that are ready hold `HELD_BYTES`.
+        ahead: most values loaded or being loaded; fewer where they would hold more than `HELD_BYTES`.
         size: bytes of a value.
 
     Nothing is loaded any more once the generator is closed.
     """
     waiting: deque[tuple[Key, Future[Value]]] = deque()
+    largest = 0
     with ThreadPoolExecutor(THREADS, thread_name_prefix="reader") as pool:
         try:
             for key in keys:
-                while len(waiting) >= ahead or waiting and _held(waiting, size) > HELD_BYTES:
-                    yield waiting.popleft()
+                # One for each thread until a size is known, then as if all that wait were as large as the largest.
+                while len(waiting) >= (max(1, min(ahead, HELD_BYTES // largest)) if largest else THREADS):
+                    yield waiting[0]
+                    _, taken = waiting.popleft()
+                    largest = max(largest, 0 if taken.exception() else size(taken.result()), 1)
                 waiting.append((key, pool.submit(load, key)))
             while waiting:
                 yield waiting.popleft()
         finally:
             for _, future in waiting:
                 future.cancel()
-
-
-def _held(waiting: Iterable[tuple[Any, Future[Value]]], size: Callable[[Value], int]) -> int:
-    ready = (future for _, future in waiting if future.done() and not future.exception())
-    return sum(size(future.result()) for future in ready)
 
 
 class WriteBehind(Generic[Key]):

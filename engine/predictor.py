@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
@@ -79,26 +80,26 @@ class Predictor(DetectionPredictor):
         self.dataset, self.source_type = self.media, self.media.source_type
 
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: list[np.ndarray], **kwargs: Any) -> list[Results]:
-        """Suppress overlapping boxes picture by picture: the base class stops when late, and loses the batch's rest."""
-        preds = preds[0] if isinstance(preds, (list, tuple)) else preds
-        kept = [self._suppress(preds[index : index + 1]) for index in range(len(preds))]
-        return self.construct_results(kept, img, orig_imgs, **kwargs)
-
-    def _suppress(self, preds: torch.Tensor) -> torch.Tensor:
-        """(1, 4 + classes, N), or end-to-end (1, n, 6), to (n, 6): xyxy in pixels of the input, score, class.
+        """As the base class, but without its time limit, after which it loses what the rest of a batch shows.
 
         ultralytics uses torchvision where it is imported, and else does the same in Python, some ten times as slowly.
         That import takes longer than it saves in a short run, so that it waits until as much time has been lost.
         """
         began, given = perf_counter(), self.args
-        end2end = getattr(self.model, "end2end", False)
         kept = non_max_suppression(
-            preds, given.conf, given.iou, given.classes, given.agnostic_nms, max_det=given.max_det, end2end=end2end
-        )[0]
+            preds,
+            given.conf,
+            given.iou,
+            given.classes,
+            given.agnostic_nms,
+            max_det=given.max_det,
+            max_time_img=math.inf,
+            end2end=getattr(self.model, "end2end", False),
+        )
         self.suppressing += perf_counter() - began
         if self.suppressing > PATIENCE_S:
             import torchvision  # noqa: F401
-        return kept
+        return self.construct_results(kept, img, orig_imgs, **kwargs)
 
     def construct_results(self, preds: list[Any], img: Any, orig_imgs: list[np.ndarray]) -> list[Results]:
         """As the base class, with `item` and the network's `input_size` (height, width) on each result."""

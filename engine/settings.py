@@ -5,7 +5,9 @@ Later wins: ultralytics' defaults, our defaults, the recipe (`cfg/train/*.yaml`)
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +110,17 @@ def _plain(value: Any, text: str) -> Any:
 
 def defaults() -> dict[str, Any]:
     """Every training argument with its default: ultralytics' and ours."""
-    import models.environment  # noqa: F401
-    from ultralytics.utils import DEFAULT_CFG_DICT
+    return _host_defaults() | OWN_DEFAULTS
 
-    return DEFAULT_CFG_DICT | OWN_DEFAULTS
+
+@cache
+def _host_defaults() -> dict[str, Any]:
+    """ultralytics' defaults, from its file: importing it takes seconds, which a misspelt argument is not worth."""
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        raise UserError("expected the package ultralytics to be installed; pip install -r requirements.txt")
+    host = read_yaml(Path(spec.origin).parent / "cfg/default.yaml")
+    return {name: None if value == "None" else value for name, value in host.items()}
 
 
 def known_names() -> set[str]:

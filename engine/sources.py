@@ -21,7 +21,7 @@ from PIL import Image
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
-from engine.pipeline import THREADS, read_ahead
+from engine.pipeline import HELD_BYTES, THREADS, read_ahead
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
 from ultralytics.utils import ops
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
@@ -130,7 +130,7 @@ class MediaSource:
         skip: called with (path, reason) for everything unreadable, in the order of the files.
 
     Attributes:
-        batch: most pictures per batch. To be set before the iteration, as is `prepare`.
+        batch: most pictures per batch, fewer where they are huge. To be set before the iteration, as is `prepare`.
         prepare: makes of a picture what the network takes; called in threads.
     """
 
@@ -153,7 +153,7 @@ class MediaSource:
             paths.append(str(item.path))
             images.append(image)
             items.append(item)
-            if len(items) == self.batch:
+            if len(items) == self.batch or len(items) * image.nbytes > HELD_BYTES:
                 yield paths, images, items
                 paths, images, items = [], [], []
         if items:

@@ -88,10 +88,15 @@ def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
         assert not named, f"{path.name} imports {named}"
 
 
-def test_help_is_shown_without_loading_torch() -> None:
-    for script in SCRIPTS:
-        code = f"import sys; sys.argv = ['{script}', '--help']\n"
-        code += f"try:\n    import {script}; {script}.main()\nexcept SystemExit: pass\n"
-        code += "print('torch' in sys.modules)"
-        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-        assert done.stdout.rstrip().endswith("False"), script
+SLOW = ("torch", "torchvision", "ultralytics", "matplotlib", "pandas", "polars", "onnxruntime", "cv2", "numpy")
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--bath=3", 2)])
+def test_help_and_wrong_arguments_load_nothing_slow(script: str, argument: str, status: int) -> None:
+    code = f"import sys; sys.argv = ['{script}', '{argument}']\nfrom cfg.errors import guard\nimport {script}\n"
+    code += f"try:\n    status = guard({script}.main)\nexcept SystemExit as end:\n    status = end.code or 0\n"
+    code += f"print(); print(status, *sorted(set(sys.modules) & {set(SLOW)}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == str(status), f"{done.stdout[-300:]} {done.stderr[-300:]}"
+    assert status == 0 or "error: " in done.stderr

@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import gc
 import json
+import math
+import subprocess
 import sys
+import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+import torch
+import torchvision  # noqa: F401
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -21,6 +27,7 @@ import detect  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
 from engine.detect_run import DetectOptions, Run  # noqa: E402
 from engine.listing import FileList  # noqa: E402
+from engine.predictor import Predictor, batch_size  # noqa: E402
 from engine.predictor import detect as run_detect  # noqa: E402
 from engine.sources import StreamSource, Unreadable, read_image  # noqa: E402
 
@@ -281,6 +288,73 @@ def test_memory_does_not_grow_with_the_number_of_images(weights: Path, tmp_path:
     assert in_use[400] - in_use[50] < 60_000, f"bytes in use after 50 and 400 images: {in_use}"
 
 
+def test_images_of_one_prepared_size_share_a_batch(weights: Path, images: Path, tmp_path: Path, monkeypatch) -> None:
+    write_image(images / "b.jpg", 7, height=2 * SIZE, width=2 * SIZE)  # as large as the others once letterboxed
+    write_image(images / "c.jpg", 8, height=SIZE // 2)
+    batches = []
+    monkeypatch.setattr(Predictor, "run_callbacks", lambda self, event: event.endswith("batch_end") and batches.append(
+        [item.relative.name for item in self.batch[2]]))  # fmt: skip
+    assert run(weights, [images], tmp_path / "runs", "--no-draw") == 0
+    assert batches == [["a.jpg", "a.png", "b.jpg"], ["c.jpg"], ["Riß ☃.bmp", "a.jpg"]]
+    for asked, expected in (("1", 6), ("2", 4)):
+        batches.clear()
+        run(weights, [images], tmp_path / "runs", "--no-draw", "--batch", asked)
+        assert len(batches) == expected
+
+
+def test_a_batch_left_to_us_is_no_more_work_than_one_usual_image() -> None:
+    def chosen(side: int, batch: int | None = None, view: bool = False, **backend) -> int:
+        facts = SimpleNamespace(**{"format": "pt", "dynamic": False, "batch": 1} | backend)
+        return batch_size(DetectOptions("w", [], batch=batch, view=view), facts, [side, side])
+
+    assert [chosen(side) for side in (64, 256, 320, 640, 1280)] == [16, 6, 4, 1, 1]
+    assert chosen(64, view=True) == 1 and chosen(64, batch=3) == 3
+    assert chosen(64, format="onnx") == 1 and chosen(64, format="onnx", dynamic=True) == 16
+
+
+def test_a_drawing_that_cannot_be_written_ends_the_run(weights: Path, images: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "runs/exp").mkdir(parents=True)
+    (tmp_path / "runs/exp/north").touch()  # a file where a folder is needed
+    assert run(weights, [images], tmp_path / "runs", "--exist-ok", "--save-json") == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert len(read_json(tmp_path / "runs")["images"]) >= 3, "the results so far are complete"
+    assert not [t.name for t in threading.enumerate() if t.name.startswith(("reader", "writer"))]
+
+
+def test_an_image_given_twice_is_written_twice_and_whole(weights: Path, images: Path, tmp_path: Path) -> None:
+    assert run(weights, [images / "a.png"] * 12, tmp_path / "runs") == 0
+    assert read_image(tmp_path / "runs/exp/a.png").shape == (SIZE, SIZE, 3)
+
+
+def test_boxes_are_suppressed_alike_with_and_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ultralytics.utils.nms import non_max_suppression
+
+    torch.manual_seed(0)
+    preds = torch.rand(1, 7, 100) * torch.tensor([60.0, 60, 25, 25, 1, 1, 1])[None, :, None]
+    with_it = non_max_suppression(preds.clone(), 0.3, 0.45, max_time_img=math.inf)[0]
+    monkeypatch.delitem(sys.modules, "torchvision")
+    without = non_max_suppression(preds.clone(), 0.3, 0.45, max_time_img=math.inf)[0]
+    assert 10 < len(without) < 100 and torch.equal(with_it, without)
+
+
 def test_names_are_those_of_the_model(weights: Path, images: Path, tmp_path: Path) -> None:
     run(weights, [images / "a.jpg"], tmp_path / "runs", "--save-json")
     assert read_json(tmp_path / "runs")["names"] == {str(index): name for index, name in NAMES.items()}
+
+ONE_IMAGE = """
+import sys
+sys.path.insert(0, "tests/flow")
+from pathlib import Path
+import detect
+from tiny import save_tiny, write_image
+folder = Path(sys.argv[1])
+source, weights = write_image(folder / "a.jpg", 0), save_tiny(folder / "best.pt")
+detect.main(["--weights", f"{weights}", "--source", f"{source}", "--project", f"{folder / 'runs'}", "--device", "cpu"])
+print(*sorted({"torchvision", "torch._dynamo", "matplotlib.pyplot", "pandas", "polars"} & set(sys.modules)))
+"""
+
+
+def test_one_image_waits_for_no_package_that_it_does_not_need(tmp_path: Path) -> None:
+    command, root = [sys.executable, "-c", ONE_IMAGE, str(tmp_path)], Path(detect.__file__).parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert (tmp_path / "runs/exp/a.jpg").is_file() and done.stdout.splitlines()[-1] == ""
