@@ -92,8 +92,12 @@ def test_a_distiller_that_changes_its_inputs(case: tuple) -> None:
 def test_an_adaptor_that_was_never_trained_nor_saved(case: tuple) -> None:
     model = built(case)
     assert hidden_modules(model.distiller) == []
-    total, _ = model.loss(batch(3))
-    total.sum().backward()
+    optimizer = torch.optim.SGD([*model.distiller.parameters()] or [torch.zeros(1, requires_grad=True)], lr=0.1)
+    for _ in range(2):  # a layer that starts at zero lets nothing through to those before it in the first step
+        optimizer.zero_grad()
+        total, _ = model.loss(batch(3))
+        total.sum().backward()
+        optimizer.step()
     saved = model.state_dict()
     for name, parameter in model.distiller.named_parameters():
         assert f"distiller.{name}" in saved
