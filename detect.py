@@ -12,6 +12,7 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
+from engine.locate import locate_weights
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run detection; return the exit status."""
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
+    locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.detect_run import DetectOptions
     from engine.predictor import detect
 

@@ -17,6 +17,7 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
+from engine.locate import locate_weights
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,6 +66,7 @@ def loss(text: str) -> float | None:
 def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status."""
     arguments = parse(argv)
+    locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export_check import ExportOptions
     from engine.exporter import export
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from cfg import UserError, guard
 from engine.arguments import count, fraction
+from engine.locate import locate_weights
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -66,6 +67,7 @@ def main() -> int:
 
 
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
+    locate_weights(args.weights)  # before the imports that take seconds
     from engine.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")

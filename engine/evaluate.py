@@ -26,7 +26,8 @@ from engine.host import leave_images_alone, leave_no_border
 from engine.latency import time_single_images
 from engine.profile import profile
 from engine.validator import Validator
-from engine.weights import DEFAULT_SIZE, locate_weights, open_backend, pick_device
+from engine.locate import locate_weights
+from engine.weights import DEFAULT_SIZE, open_backend, pick_device
 
 
 def evaluate(

@@ -24,7 +24,8 @@ from engine.checkpoint import load_detector
 from engine.export_check import ExportOptions, check, warnings_only
 from engine.int8 import Int8, check_options
 from engine.parity import check_images
-from engine.weights import OPENVINO_ENDING, fit_size, locate_weights, pick_device, require, trained_size
+from engine.locate import OPENVINO_ENDING, locate_weights, require
+from engine.weights import fit_size, pick_device, trained_size
 from ultralytics.engine.exporter import Exporter, export_formats
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript", "openvino": OPENVINO_ENDING}

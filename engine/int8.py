@@ -24,7 +24,8 @@ from engine.calibration import Calibration, calibration_files
 from engine.evaluate import check_names, evaluate
 from engine.export_check import ExportOptions, warnings_only
 from engine.quantise import quantise
-from engine.weights import open_backend, read_metadata, require
+from engine.locate import require
+from engine.weights import open_backend, read_metadata
 
 FORMATS = ("onnx", "openvino")
 METRICS = ("mAP50", "mAP50-95")

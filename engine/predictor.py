@@ -15,8 +15,9 @@ import models.environment  # noqa: F401  (must run before ultralytics is importe
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.detect_run import DetectOptions, Run, Summary
+from engine.locate import locate_weights
 from engine.sources import MediaSource, StreamSource, open_source
-from engine.weights import fit_size, locate_weights, open_backend, pick_device
+from engine.weights import fit_size, open_backend, pick_device
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend

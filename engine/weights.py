@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
 import warnings
 from pathlib import Path
@@ -19,39 +18,7 @@ from engine.checkpoint import load_detector
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils.torch_utils import select_device
 
-OPENVINO_ENDING = "_openvino_model"
-RUNTIMES = {".onnx": "onnxruntime", "openvino": "openvino"}  # form of the weights -> Python package that runs it
 DEFAULT_SIZE = 640
-
-
-def locate_weights(weights: str | Path) -> Path:
-    """Return the file or OpenVINO folder behind ``--weights``.
-
-    Raises:
-        UserError: missing, of an unknown kind, or the package that runs it is not installed.
-    """
-    path = Path(weights)
-    if path.suffix == ".xml":
-        path = path.parent
-    if not path.exists():
-        raise UserError(f"--weights {weights}: expected a model file, but nothing is there; check the path")
-    if path.is_dir():
-        if not any(path.glob("*.xml")) or OPENVINO_ENDING not in path.name:
-            raise UserError(f"--weights {weights}: expected an OpenVINO folder NAME{OPENVINO_ENDING} with an .xml file "
-                            "in it; export one with export.py --format openvino")
-        require(RUNTIMES["openvino"], f"--weights {weights}")
-    elif path.suffix not in (".pt", ".onnx", ".torchscript"):
-        raise UserError(f"--weights {weights}: expected .pt, .onnx, .torchscript or an OpenVINO folder, got "
-                        f"'{path.suffix or path.name}'; export to one of these with export.py")
-    elif path.suffix in RUNTIMES:
-        require(RUNTIMES[path.suffix], f"--weights {weights}")
-    return path
-
-
-def require(package: str, reason: str) -> None:
-    """Raise `UserError` with the pip line when a package is not installed; nothing is ever installed by Tandem."""
-    if importlib.util.find_spec(package) is None:
-        raise UserError(f"{reason}: expected the package {package} to be installed; pip install {package}")
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

@@ -91,10 +91,14 @@ def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
 SLOW = ("torch", "torchvision", "ultralytics", "matplotlib", "pandas", "polars", "onnxruntime", "cv2", "numpy")
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize(("argument", "status"), [("--help", 0), ("--bath=3", 2)])
-def test_help_and_wrong_arguments_load_nothing_slow(script: str, argument: str, status: int) -> None:
-    code = f"import sys; sys.argv = ['{script}', '{argument}']\nfrom cfg.errors import guard\nimport {script}\n"
+COMMANDS = [(script, argument, status) for script in SCRIPTS for argument, status in (("--help", 0), ("--bath=3", 2))]
+COMMANDS += [("val", "--weights=none.pt --data=x", 2), ("detect", "--weights=none.pt --source=x", 2)]
+COMMANDS += [("export", "--weights=none.pt", 2)]
+
+
+@pytest.mark.parametrize(("script", "arguments", "status"), COMMANDS)
+def test_help_and_wrong_arguments_load_nothing_slow(script: str, arguments: str, status: int) -> None:
+    code = f"import sys; sys.argv = {[script, *arguments.split()]}\nfrom cfg.errors import guard\nimport {script}\n"
     code += f"try:\n    status = guard({script}.main)\nexcept SystemExit as end:\n    status = end.code or 0\n"
     code += f"print(); print(status, *sorted(set(sys.modules) & {set(SLOW)}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
