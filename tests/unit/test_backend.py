@@ -1,0 +1,41 @@
+"""What our AutoBackend does differently: threads of ONNX Runtime, and when a first run is made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from engine.backend import Backend, OnnxBackend
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.backends.onnx import ONNXBackend
+
+
+def test_onnx_runtime_gets_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    given = {}
+
+    def keep(self, weight, device, fp16=False, format="onnx", session_options=None) -> None:
+        given.update(weight=weight, fp16=fp16, threads=session_options.intra_op_num_threads)
+
+    monkeypatch.setattr(ONNXBackend, "__init__", keep)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    backend = Backend._BACKEND_MAP["onnx"](Path("x.onnx"), device=torch.device("cpu"), fp16=True)
+    assert isinstance(backend, OnnxBackend) and given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3}
+    assert AutoBackend._BACKEND_MAP["onnx"] is ONNXBackend, "ultralytics' own table was changed"
+
+
+@pytest.mark.parametrize(
+    ("device", "format", "runs"), [("cpu", "pt", 0), ("cpu", "onnx", 0), ("cuda", "pt", 1), ("cpu", "torchscript", 1)]
+)
+def test_a_first_run_is_made_where_it_is_slower(monkeypatch, device: str, format: str, runs: int) -> None:
+    calls = []
+    monkeypatch.setattr(AutoBackend, "warmup", lambda self, imgsz, im: calls.append(im))
+    backend = Backend.__new__(Backend)
+    torch.nn.Module.__init__(backend)
+    backend.backend, backend.format = SimpleNamespace(device=torch.device(device)), format
+    image = torch.zeros(1, 3, 8, 8)
+    backend.warmup(im=image)
+    assert len(calls) == runs and all(call is image for call in calls)
