@@ -156,7 +156,7 @@ def test_wrong_arguments_exit_2(weights: Path, tmp_path: Path, capsys, formats: 
 
 
 def test_a_missing_package_is_told_with_the_pip_line(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    import engine.weights as module
+    import engine.locate as module
 
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     assert run(weights, tmp_path, "openvino") == 2

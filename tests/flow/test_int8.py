@@ -106,7 +106,7 @@ def test_int8_openvino(place: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_a_missing_nncf_is_told_with_the_pip_line(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    import engine.weights as module
+    import engine.locate as module
 
     find = module.importlib.util.find_spec
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None if name == "nncf" else find(name))
