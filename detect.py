@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
     locate_weights(arguments.weights)  # before the imports that take seconds
-    from engine.detect_run import DetectOptions
-    from engine.predictor import detect
+    from engine.detection.detect_run import DetectOptions
+    from engine.detection.predictor import detect
 
     return 1 if detect(DetectOptions(**vars(arguments))).skipped else 0
 

@@ -67,8 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status."""
     arguments = parse(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
-    from engine.export_check import ExportOptions
-    from engine.exporter import export
+    from engine.export.export_check import ExportOptions
+    from engine.export.exporter import export
 
     export(ExportOptions(**vars(arguments)))
     return 0

@@ -68,7 +68,7 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     locate_weights(args.weights)  # before the imports that take seconds
-    from engine.evaluate import evaluate  # heavy: not for --help
+    from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
     options += ("eval_teacher", "border")
@@ -85,7 +85,7 @@ def fresh_folder(project: Path, name: str) -> Path:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Format the result of `engine.evaluate.evaluate` for people."""
+    """Format the result of `engine.validation.evaluate.evaluate` for people."""
 
     def cell(value: float | None) -> str:
         return f"{'-':>10}" if value is None else f"{value:>10.4f}"

@@ -22,7 +22,7 @@ DEFAULT_SIZE = 640
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
-    """Return what export.py stored in an exported model (`engine.exporter.metadata`), in plain Python types.
+    """Return what export.py stored in an exported model (`engine.export.exporter.metadata`), in plain Python types.
 
     ONNX keeps text only, TorchScript makes text of whole-number keys: both are turned back. Empty for a model that
     others exported.

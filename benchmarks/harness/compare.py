@@ -17,7 +17,7 @@ from benchmarks.harness.statistics import (
     NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
 )  # fmt: skip
 from cfg import UserError
-from engine.box_files import load_boxes
+from engine.validation.box_files import load_boxes
 
 JUDGED = {"mAP50": slice(1), "mAP50-95": slice(None)}  # columns of the AP by IoU threshold, of which it is the mean
 AGREE = 1e-3  # our AP and the COCO evaluator's on the images as they are

@@ -149,7 +149,7 @@ def _rival(label: str, own: list[str], question: Question) -> Method:
 
 
 def _default_method() -> str:
-    from engine.build import DEFAULT_METHOD
+    from engine.training.build import DEFAULT_METHOD
 
     return DEFAULT_METHOD
 
@@ -163,7 +163,7 @@ def _required(value: str | None, option: str, label: str) -> str:
 
 def configurations(wanted: str) -> dict[str, dict[str, Any]]:
     """The options of each part of `attention+0.5*ld`, by name."""
-    from engine.build import parse_methods as parts
+    from engine.training.build import parse_methods as parts
 
     return {name: read_yaml(find("distill", name)) for name in parts(wanted)}
 
@@ -185,7 +185,7 @@ def command(question: Question, method: Method, seed: int, epochs: int | None = 
 
 def check_arguments(arguments: list[str], known: set[str], free: tuple[str, ...] = ()) -> None:
     """Refuse train.py arguments that do not exist, or that the comparison sets itself (but for the `free` ones)."""
-    from engine.settings import read_command_line
+    from engine.training.settings import read_command_line
 
     for name in read_command_line(arguments, known):
         if name in OURS and name not in free:
@@ -200,8 +200,8 @@ def examine(question: Question, methods: list[Method]) -> None:
     Raises:
         UserError: whatever train.py would refuse, with the method's label before it.
     """
-    from engine.launch import check_data
-    from engine.settings import complete, known_names, read_command_line
+    from engine.training.launch import check_data
+    from engine.training.settings import complete, known_names, read_command_line
 
     names, starts = None, {}
     for method in methods:
@@ -219,8 +219,8 @@ def examine(question: Question, methods: list[Method]) -> None:
 
 def _build(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
-    from engine.build import build_networks
-    from engine.launch import init_seeds
+    from engine.training.build import build_networks
+    from engine.training.launch import init_seeds
 
     init_seeds(0)  # as train.py does, before it makes the student
     student = build_networks(settings, len(names), names).student

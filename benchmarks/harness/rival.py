@@ -25,7 +25,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     """Build the student, and its teacher's wrapper where there is one, as ultralytics will; return the student.
 
     Args:
-        settings: complete arguments (`engine.settings.complete`).
+        settings: complete arguments (`engine.training.settings.complete`).
         names: classes of the data set.
 
     Raises:
@@ -63,12 +63,12 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
 
 
 def train(settings: dict[str, Any]) -> Path:
-    """Train as the arguments say; return the run folder. Raises as `engine.launch.check_data` and ultralytics."""
+    """Train as the arguments say; return the run folder. Raises as `engine.training.launch.check_data` and ultralytics."""
     import yaml
     from data import resolve
     from engine.checkpoint import install
     from engine.host import leave_images_alone, no_amp_probe, use_all_cores
-    from engine.launch import check_data, run_folder
+    from engine.training.launch import check_data, run_folder
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.models.yolo.detect import DetectionTrainer
 
@@ -92,7 +92,7 @@ def train(settings: dict[str, Any]) -> Path:
 
 def main() -> int:
     """Run the command line."""
-    from engine.settings import complete, known_names, read_command_line
+    from engine.training.settings import complete, known_names, read_command_line
 
     train(complete(read_command_line(sys.argv[1:], known_names())))
     return 0

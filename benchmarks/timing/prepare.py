@@ -14,8 +14,8 @@ from benchmarks.timing.worker import told
 from cfg import UserError
 from engine.checkpoint import load_detector, save_student
 from engine.detectors import build_detector
-from engine.export_check import ExportOptions
-from engine.exporter import DetectorExporter, export
+from engine.export.export_check import ExportOptions
+from engine.export.exporter import DetectorExporter, export
 from engine.profile import profile
 from engine.weights import fit_size
 

@@ -24,12 +24,12 @@ from small import ROOT, batch, detector, distilling  # noqa: E402
 
 import ultralytics  # noqa: E402
 from engine.backend import Backend, OnnxBackend  # noqa: E402
-from engine.exporter import DetectorExporter  # noqa: E402
-from engine.predictor import Predictor  # noqa: E402
-from engine.sources import MediaSource, StreamSource  # noqa: E402
-from engine.settings import OWN_DEFAULTS, defaults  # noqa: E402
-from engine.trainer import Trainer  # noqa: E402
-from engine.validator import Validator  # noqa: E402
+from engine.export.exporter import DetectorExporter  # noqa: E402
+from engine.detection.predictor import Predictor  # noqa: E402
+from engine.detection.sources import MediaSource, StreamSource  # noqa: E402
+from engine.training.settings import OWN_DEFAULTS, defaults  # noqa: E402
+from engine.training.trainer import Trainer  # noqa: E402
+from engine.validation.validator import Validator  # noqa: E402
 from models.blocks.host import SPP, Conv  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from models.heads.anchor import AnchorDetect  # noqa: E402

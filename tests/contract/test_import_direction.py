@@ -83,7 +83,7 @@ def test_data_preparation_loads_no_torch() -> None:
 
 def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
     parts = ("models.blocks.", "models.losses.", "distill.methods.")
-    for path in (ROOT / "engine").glob("*.py"):
+    for path in (ROOT / "engine").rglob("*.py"):
         named = [n for n in imported(path) if n.startswith(parts)]
         assert not named, f"{path.name} imports {named}"
 

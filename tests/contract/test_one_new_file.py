@@ -83,7 +83,7 @@ for package in (models.blocks, models.heads, models.losses, distill.methods):
 import torch
 from small import batch
 from distill.model import FrozenTeacher, TrainingModel
-from engine.build import build_detector, build_distiller
+from engine.training.build import build_detector, build_distiller
 
 teacher = FrozenTeacher(build_detector("s-demo.yaml", nc=2), "teacher s-demo")
 student = build_detector(folder / "new.yaml")

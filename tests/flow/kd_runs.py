@@ -15,7 +15,7 @@ import val as val_script
 from benchmarks import kd
 from benchmarks.harness import rival, runs
 from cfg import guard
-from engine.launch import train
+from engine.training.launch import train
 
 COMMON = "--recipe quick --imgsz 64 --batch 4 --nbs 4 --epochs 2 --device cpu --auto-anchors False cache=False".split()
 

@@ -20,7 +20,7 @@ import train
 import val
 from cfg import UserError, guard
 from engine.checkpoint import save_student
-from engine.launch import train as run_training
+from engine.training.launch import train as run_training
 from models.detector import Detector
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,7 +257,7 @@ def test_full_disk_before_the_first_epoch(place, monkeypatch):
     ],
 )
 def test_advice_fits_the_cause(number, advice):
-    from engine.launch import told
+    from engine.training.launch import told
 
     error = OSError(number, "the cause", "f.txt")
     assert told(error, Path("run")) == f"f.txt: cannot be read or written (the cause); {advice}"

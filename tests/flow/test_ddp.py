@@ -13,15 +13,15 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
-from engine import launch
-from engine.launch import check_devices, devices_of, train
+from engine.training import launch
+from engine.training.launch import check_devices, devices_of, train
 
 ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import hashlib, json, sys
 sys.path.insert(0, {root!r})
-from engine import launch
-from engine.trainer import Trainer
+from engine.training import launch
+from engine.training.trainer import Trainer
 import torch.distributed as dist
 from ultralytics.utils.torch_utils import unwrap_model
 

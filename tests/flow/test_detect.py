@@ -25,11 +25,11 @@ from tiny import NAMES, SIZE, save_tiny, write_image  # noqa: E402
 
 import detect  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
-from engine.detect_run import DetectOptions, Run  # noqa: E402
-from engine.listing import FileList  # noqa: E402
-from engine.predictor import Predictor, batch_size  # noqa: E402
-from engine.predictor import detect as run_detect  # noqa: E402
-from engine.sources import StreamSource, Unreadable, read_image  # noqa: E402
+from engine.detection.detect_run import DetectOptions, Run  # noqa: E402
+from engine.detection.listing import FileList  # noqa: E402
+from engine.detection.predictor import Predictor, batch_size  # noqa: E402
+from engine.detection.predictor import detect as run_detect  # noqa: E402
+from engine.detection.sources import StreamSource, Unreadable, read_image  # noqa: E402
 
 
 @pytest.fixture(scope="module")

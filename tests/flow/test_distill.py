@@ -10,7 +10,7 @@ from tiny import NAMES, results, stock_detector, training, write_data, write_mod
 
 from cfg import UserError
 from engine.checkpoint import save_student
-from engine.launch import train
+from engine.training.launch import train
 
 from ultralytics import YOLO  # isort: skip
 
@@ -107,7 +107,7 @@ def test_options(place, options):
 
 
 def test_teacher_is_untouched_by_training(place, monkeypatch):
-    from engine.trainer import Trainer
+    from engine.training.trainer import Trainer
 
     kept = []
     original = Trainer._setup_train

@@ -15,9 +15,9 @@ from tiny import results, training
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
-from engine.launch import train
-from engine.trainer import Trainer
-from engine.evaluate import evaluate
+from engine.training.launch import train
+from engine.training.trainer import Trainer
+from engine.validation.evaluate import evaluate
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = """nc: 2

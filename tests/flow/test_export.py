@@ -16,8 +16,8 @@ import detect  # noqa: E402
 import export  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
 from cfg.version import VERSION  # noqa: E402
-from engine.exporter import check_student_only, target_path  # noqa: E402
-from engine.parity import FLOAT32, batches, check_images, check_sizes, nms_difference, raw_difference  # noqa: E402
+from engine.export.exporter import check_student_only, target_path  # noqa: E402
+from engine.export.parity import FLOAT32, batches, check_images, check_sizes, nms_difference, raw_difference  # noqa: E402
 from engine.weights import open_backend, read_metadata  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
 

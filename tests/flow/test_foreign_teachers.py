@@ -15,8 +15,8 @@ import train
 import val
 from cfg import UserError, guard
 from engine.checkpoint import save_student
-from engine.launch import train as run
-from engine.trainer import Trainer
+from engine.training.launch import train as run
+from engine.training.trainer import Trainer
 from models.detector import Detector
 
 from ultralytics import RTDETR, YOLO  # isort: skip

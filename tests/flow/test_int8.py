@@ -12,13 +12,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image  # noqa: E402
 
 import detect  # noqa: E402
-import engine.quantise as quantise_module  # noqa: E402
+import engine.export.quantise as quantise_module  # noqa: E402
 import export  # noqa: E402
 from cfg.errors import guard  # noqa: E402
-from engine.evaluate import evaluate  # noqa: E402
-from engine.exporter import target_path  # noqa: E402
-from engine.nms import complete_nms  # noqa: E402
-from engine.sources import read_image  # noqa: E402
+from engine.detection.sources import read_image  # noqa: E402
+from engine.export.exporter import target_path  # noqa: E402
+from engine.validation.evaluate import evaluate  # noqa: E402
+from engine.validation.nms import complete_nms  # noqa: E402
 from engine.weights import open_backend, read_metadata  # noqa: E402
 
 

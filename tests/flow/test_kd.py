@@ -18,8 +18,8 @@ from benchmarks.harness import comparison, runs, schedule
 from benchmarks.harness.budget import estimate, seeds_that_fit
 from benchmarks.harness.plan import Question, parse_methods
 from cfg import UserError
-from engine.launch import train
-from engine.trainer import Trainer
+from engine.training.launch import train
+from engine.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 

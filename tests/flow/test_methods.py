@@ -13,11 +13,11 @@ import export
 from cfg import UserError
 from distill.base import METHODS, Distiller
 from distill.networks import FrozenTeacher
-from engine.build import build_detector, build_distiller
+from engine.training.build import build_detector, build_distiller
 from engine.checkpoint import save_student
-from engine.launch import train
-from engine.trainer import Trainer
-from engine.evaluate import evaluate
+from engine.training.launch import train
+from engine.training.trainer import Trainer
+from engine.validation.evaluate import evaluate
 
 NAMES = {0: "dark", 1: "bright"}
 STOCK = """nc: 2

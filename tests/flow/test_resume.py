@@ -14,9 +14,10 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
-from engine import plain, trainer
-from engine.launch import train
-from engine.trainer import Trainer
+from engine import plain
+from engine.training import trainer
+from engine.training.launch import train
+from engine.training.trainer import Trainer
 
 from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
 

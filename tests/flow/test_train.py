@@ -12,10 +12,10 @@ from tiny import results, stock_detector, training, write_data, write_model
 
 import train as command_line
 from cfg import UserError, guard
-from engine.build import build_detector
 from engine.checkpoint import load_detector, save_student
-from engine.launch import info, train
-from engine.trainer import Trainer
+from engine.training.build import build_detector
+from engine.training.launch import info, train
+from engine.training.trainer import Trainer
 
 from ultralytics.utils.torch_utils import unwrap_model  # isort: skip
 
@@ -147,7 +147,7 @@ def test_starts_from_weights_and_says_how_many_fit(place, caplog):
 
 
 def test_early_stop(place, monkeypatch):
-    from engine.trainer import Trainer
+    from engine.training.trainer import Trainer
 
     original = Trainer.validate
 
@@ -193,7 +193,7 @@ def test_nan_loss_stops_with_term_epoch_and_step(place, monkeypatch, capsys):
 
 
 def test_weights_that_are_not_finite_are_never_saved(place, monkeypatch):
-    from engine.trainer import Trainer
+    from engine.training.trainer import Trainer
 
     original = Trainer.save_metrics
 

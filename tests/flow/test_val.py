@@ -15,10 +15,10 @@ import torch
 import models  # noqa: F401  (before ultralytics)
 import val
 from cfg import UserError
-from engine import evaluate as evaluation
 from engine.checkpoint import load_detector, save_student
-from engine.evaluate import evaluate
-from engine.validator import Validator
+from engine.validation import evaluate as evaluation
+from engine.validation.evaluate import evaluate
+from engine.validation.validator import Validator
 
 from ultralytics.nn.tasks import DetectionModel  # isort: skip
 

@@ -18,7 +18,7 @@ from distill.base import Level, Spec, Step, View  # noqa: E402
 from distill.localisation import level_logits, level_points, side_divergence  # noqa: E402
 from distill.methods.hsd import HSDDistiller  # noqa: E402
 from distill.model import FrozenTeacher, TrainingModel, spec_of, view_of  # noqa: E402
-from engine.build import build_detector  # noqa: E402
+from engine.training.build import build_detector  # noqa: E402
 from models.detector import raw_output  # noqa: E402
 from models.points import PointAssignment  # noqa: E402
 from ultralytics.cfg import get_cfg  # noqa: E402

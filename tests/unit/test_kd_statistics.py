@@ -18,8 +18,8 @@ from benchmarks.harness.statistics import (
     HELPS, HURTS, NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
 )  # fmt: skip
 from cfg import UserError
-from engine.box_files import load_boxes, save_boxes
-from engine.coco_metrics import Boxes, coco_metrics
+from engine.validation.box_files import load_boxes, save_boxes
+from engine.validation.coco_metrics import Boxes, coco_metrics
 
 CLASSES = 3
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.coco_metrics import Boxes, coco_metrics
+from engine.validation.coco_metrics import Boxes, coco_metrics
 from engine.profile import profile
 
 # Class 0: a large object (100 x 100) found exactly, a small one (10 x 10) found with IoU 0.62, and a small false alarm

@@ -7,8 +7,8 @@ import time
 import pytest
 import torch
 
-from engine import nms
-from engine.nms import complete_nms
+from engine.validation import nms
+from engine.validation.nms import complete_nms
 from ultralytics.utils.nms import non_max_suppression
 
 

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from engine import pipeline
-from engine.pipeline import THREADS, WriteBehind, read_ahead
+from engine.detection import pipeline
+from engine.detection.pipeline import THREADS, WriteBehind, read_ahead
 
 
 def alive(kind: str) -> list[str]:

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
 from tiny import write_image  # noqa: E402
 
 from cfg.errors import UserError  # noqa: E402
-from engine.calibration import Calibration, calibration_files  # noqa: E402
-from engine.int8 import Measured, check_loss  # noqa: E402
-from engine.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise  # noqa: E402
+from engine.export.calibration import Calibration, calibration_files  # noqa: E402
+from engine.export.int8 import Measured, check_loss  # noqa: E402
+from engine.export.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise  # noqa: E402
 from export import loss, parse  # noqa: E402
 
 

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from engine.report import NO_TEACHER, TensorBoard, column, header, heading, plot_weights, read_results, trim_results
+from engine.training.report import (
+    NO_TEACHER,
+    TensorBoard,
+    column,
+    header,
+    heading,
+    plot_weights,
+    read_results,
+    trim_results,
+)
 
 from distill.base import Level, Spec  # isort: skip
 

@@ -20,7 +20,7 @@ from distill.model import TrainingModel  # noqa: E402
 from distill.networks import FrozenTeacher, spec_of, view_of  # noqa: E402
 from engine.checkpoint import load_detector  # noqa: E402
 from engine.detectors import build_detector  # noqa: E402
-from engine.teachers import load_teacher  # noqa: E402
+from engine.training.teachers import load_teacher  # noqa: E402
 from models.foreign import torchvision_fpn  # noqa: E402
 from models.foreign.base import FeaturePyramid  # noqa: E402
 from torchvision.models import detection  # noqa: E402

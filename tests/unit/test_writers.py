@@ -9,7 +9,15 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from engine.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, output_stem, xywh_fraction
+from engine.detection.results_files import (
+    CocoWriter,
+    CsvWriter,
+    Detections,
+    JsonWriter,
+    LabelWriter,
+    output_stem,
+    xywh_fraction,
+)
 
 NAMES = {0: "scratch", 1: "Riß, tief"}  # a comma and a letter outside ASCII
 

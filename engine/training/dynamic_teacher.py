@@ -13,10 +13,10 @@ import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, read_yaml
 from distill.base import METHODS
 from distill.model import TrainingModel
-from engine.build import build_distiller, parse_methods
 from engine.checkpoint import load_detector, pack
 from engine.plain import plain, save_atomic
-from engine.validator import Validator
+from engine.training.build import build_distiller, parse_methods
+from engine.validation.validator import Validator
 from models.detector import raw_output
 
 

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 import torch.distributed as dist
 import yaml
@@ -18,19 +17,26 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
-from engine.build import Networks, fit_to_labels
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.dynamic_teacher import save_dynamic_teacher
 from engine.host import (
-    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, leave_no_border, no_amp_probe, use_all_cores, without_decay,
+    cpu_data_parallel,
+    has_fast_bfloat16,
+    leave_images_alone,
+    leave_no_border,
+    no_amp_probe,
+    use_all_cores,
+    without_decay,
 )  # fmt: skip
-from engine.report import TensorBoard, column, header, heading, plot_weights
-from engine.run_state import restore, run_state
-from engine.settings import OWN_DEFAULTS
-from engine.validator import Validator
+from engine.training.build import Networks, fit_to_labels
+from engine.training.dynamic_teacher import save_dynamic_teacher
+from engine.training.report import TensorBoard, column, header, heading, plot_weights
+from engine.training.run_state import restore, run_state
+from engine.training.settings import OWN_DEFAULTS
+from engine.validation.validator import Validator
 
 DATA_COMPLAINTS = ("No valid images", "No labels found", "final batch=1", "Error loading data")  # ultralytics' words
 
@@ -43,7 +49,7 @@ class Trainer(DetectionTrainer):
     channels_last).
 
     Args:
-        settings: complete arguments (`engine.settings.complete`).
+        settings: complete arguments (`engine.training.settings.complete`).
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """
@@ -129,7 +135,7 @@ class Trainer(DetectionTrainer):
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
     def _setup_ddp(self) -> None:
-        """The process group exists already (`engine.launch`); pick this process's device."""
+        """The process group exists already (`engine.training.launch`); pick this process's device."""
         if self.device.type != "cpu":
             self.device = torch.device("cuda", torch.cuda.current_device())
 

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
 import torch
 from torch import nn
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
 from distill.networks import FrozenTeacher, spec_of
 from engine.checkpoint import Transfer, read_state, transfer
 from engine.detectors import build_detector
-from engine.teachers import load_teacher
+from engine.training.teachers import load_teacher
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
@@ -43,7 +43,7 @@ def build_networks(
     """Build student, teacher and distiller of a run, with starting weights copied; refuse a pair that cannot work.
 
     Args:
-        settings: complete training arguments (`engine.settings`).
+        settings: complete training arguments (`engine.training.settings`).
         nc, names: classes of the data set.
         student: the student of a resumed run, as its checkpoint has it; no starting weights are copied then.
 

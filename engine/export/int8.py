@@ -20,11 +20,11 @@ from torch import nn
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from data import resolve
-from engine.calibration import Calibration, calibration_files
-from engine.evaluate import check_names, evaluate
-from engine.export_check import ExportOptions, warnings_only
-from engine.quantise import quantise
+from engine.export.calibration import Calibration, calibration_files
+from engine.export.export_check import ExportOptions, warnings_only
+from engine.export.quantise import quantise
 from engine.locate import require
+from engine.validation.evaluate import check_names, evaluate
 from engine.weights import open_backend, read_metadata
 
 FORMATS = ("onnx", "openvino")

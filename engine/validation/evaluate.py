@@ -7,26 +7,26 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
 import torch
 import yaml
 from torch import nn
 from ultralytics.utils.metrics import smooth
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import resolve
 from data.dataset import part_paths
 from data.layout import list_images
-from engine.box_files import save_boxes
 from engine.checkpoint import install, load_detector
-from engine.coco_metrics import coco_metrics
-from engine.dynamic_teacher import DynamicValidator, load_dynamic_teacher
 from engine.host import leave_images_alone, leave_no_border
-from engine.latency import time_single_images
-from engine.profile import profile
-from engine.validator import Validator
 from engine.locate import locate_weights
+from engine.profile import profile
+from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
+from engine.validation.box_files import save_boxes
+from engine.validation.coco_metrics import coco_metrics
+from engine.validation.latency import time_single_images
+from engine.validation.validator import Validator
 from engine.weights import DEFAULT_SIZE, open_backend, pick_device
 
 
@@ -57,7 +57,7 @@ def evaluate(
         save_dir: run folder; plots and the resolved `data.yaml` go there.
         border: with the border that ultralytics adds (see `engine.host.leave_no_border`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
-        detections: .npz file for every image's ground truth and detections (`engine.box_files`).
+        detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1

@@ -1,6 +1,6 @@
 """What detect.py looks at: images, folders, globs, list files, videos, cameras and network streams.
 
-ultralytics reads videos and streams. Images are listed (`engine.listing`) and read here: a folder must be walked
+ultralytics reads videos and streams. Images are listed (`engine.detection.listing`) and read here: a folder must be walked
 recursively without holding it in memory, images are read ahead while the network runs, and an unreadable one must be
 told, skipped and counted.
 """
@@ -17,14 +17,14 @@ from time import perf_counter
 import cv2
 import numpy as np
 from PIL import Image
-
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
-from cfg.errors import UserError
-from engine.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
-from engine.pipeline import HELD_BYTES, THREADS, read_ahead
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
 from ultralytics.utils import ops
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError
+from engine.detection.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
+from engine.detection.pipeline import HELD_BYTES, THREADS, read_ahead
 
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
 END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # first bytes of JPEG and PNG -> what closes the file

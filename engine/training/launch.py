@@ -11,24 +11,24 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 import torch.distributed as dist
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, RANK
 from ultralytics.utils.torch_utils import init_seeds, parse_device
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import resolve, validate
-from engine.build import build_detector, build_networks
 from engine.checkpoint import RUN, install, load_detector
 from engine.profile import profile
-from engine.report import read_results
-from engine.settings import RESUMABLE, check, complete
-from engine.trainer import Trainer
+from engine.training.build import build_detector, build_networks
+from engine.training.report import read_results
+from engine.training.settings import RESUMABLE, check, complete
+from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
@@ -37,7 +37,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     """Train as the arguments say; return the run folder, or None where another process does so.
 
     Args:
-        given: arguments by name, as on the command line (`engine.settings`).
+        given: arguments by name, as on the command line (`engine.training.settings`).
         command: the command line behind them, needed to start one process per GPU.
 
     Raises:

@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
+from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
+
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
-from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 
 IMAGE_SUFFIXES = frozenset(f".{name.lower()}" for name in IMG_FORMATS)
 VIDEO_SUFFIXES = frozenset(f".{name.lower()}" for name in VID_FORMATS)

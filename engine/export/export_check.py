@@ -14,13 +14,22 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import LOGGER
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
-from engine.parity import FLOAT32, Difference, Limit, batches, check_sizes, half_limit, nms_difference, raw_difference
+from engine.export.parity import (
+    FLOAT32,
+    Difference,
+    Limit,
+    batches,
+    check_sizes,
+    half_limit,
+    nms_difference,
+    raw_difference,
+)
 from engine.weights import open_backend
-from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import LOGGER
 
 
 @dataclass

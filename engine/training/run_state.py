@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
-from engine.report import trim_results
+import models.environment  # noqa: F401  (before ultralytics)
+from engine.training.report import trim_results
 
 if TYPE_CHECKING:
-    from engine.trainer import Trainer
+    from engine.training.trainer import Trainer
 
 
 def run_state(trainer: Trainer) -> dict[str, Any]:

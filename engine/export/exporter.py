@@ -1,6 +1,6 @@
 """Export to ONNX, TorchScript and OpenVINO, proved against PyTorch on real images before the file appears.
 
-An INT8 export is made from the proved float32 one (`engine.int8`).
+An INT8 export is made from the proved float32 one (`engine.export.int8`).
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 import torch
+import ultralytics
 from torch import Tensor, nn
+from ultralytics.engine.exporter import Exporter, export_formats
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
-import ultralytics
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.checkpoint import load_detector
-from engine.export_check import ExportOptions, check, warnings_only
-from engine.int8 import Int8, check_options
-from engine.parity import check_images
+from engine.export.export_check import ExportOptions, check, warnings_only
+from engine.export.int8 import Int8, check_options
+from engine.export.parity import check_images
 from engine.locate import OPENVINO_ENDING, locate_weights, require
 from engine.weights import fit_size, pick_device, trained_size
-from ultralytics.engine.exporter import Exporter, export_formats
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript", "openvino": OPENVINO_ENDING}
 PACKAGES = {"onnx": ("onnx",), "torchscript": (), "openvino": ("openvino",)}

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ultralytics.data.augment import LetterBox
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from data.dataset import part_paths
 from data.layout import list_images
-from engine.sources import Unreadable, read_image
-from ultralytics.data.augment import LetterBox
+from engine.detection.sources import Unreadable, read_image
 
 
 def calibration_files(content: dict[str, Any], data: str, wanted: int) -> list[Path]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import nn
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
 from distill.networks import FrozenTeacher

@@ -5,15 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
 import torch
 from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
-from engine.coco_metrics import Boxes
-from engine.nms import complete_nms
+import models.environment  # noqa: F401  (before ultralytics)
+from engine.validation.coco_metrics import Boxes
+from engine.validation.nms import complete_nms
 
 
 class Validator(DetectionValidator):

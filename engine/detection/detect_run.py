@@ -12,15 +12,15 @@ from typing import Any
 
 import cv2
 import numpy as np
+from ultralytics.engine.results import Results
+from ultralytics.utils.checks import check_imshow
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
-from engine.drawings import Drawings
-from engine.listing import MEDIA_SUFFIXES
-from engine.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
-from engine.sources import Item
-from ultralytics.engine.results import Results
-from ultralytics.utils.checks import check_imshow
+from engine.detection.drawings import Drawings
+from engine.detection.listing import MEDIA_SUFFIXES
+from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
+from engine.detection.sources import Item
 
 STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 

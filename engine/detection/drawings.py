@@ -8,10 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from engine.listing import MEDIA_SUFFIXES
-from engine.pipeline import WriteBehind
-from engine.results_files import output_stem
-from engine.sources import Item
+from engine.detection.listing import MEDIA_SUFFIXES
+from engine.detection.pipeline import WriteBehind
+from engine.detection.results_files import output_stem
+from engine.detection.sources import Item
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 DEFAULT_FPS = 30.0  # of a stream that does not tell its own

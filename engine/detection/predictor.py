@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
-from cfg.errors import UserError, nearest
-from cfg.version import VERSION
-from engine.detect_run import DetectOptions, Run, Summary
-from engine.locate import locate_weights
-from engine.sources import MediaSource, StreamSource, open_source
-from engine.weights import fit_size, open_backend, pick_device
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.nms import non_max_suppression
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError, nearest
+from cfg.version import VERSION
+from engine.detection.detect_run import DetectOptions, Run, Summary
+from engine.detection.sources import MediaSource, StreamSource, open_source
+from engine.locate import locate_weights
+from engine.weights import fit_size, open_backend, pick_device
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
 PATIENCE_S = 1.0  # about what importing torchvision takes

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cfg import UserError
-from engine.coco_metrics import Boxes
+from engine.validation.coco_metrics import Boxes
 
 
 def save_boxes(path: str | Path, files: Sequence[str], truths: Sequence[Boxes], found: Sequence[Boxes]) -> None:

@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
-from cfg.errors import UserError
-from engine.listing import IMAGE_SUFFIXES
-from engine.sources import Unreadable, read_image
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils import ASSETS
 from ultralytics.utils.metrics import box_iou
 from ultralytics.utils.nms import non_max_suppression
+
+import models.environment  # noqa: F401  (must run before ultralytics is imported)
+from cfg.errors import UserError
+from engine.detection.listing import IMAGE_SUFFIXES
+from engine.detection.sources import Unreadable, read_image
 
 MOST_IMAGES = 4
 VISIBLE_SCORE = 1e-3  # anchors above it are also reported by themselves: they can become detections

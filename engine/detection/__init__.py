@@ -1,0 +1,1 @@
+"""Detection on images, folders, videos and cameras, and the files it writes."""

@@ -1,0 +1,1 @@
+"""Exported models: made, quantised, and proved against PyTorch."""

@@ -1,0 +1,1 @@
+"""Scores of a detector: COCO metrics, suppression, latency."""
