@@ -11,13 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import models.environment  # noqa: F401  # isort: skip  (before ultralytics)
 import torch
 import torch.distributed as dist
 from torch import nn
 from ultralytics.utils import DEFAULT_CFG_DICT, RANK
 from ultralytics.utils.torch_utils import init_seeds, parse_device
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import resolve, validate
 from engine.checkpoint import RUN, install, load_detector

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import models.environment  # noqa: F401  # isort: skip  (before ultralytics)
 import torch
 import torch.distributed as dist
 import yaml
@@ -17,7 +18,6 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
