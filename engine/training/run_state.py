@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
 import models.environment  # noqa: F401  (before ultralytics)
 from engine.training.report import trim_results
 
-if TYPE_CHECKING:
-    from engine.training.trainer import Trainer
 
-
-def run_state(trainer: Trainer) -> dict[str, Any]:
+def run_state(trainer: BaseTrainer) -> dict[str, Any]:
     """All that training goes on from, as plain data: live and averaged weights, optimiser, scaler, best, early stop."""
     averaged = {k: v for k, v in trainer.ema.ema.state_dict().items() if not k.startswith("student.")}
     return {
@@ -30,7 +28,7 @@ def run_state(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, ckpt: dict[str, Any]) -> None:
+def restore(trainer: BaseTrainer, ckpt: dict[str, Any]) -> None:
     """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt (its content: `ckpt`) left them.
 
     The live weights are in the model already (`Trainer.setup_model`): the optimiser was made from it.
