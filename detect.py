@@ -13,6 +13,7 @@ import sys
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
 from engine.locate import locate_weights
+from engine.startup import quick_imports
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -51,8 +52,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
     locate_weights(arguments.weights)  # before the imports that take seconds
-    from engine.detection.detect_run import DetectOptions
-    from engine.detection.predictor import detect
+    with quick_imports():
+        from engine.detection.detect_run import DetectOptions
+        from engine.detection.predictor import detect
 
     return 1 if detect(DetectOptions(**vars(arguments))).skipped else 0
 
