@@ -36,7 +36,7 @@ def main() -> int:
     if not tokens or "-h" in tokens or "--help" in tokens:
         print(__doc__)
         return 0 if tokens else 2
-    from engine.training.settings import known_names, read_command_line
+    from engine.settings import known_names, read_command_line
 
     given = read_command_line(tokens, known_names())
     from engine.training.launch import info, train

@@ -21,7 +21,7 @@ from benchmarks.harness.report import accuracy, commit, differences, machine, wr
 from benchmarks.harness.schedule import Records, Schedule, make_slots
 from cfg import UserError
 from data import resolve
-from engine.training.settings import known_names, read_command_line
+from engine.settings import known_names, read_command_line
 
 
 def prepare(args: argparse.Namespace, rest: list[str], threads: str | None) -> Schedule:

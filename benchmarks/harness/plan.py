@@ -185,7 +185,7 @@ def command(question: Question, method: Method, seed: int, epochs: int | None = 
 
 def check_arguments(arguments: list[str], known: set[str], free: tuple[str, ...] = ()) -> None:
     """Refuse train.py arguments that do not exist, or that the comparison sets itself (but for the `free` ones)."""
-    from engine.training.settings import read_command_line
+    from engine.settings import read_command_line
 
     for name in read_command_line(arguments, known):
         if name in OURS and name not in free:
@@ -200,8 +200,8 @@ def examine(question: Question, methods: list[Method]) -> None:
     Raises:
         UserError: whatever train.py would refuse, with the method's label before it.
     """
+    from engine.settings import complete, known_names, read_command_line
     from engine.training.launch import check_data
-    from engine.training.settings import complete, known_names, read_command_line
 
     names, starts = None, {}
     for method in methods:

@@ -25,7 +25,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     """Build the student, and its teacher's wrapper where there is one, as ultralytics will; return the student.
 
     Args:
-        settings: complete arguments (`engine.training.settings.complete`).
+        settings: complete arguments (`engine.settings.complete`).
         names: classes of the data set.
 
     Raises:
@@ -92,7 +92,7 @@ def train(settings: dict[str, Any]) -> Path:
 
 def main() -> int:
     """Run the command line."""
-    from engine.training.settings import complete, known_names, read_command_line
+    from engine.settings import complete, known_names, read_command_line
 
     train(complete(read_command_line(sys.argv[1:], known_names())))
     return 0

@@ -19,7 +19,7 @@ from benchmarks.timing.clock import Clock
 from benchmarks.timing.prepare import detector_of
 from distill.model import TrainingModel
 from engine.training.build import build_networks
-from engine.training.settings import OWN_DEFAULTS
+from engine.settings import OWN_DEFAULTS
 
 SEED, WARM_UP = 0, 2
 NEVER = 10**9  # steps between two measurements of gradients: after the first, none

@@ -15,7 +15,6 @@ import numpy as np
 from ultralytics.engine.results import Results
 from ultralytics.utils.checks import check_imshow
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.detection.drawings import Drawings
 from engine.detection.listing import MEDIA_SUFFIXES

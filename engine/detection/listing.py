@@ -9,7 +9,6 @@ from pathlib import Path, PurePath
 
 from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 
 IMAGE_SUFFIXES = frozenset(f".{name.lower()}" for name in IMG_FORMATS)

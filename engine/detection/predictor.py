@@ -16,7 +16,6 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.nms import non_max_suppression
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.detection.detect_run import DetectOptions, Run, Summary

@@ -21,7 +21,6 @@ from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTyp
 from ultralytics.utils import ops
 from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.detection.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
 from engine.detection.pipeline import HELD_BYTES, THREADS, read_ahead

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from ultralytics.data.augment import LetterBox
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from data.dataset import part_paths
 from data.layout import list_images

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import LOGGER
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.export.parity import (
     FLOAT32,

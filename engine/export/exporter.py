@@ -18,7 +18,6 @@ import ultralytics
 from torch import Tensor, nn
 from ultralytics.engine.exporter import Exporter, export_formats
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.checkpoint import load_detector

@@ -17,7 +17,6 @@ import torch
 import yaml
 from torch import nn
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from data import resolve
 from engine.export.calibration import Calibration, calibration_files

@@ -19,7 +19,6 @@ from ultralytics.utils import ASSETS
 from ultralytics.utils.metrics import box_iou
 from ultralytics.utils.nms import non_max_suppression
 
-import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.detection.listing import IMAGE_SUFFIXES
 from engine.detection.sources import Unreadable, read_image

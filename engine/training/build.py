@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
@@ -43,7 +42,7 @@ def build_networks(
     """Build student, teacher and distiller of a run, with starting weights copied; refuse a pair that cannot work.
 
     Args:
-        settings: complete training arguments (`engine.training.settings`).
+        settings: complete training arguments (`engine.settings`).
         nc, names: classes of the data set.
         student: the student of a resumed run, as its checkpoint has it; no starting weights are copied then.
 

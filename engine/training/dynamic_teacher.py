@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, read_yaml
 from distill.base import METHODS
 from distill.model import TrainingModel

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import models.environment  # noqa: F401  # isort: skip  (before ultralytics)
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -22,9 +21,9 @@ from cfg import UserError
 from data import resolve, validate
 from engine.checkpoint import RUN, install, load_detector
 from engine.profile import profile
+from engine.settings import RESUMABLE, check, complete
 from engine.training.build import build_detector, build_networks
 from engine.training.report import read_results
-from engine.training.settings import RESUMABLE, check, complete
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
 
@@ -37,7 +36,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     """Train as the arguments say; return the run folder, or None where another process does so.
 
     Args:
-        given: arguments by name, as on the command line (`engine.training.settings`).
+        given: arguments by name, as on the command line (`engine.settings`).
         command: the command line behind them, needed to start one process per GPU.
 
     Raises:

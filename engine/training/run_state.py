@@ -8,7 +8,6 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
-import models.environment  # noqa: F401  (before ultralytics)
 from engine.training.report import trim_results
 
 

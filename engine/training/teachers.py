@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
 from distill.networks import FrozenTeacher

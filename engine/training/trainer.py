@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  # isort: skip  (before ultralytics)
 import torch
 import torch.distributed as dist
 import yaml
@@ -31,11 +30,11 @@ from engine.host import (
     use_all_cores,
     without_decay,
 )  # fmt: skip
+from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.report import TensorBoard, column, header, heading, plot_weights
 from engine.training.run_state import restore, run_state
-from engine.training.settings import OWN_DEFAULTS
 from engine.validation.validator import Validator
 
 DATA_COMPLAINTS = ("No valid images", "No labels found", "final batch=1", "Error loading data")  # ultralytics' words
@@ -49,7 +48,7 @@ class Trainer(DetectionTrainer):
     channels_last).
 
     Args:
-        settings: complete arguments (`engine.training.settings.complete`).
+        settings: complete arguments (`engine.settings.complete`).
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """

@@ -13,7 +13,6 @@ import yaml
 from torch import nn
 from ultralytics.utils.metrics import smooth
 
-import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data import resolve
 from data.dataset import part_paths

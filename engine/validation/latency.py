@@ -15,8 +15,6 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.patches import imread
 
-import models.environment  # noqa: F401  (before ultralytics)
-
 TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 30, 5, 20.0
 DEPLOYED_CONF = 0.25  # speed is measured at the threshold of detect.py, not at the near-zero one that AP needs
 

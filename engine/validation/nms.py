@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from ultralytics.utils.nms import non_max_suppression
 
-import models.environment  # noqa: F401  (before ultralytics)
-
 CANDIDATES = (2048, 8192, 30000)  # boxes considered, best scores first; the last is ultralytics' own limit
 
 

@@ -11,7 +11,6 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
-import models.environment  # noqa: F401  (before ultralytics)
 from engine.validation.coco_metrics import Boxes
 from engine.validation.nms import complete_nms
 

@@ -13,8 +13,8 @@ import pytest
 
 from cfg import find
 from engine.detectors import stock_yaml
+from engine.settings import known_names, read_command_line
 from engine.training.build import parse_methods
-from engine.training.settings import known_names, read_command_line
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill",

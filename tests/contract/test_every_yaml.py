@@ -14,8 +14,8 @@ from small import ROOT, distilling, hidden_modules  # noqa: E402
 from cfg import find, read_yaml  # noqa: E402
 from data import resolve  # noqa: E402
 from distill.base import METHODS  # noqa: E402
+from engine.settings import complete, known_names  # noqa: E402
 from engine.training.build import build_detector  # noqa: E402
-from engine.training.settings import complete, known_names  # noqa: E402
 
 
 def yamls(kind: str) -> list[str]:

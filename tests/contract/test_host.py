@@ -27,7 +27,7 @@ from engine.backend import Backend, OnnxBackend  # noqa: E402
 from engine.export.exporter import DetectorExporter  # noqa: E402
 from engine.detection.predictor import Predictor  # noqa: E402
 from engine.detection.sources import MediaSource, StreamSource  # noqa: E402
-from engine.training.settings import OWN_DEFAULTS, defaults  # noqa: E402
+from engine.settings import OWN_DEFAULTS, defaults  # noqa: E402
 from engine.training.trainer import Trainer  # noqa: E402
 from engine.validation.validator import Validator  # noqa: E402
 from models.blocks.host import SPP, Conv  # noqa: E402

@@ -11,7 +11,7 @@ from benchmarks.harness.ablation import UNITS, beside_ours, load, methods_of
 from benchmarks.harness.plan import Question, check_arguments
 from benchmarks.harness.published import agreement, beside
 from cfg import UserError, find
-from engine.training.settings import known_names
+from engine.settings import known_names
 
 TABLES = sorted(path.stem for path in (Path(find("ablations", "ts-3"))).parent.glob("*.yaml"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cfg import UserError
-from engine.training.settings import OPTIMIZERS, OWN_DEFAULTS, check, complete, defaults, known_names, read_command_line
+from engine.settings import OPTIMIZERS, OWN_DEFAULTS, check, complete, defaults, known_names, read_command_line
 
 BASE = {"model": "s-model.yaml", "data": "neu-det.yaml"}
 
