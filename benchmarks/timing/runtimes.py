@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 from ultralytics.nn.autobackend import AutoBackend
 
+from cfg import UserError
 from engine.checkpoint import load_detector
 
 Forward = Callable[[Tensor], Any]  # (B, 3, H, W) -> (B, 4 + nc, N) or, without NMS to do, (B, n, 6); maybe in a tuple
@@ -30,6 +33,8 @@ def open_runtime(runtime: str, file: str, precision: str, device: torch.device, 
 
 def _torch(file: str, precision: str, device: torch.device, compiled: bool) -> tuple[Forward, bool]:
     """As detect.py runs a .pt: fused, channels_last on an x86 CPU; bfloat16 by autocast."""
+    if compiled:
+        need_compiler()
     detector, _ = load_detector(file, device)
     backend = AutoBackend(detector, device=device, fp16=precision == "fp16", verbose=False)
     network = torch.compile(backend.model) if compiled else backend
@@ -39,6 +44,13 @@ def _torch(file: str, precision: str, device: torch.device, compiled: bool) -> t
             return network(images)
 
     return forward, backend.end2end
+
+
+def need_compiler() -> None:
+    """Raise `UserError` where torch.compile would find no C++ compiler (its own message is a page long)."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        raise UserError(f"torch.compile needs a C++ compiler, and '{name}' is not there: apt install g++, or set CXX to one")
 
 
 def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forward:

@@ -97,9 +97,23 @@ class AnchorDetect(Detect):
         )
         self.bias_init()
 
+    @property
+    def stride(self) -> torch.Tensor:
+        """Input pixels per cell of each level, (nl,); ultralytics reads it, and sets it anew when the model moves.
+
+        Its numbers are also in `pixels_per_cell`: to read them from a tensor ends a compiled graph and waits for a GPU.
+        """
+        return self._stride
+
+    @stride.setter
+    def stride(self, strides: torch.Tensor) -> None:
+        self._stride = strides
+        if not strides.is_meta:  # without content: the numbers stay
+            self.pixels_per_cell: tuple[float, ...] = tuple(strides.tolist())
+
     def bias_init(self) -> None:
         """Start with rare objects: about 8 per 640-pixel image, and classes equally likely (Lin et al. 2017, 3.3)."""
-        for branch, stride in zip(self.m, self.stride.tolist()):
+        for branch, stride in zip(self.m, self.pixels_per_cell):
             coupled = isinstance(branch, nn.Conv2d)
             boxes = branch.bias if coupled else branch.box_out.bias
             classes = branch.bias if coupled else branch.class_out.bias
@@ -140,7 +154,7 @@ class AnchorDetect(Detect):
         height, width = logits.shape[3], logits.shape[4]
         sigmoid = logits.sigmoid() if self.export else logits.float().sigmoid()
         xy, wh, objectness, classes = sigmoid.split((2, 2, 1, self.nc), 2)
-        stride, grid = float(self.stride[level]), self._grid(height, width, sigmoid)
+        stride, grid = self.pixels_per_cell[level], self._grid(height, width, sigmoid)
         centers = xy * (2 * stride) + (grid - 0.5) * stride
         sizes = wh * wh * (4 * self.anchor_wh[level].to(sigmoid.dtype)).view(1, self.na, 2, 1, 1)
         return tuple(x.transpose(1, 2).flatten(2) for x in (centers, sizes, classes * objectness))

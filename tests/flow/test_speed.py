@@ -111,6 +111,15 @@ def test_a_model_that_fails_is_a_row(place, inside, monkeypatch):
     assert run(monkeypatch, "--models", models, "--runtimes", "torch", *COMMON, "--out", str(place / "out")) == 1
 
 
+def test_compiled_without_a_compiler_says_what_to_install(place, inside, monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    given = ["--models", str(place / "s.yaml"), "--runtimes", "torch,compile", *COMMON, "--out", str(place / "out")]
+    assert run(monkeypatch, "inference", *given) == 0
+    eager, compiled = json.loads((place / "out/results.json").read_text())["rows"]
+    assert not eager["reason"] and "forward_ms" not in compiled
+    assert compiled["reason"].startswith("torch.compile needs a C++ compiler") and "apt install g++" in compiled["reason"]
+
+
 def test_training(place, inside, monkeypatch):
     write_data(place)
     given = ["--models", str(place / "s.yaml"), "--teacher", str(place / "t.yaml"), "--data", str(place / "data.yaml")]

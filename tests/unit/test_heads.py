@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import deepcopy
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from models.blocks.attention import CBAM, DualAttention, NoAttention
+from models.detector import Detector
 from models.heads.anchor import AnchorDetect, DecoupledBranches
 
 CHANNELS, STRIDES, ANCHORS = (4, 8), (8, 16), [[10, 20, 30, 40], [50, 60, 70, 80]]
@@ -134,6 +136,28 @@ def test_anchors_of_the_yaml() -> None:
         AnchorDetect(3, [[1, 2]], CHANNELS, STRIDES)
     with pytest.raises(UserError, match="unknown head style 'decupled'.*did you mean 'decoupled'"):
         head("decupled")
+
+
+@pytest.mark.parametrize("move", [deepcopy, lambda m: m.double(), lambda m: m.half(), lambda m: m.to("meta")])
+def test_strides_stay_with_a_model_that_is_copied_or_moved(move) -> None:
+    model = move(Detector("yolov5n.yaml", nc=2))
+    assert model.head.pixels_per_cell == (8.0, 16.0, 32.0) and model.head.stride.shape == (3,)
+    model.head.stride = torch.tensor([4.0, 8.0, 16.0])
+    assert model.head.pixels_per_cell == (4.0, 8.0, 16.0), "two numbers for one thing"
+
+
+def test_compiled_it_is_one_graph() -> None:
+    """torch.compile splits a network where Python looks at a tensor's content; `fullgraph` refuses to.
+
+    A whole detector with decoupled branches, and the coupled head of YOLOv5 alone, whose other layers are in it too.
+    """
+    fast = Detector("s-model-fast.yaml", nc=2).eval().fuse(verbose=False)
+    for module, given in ((fast, torch.rand(1, 3, 64, 64)), (head("coupled"), features())):
+        torch._dynamo.reset()
+        with torch.inference_mode():
+            compiled = torch.compile(module, fullgraph=True, backend="eager")(given)
+            assert torch.allclose(compiled[0], module(given)[0], atol=1e-4)
+    torch._dynamo.reset()
 
 
 def test_half_precision_decodes_in_float32_outside_export() -> None:
