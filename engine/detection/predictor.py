@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -20,11 +19,11 @@ from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.detection.detect_run import DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, StreamSource, open_source
+from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
 from engine.weights import fit_size, open_backend, pick_device
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
-PATIENCE_S = 1.0  # about what importing torchvision takes
 
 
 class Predictor(DetectionPredictor):
@@ -62,7 +61,7 @@ class Predictor(DetectionPredictor):
         super().__init__(overrides=overrides)
         self.model, self.device, self.media = backend, backend.device, source
         self.imgsz = size
-        self.suppressing = 0.0  # seconds
+        use_compiled_suppression()
         if isinstance(source, MediaSource):
             source.prepare = self.letterbox
 
@@ -80,12 +79,8 @@ class Predictor(DetectionPredictor):
         self.dataset, self.source_type = self.media, self.media.source_type
 
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: list[np.ndarray], **kwargs: Any) -> list[Results]:
-        """As the base class, but without its time limit, after which it loses what the rest of a batch shows.
-
-        ultralytics uses torchvision where it is imported, and else does the same in Python, some ten times as slowly.
-        That import takes longer than it saves in a short run, so that it waits until as much time has been lost.
-        """
-        began, given = perf_counter(), self.args
+        """As the base class, but without its time limit, after which it loses what the rest of a batch shows."""
+        given = self.args
         kept = non_max_suppression(
             preds,
             given.conf,
@@ -96,9 +91,6 @@ class Predictor(DetectionPredictor):
             max_time_img=math.inf,
             end2end=getattr(self.model, "end2end", False),
         )
-        self.suppressing += perf_counter() - began
-        if self.suppressing > PATIENCE_S:
-            import torchvision  # noqa: F401
         return self.construct_results(kept, img, orig_imgs, **kwargs)
 
     def construct_results(self, preds: list[Any], img: Any, orig_imgs: list[np.ndarray]) -> list[Results]:

@@ -181,6 +181,7 @@ LINES: list[tuple[Any, str, str]] = [
     (data_utils.verify_image_label, "check_image(im_file)", "looked up when it runs: engine.host.leave_images_alone"),
     (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.host.leave_no_border"),
     (BasePredictor.stream_inference, "self.setup_source(", "ours gives our sources"),
+    (nms.non_max_suppression, "i = TorchNMS.nms(boxes, scores, iou_thres)", "torchvision's operator is put there"),
 ]
 
 
