@@ -16,6 +16,12 @@ class Masks(NamedTuple):
     foreground: Tensor  # (B, 1, H, W), 1 inside ground-truth boxes, else 0
     scale: Tensor  # (B, 1, H, W), 1 / cells of the owning box inside boxes, 1 / cells of the background outside
 
+    def split(self, errors: Tensor) -> tuple[Tensor, Tensor]:
+        """Foreground and background sums of `scale * errors`, 0-d, each a mean over images; errors (B, 1, H, W)."""
+        scaled = errors * self.scale
+        foreground = scaled * self.foreground
+        return foreground.sum((1, 2, 3)).mean(), (scaled - foreground).sum((1, 2, 3)).mean()
+
 
 @torch.no_grad()
 def box_masks(bboxes_xywhn: Tensor, batch_idx: Tensor, batch_size: int, grid_hw: tuple[int, int]) -> Masks:

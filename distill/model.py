@@ -55,6 +55,8 @@ class TrainingModel(nn.Module):
         self.student, self.distiller, self.teacher = student, distiller, teacher
         if teacher and not distiller.reads_head:
             teacher.drop_head()
+        if teacher:
+            teacher.fold()
         self.spec = spec_of(student, "student")
         self.progress = 0.0  # of training, 0..1; set by the trainer
         self.bfloat16_cpu = False  # autocast on the CPU; ultralytics' own covers GPUs only

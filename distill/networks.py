@@ -92,6 +92,12 @@ class FrozenTeacher:
         if not self.spec.headless:
             tap(self.model.model)
 
+    def fold(self) -> None:
+        """Let its blocks write their functions with fewer layers, for good: it is never trained. A second call changes nothing."""
+        for module in list(self.model.modules()):
+            if hasattr(module, "fold"):
+                module.fold()
+
     @torch.no_grad()
     def see(self, images: Tensor) -> View:
         """The teacher's view of images (B, 3, H, W). Sides that do not fit its strides are padded, the maps cropped."""

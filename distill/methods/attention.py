@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from distill.adapters import Adapter
 from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.cells import centred, channels_last, channels_second, mean_square, over_channels, softmax_over_cells
 from distill.masks import Masks, box_masks
 from distill.options import flag, gains_of, not_negative, positive
 
@@ -21,16 +22,16 @@ def free_attention(features: Tensor) -> Tensor:
     Channels are weighted by the softmax of their mean |F| over positions, positions by the softmax of theirs over channels.
     """
     batch, channels, height, width = features.shape
-    magnitude = features.abs()
-    channel = magnitude.mean((2, 3)).softmax(1).view(batch, channels, 1, 1) * channels
-    spatial = magnitude.mean(1).flatten(1).softmax(1).view(batch, 1, height, width) * (height * width)
-    return (channel + spatial) * features
+    magnitude = channels_last(features.abs())
+    channel = magnitude.mean((1, 2)).softmax(1).view(batch, 1, 1, channels) * channels
+    spatial = magnitude.mean(3).flatten(1).softmax(1).view(batch, height, width, 1) * (height * width)
+    return channels_second(channel + spatial) * features
 
 
 def attention_mask(attended: Tensor, temperature: float) -> Tensor:
     """eq. 10: softmax of `M(F) / T` over the H * W positions of each channel, times H * W so that its mean is 1."""
     positions = attended.shape[2] * attended.shape[3]
-    return (attended / temperature).flatten(2).softmax(2).view_as(attended) * positions
+    return softmax_over_cells(attended / temperature) * positions
 
 
 def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
@@ -38,10 +39,7 @@ def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, mas
 
     teacher, student, attention: (B, C, H, W).
     """
-    weighted = attention * (teacher - student).square() * masks.scale
-    foreground = (weighted * masks.foreground).sum((1, 2, 3)).mean()
-    background = (weighted * (1 - masks.foreground)).sum((1, 2, 3)).mean()
-    return foreground, background
+    return masks.split(over_channels(attention * (teacher - student).square()))
 
 
 def rescaled(student: Tensor, teacher: Tensor) -> Tensor:
@@ -49,9 +47,9 @@ def rescaled(student: Tensor, teacher: Tensor) -> Tensor:
 
     Both (B, C, H, W). A channel that is the same everywhere becomes the teacher's mean.
     """
-    variance, mean = torch.var_mean(student, (2, 3), correction=0, keepdim=True)
-    wanted, target = torch.var_mean(teacher, (2, 3), correction=0, keepdim=True)
-    return (student - mean) * ((wanted + EPSILON) / (variance + EPSILON)).sqrt() + target
+    rest, _, variance = centred(student)
+    _, target, wanted = centred(teacher)
+    return rest * ((wanted + EPSILON) / (variance + EPSILON)).sqrt() + target
 
 
 @METHODS.register("attention")
@@ -112,8 +110,8 @@ class AttentionDistiller(Distiller):
         mask_student = attention_mask(attended_student, self.temperature)
         masks = box_masks(step.batch["bboxes"].to(teacher.device), step.batch["batch_idx"], step.size, grid_hw)
         fg, bg = masked_square_error(teacher, student, mask_teacher, masks)
-        attention = F.smooth_l1_loss(mask_student, mask_teacher)  # eq. 12
-        whole = (attended_teacher - attended_student).square().mean()  # eq. 13, per element as in eq. 5
+        attention = F.smooth_l1_loss(channels_last(mask_student), channels_last(mask_teacher))  # eq. 12
+        whole = mean_square(attended_student, attended_teacher)  # eq. 13, per element as in eq. 5
         return fg, bg, attention, whole
 
     def describe(self) -> str:

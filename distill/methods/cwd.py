@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.base import METHODS, Spec, Step
+from distill.cells import channels_last
 from distill.features import FeatureDistiller
 from distill.options import positive
 
@@ -14,8 +15,9 @@ def channel_divergence(teacher: Tensor, student: Tensor, temperature: float) -> 
 
     teacher, student: (B, C, H, W). Returns a 0-d mean over images.
     """
-    log_teacher, log_student = ((x.flatten(2) / temperature).log_softmax(2) for x in (teacher, student))
-    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(2)  # (B, C)
+    rows = (channels_last(x).flatten(1, 2) / temperature for x in (teacher, student))
+    log_teacher, log_student = (x.log_softmax(1) for x in rows)
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(1)  # (B, C)
     return temperature**2 * divergence.mean()
 
 

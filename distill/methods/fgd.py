@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from distill.adapters import Adapter
 from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.cells import channels_last, channels_second, mean_square, over_channels
 from distill.masks import Masks, box_masks
 from distill.options import gains_of, not_negative, positive
 
@@ -19,9 +20,9 @@ def attention(features: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     G^S is the mean |F| over channels, G^C the mean |F| over cells; both attentions have mean 1. F: (B, C, H, W).
     """
     batch, channels, height, width = features.shape
-    magnitude = features.abs()
-    spatial = (magnitude.mean(1).flatten(1) / temperature).softmax(1) * (height * width)
-    channel = (magnitude.mean((2, 3)) / temperature).softmax(1) * channels
+    magnitude = channels_last(features.abs())
+    spatial = (magnitude.mean(3).flatten(1) / temperature).softmax(1) * (height * width)
+    channel = (magnitude.mean((1, 2)) / temperature).softmax(1) * channels
     return spatial.view(batch, 1, height, width), channel.view(batch, channels, 1, 1)
 
 
@@ -30,10 +31,7 @@ def focal_error(teacher: Tensor, student: Tensor, weight: Tensor, masks: Masks) 
 
     teacher, student: (B, C, H, W); weight: `A^S A^C` of the teacher, of the same shape.
     """
-    weighted = weight * (teacher - student).square() * masks.scale
-    foreground = (weighted * masks.foreground).sum((1, 2, 3)).mean()
-    background = (weighted * (1 - masks.foreground)).sum((1, 2, 3)).mean()
-    return foreground, background
+    return masks.split(over_channels(weight * (teacher - student).square()))
 
 
 class Relation(nn.Module):
@@ -55,7 +53,7 @@ class Relation(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         share = self.key(features).flatten(1).softmax(1)  # (B, H * W)
-        context = torch.einsum("bcp,bp->bc", features.flatten(2), share)
+        context = (share[:, None] @ channels_last(features).flatten(1, 2)).squeeze(1)
         return features + self.transform(context)[:, :, None, None]
 
 
@@ -119,9 +117,10 @@ class FocalGlobalDistiller(Distiller):
         student = self.adapters[name](student, grid_hw)
         (spatial, channel), (own_spatial, own_channel) = (attention(x, self.temperature) for x in (teacher, student))
         masks = box_masks(step.batch["bboxes"].to(teacher.device), step.batch["batch_idx"], step.size, grid_hw)
-        fg, bg = focal_error(teacher, student, spatial * channel, masks)
+        weight = channels_second(channels_last(spatial) * channels_last(channel))
+        fg, bg = focal_error(teacher, student, weight, masks)
         attended = (spatial - own_spatial).abs().mean() + (channel - own_channel).abs().mean()
-        whole = (self.target_relation[name](teacher) - self.student_relation[name](student)).square().mean()
+        whole = mean_square(self.student_relation[name](student), self.target_relation[name](teacher))
         return fg, bg, attended, whole
 
     def describe(self) -> str:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.cells import centred
 from distill.dynamic.labels import LabelEncoder
 from distill.dynamic.level import LevelTeacher
 from distill.dynamic.objects import pack_objects
@@ -19,8 +20,8 @@ LABEL_CHANNELS = 256
 
 def standardised(x: Tensor) -> Tensor:
     """Instance norm without parameters: each image's channel has mean 0 and variance 1 over positions. (B, C, H, W)."""
-    variance, mean = torch.var_mean(x, (2, 3), correction=0, keepdim=True)
-    return (x - mean) / (variance + 1e-5).sqrt()
+    rest, _, variance = centred(x)
+    return rest / (variance + 1e-5).sqrt()
 
 
 def student_adaptor(channels: int) -> nn.Sequential:

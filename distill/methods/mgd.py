@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import METHODS, Spec, Step
+from distill.cells import mean_square
 from distill.features import FeatureDistiller
 from distill.options import positive, ratio
 
@@ -68,7 +69,7 @@ class MaskedGenerativeDistiller(FeatureDistiller):
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
         seen = student * random_mask(student, self.mask, fixed=not self.training)
-        return (teacher - self.generators[level](seen)).square().mean()
+        return mean_square(self.generators[level](seen), teacher)
 
     def describe(self) -> str:
         return f"masked generation, {self.mask:.0%} of the cells hidden; {super().describe()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.base import METHODS, Step
+from distill.cells import centred, mean_square
 from distill.features import FeatureDistiller
 
 # Added to the variance, for channels that are the same everywhere: above the rounding of float32 there, and far below
@@ -13,10 +14,9 @@ EPSILON = 1e-10
 
 
 def standardised(features: Tensor) -> Tensor:
-    """Mean 0 and variance 1 over the H * W cells of each image and channel; (B, C, H, W) -> (B, C, H * W)."""
-    flat = features.flatten(2)
-    centred = flat - flat.mean(2, keepdim=True)
-    return centred / (centred.square().mean(2, keepdim=True) + EPSILON).sqrt()
+    """Mean 0 and variance 1 over the H * W cells of each image and channel; (B, C, H, W) -> (B, C, H, W)."""
+    rest, _, variance = centred(features)
+    return rest / (variance + EPSILON).sqrt()
 
 
 @METHODS.register("pkd")
@@ -37,7 +37,7 @@ class PearsonDistiller(FeatureDistiller):
     weight_names = {"pkd_loss": "pkd"}
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
-        return (standardised(teacher) - standardised(student)).square().mean() / 2
+        return mean_square(standardised(student), standardised(teacher)) / 2
 
     def describe(self) -> str:
         return f"Pearson correlation of channels; {super().describe()}"
