@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations_with_replacement
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 SCALE = 1024.0  # gradients of half-precision features would underflow without it
 
@@ -31,3 +33,70 @@ def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> Sequence[Tensor | None]:
     if not loss.requires_grad:
         return [None] * len(feats)
     return torch.autograd.grad(loss * SCALE, list(feats), retain_graph=True, allow_unused=True)
+
+
+class Neck:
+    """Within this context, hands a head its feature maps under new names: what flows back through the head alone arrives there.
+
+    Attributes:
+        outputs: the neck's maps (B, C, H, W); the finer ones may also be what coarser ones are made of. Empty where `watched`
+            is False or the head was not run.
+        read: the same values, for the head and for all who read its output.
+    """
+
+    def __init__(self, head: nn.Module, watched: bool) -> None:
+        self.head, self.watched = head, watched
+        self.outputs: list[Tensor] = []
+        self.read: list[Tensor] = []
+
+    def __enter__(self) -> Neck:
+        self.hook = self.head.register_forward_pre_hook(self._rename) if self.watched else None
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.hook is not None:
+            self.hook.remove()
+
+    def _rename(self, head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        self.outputs = list(given[0])
+        self.read = [x.view_as(x) for x in self.outputs]
+        return (list(self.read), *given[1:])
+
+
+def walked_once(loss: Tensor, feats: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor | None:
+    """A stand-in for a 0-d loss whose gradient is computed here and now, and handed out at every backward pass.
+
+    So a loss that is measured at the neck and then minimised costs one pass through the head and not two.
+
+    Args:
+        loss: depends on what is trained through `feats` and `parameters` alone.
+        feats: what the head alone reads (`Neck.read`): a level's own map also feeds coarser levels.
+        parameters: of the head.
+
+    Returns:
+        None where that is not to be had: half-precision maps, whose gradients need the scale that the trainer's own
+        backward pass has, and maps that the loss does not depend on.
+    """
+    if not loss.requires_grad or any(x.dtype == torch.float16 for x in feats):
+        return None
+    inputs = [x for x in (*feats, *parameters) if x.requires_grad]
+    gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+    if any(gradient is None for x, gradient in zip(inputs, gradients) if any(x is y for y in feats)):
+        return None
+    known = [(x, gradient) for x, gradient in zip(inputs, gradients) if gradient is not None]
+    return _Known.apply(loss.detach(), *(x for x, _ in known), *(gradient for _, gradient in known))
+
+
+class _Known(torch.autograd.Function):
+    """A value and the gradients it has at some tensors."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, *tensors: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors[len(tensors) // 2 :])
+        return value.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
+        gradients = ctx.saved_tensors
+        return None, *(outer.to(x.dtype) * x for x in gradients), *([None] * len(gradients))

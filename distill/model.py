@@ -16,6 +16,7 @@ from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
+from distill.gradients import Neck, walked_once
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -96,9 +97,10 @@ class TrainingModel(nn.Module):
         Raises:
             NonFiniteLoss: a term is NaN or infinite.
         """
-        images = self._laid_out(batch["img"])
+        images, neck = self._laid_out(batch["img"]), None
         if preds is None:
-            preds = self._run(lambda: self.student(images))
+            with Neck(self.student.model[-1], self.training and self.distiller is not None) as neck:
+                preds = self._run(lambda: self.student(images))
         if self.distiller is not None:
             watch(self.student)
         vector, items = self.student.loss(batch, preds)
@@ -112,12 +114,15 @@ class TrainingModel(nn.Module):
             self.balance.rest()
         _check_finite(detection | distilled)
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
+            walked = None
             if self.training and fade and self.balance.due(distilled):
-                self._measure(detection, distilled, preds, fade)
+                walked = self._measure(detection, distilled, preds, neck, fade)
             left = fade * self.balance.limit
             gained = self.balance.gained(distilled).items()
             acting = {k: v if k in self.distiller.own_terms else v * left for k, v in gained}
-            total, _ = self.weights(self.grouped(detection | acting))
+            values = detection if walked is None else {k: v.detach() for k, v in detection.items()}
+            total, _ = self.weights(self.grouped(values | acting))
+            total = total if walked is None else total + (walked - walked.detach())
         reported = {k: v.detach() for k, v in (detection | self.balance.plain(distilled)).items()}
         return total * size, reported | self.weights.as_items() | self.balance.as_items()
 
@@ -125,11 +130,22 @@ class TrainingModel(nn.Module):
         """The distiller's terms after its end, all 0."""
         return dict.fromkeys(self.distiller.weight_names, vector.new_zeros(()))
 
-    def _measure(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, fade: float) -> None:
-        """Let the balance see how hard each term pulls at the student's neck."""
-        weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
-        weighted = torch.stack([weights[self._weight_of(name)].detach() * term for name, term in detection.items()]).sum()
-        self.balance.measure(weighted, distilled, weights, raw_output(preds)["feats"], fade)
+    def _measure(
+        self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, neck: Neck | None, fade: float
+    ) -> Tensor | None:
+        """Let the balance see how hard each term pulls at the student's neck.
+
+        Returns the weighted sum of the detection terms, 0-d, with its gradient known from now on: the backward pass need not
+        walk the head a second time. None where weights learn, from each term for itself, or the neck was not watched.
+        """
+        weights, feats = {n.removeprefix("w_"): w for n, w in self.weights.as_items().items()}, raw_output(preds)["feats"]
+        feats = neck.outputs if neck and neck.outputs else feats
+        weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
+        walked = None
+        if neck and neck.outputs and self.weights.mode != "uncertainty":
+            walked = walked_once(weighted, neck.read, list(self.student.model[-1].parameters()))
+        self.balance.measure(weighted if walked is None else walked, distilled, weights, feats, fade)
+        return walked
 
     def grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
         """Sums of the terms that share an adaptive weight, by the weight's name."""
