@@ -45,11 +45,13 @@ class FeatureAdaptor(nn.Module):
         return F.interpolate(mixed, size=grid, mode="bilinear", align_corners=False)
 
     def _mix(self, x: Tensor) -> Tensor:
+        x = x.contiguous()  # two of the three mixtures are made with channels first: all of it then, and back at the end
         three = (self.along_height(x), self.along_width(x), self.along_channels(x))
         means = torch.stack([part.mean((2, 3)) for part in three], 1).sum(1)
         weights = self.weigh(means).unflatten(1, (3, -1)).softmax(1).unsqueeze(-1).unsqueeze(-1)
         first, second, third = (part * weights[:, i] for i, part in enumerate(three))
-        return self._pointwise(self.out, first + second + third)
+        mixed = self._pointwise(self.out, first + second + third)
+        return mixed.contiguous(memory_format=torch.channels_last)  # as the student's head has its own features
 
     def along_height(self, x: Tensor) -> Tensor:
         """`X_H`: (B, C, H, W) -> (B, C, H, W)."""

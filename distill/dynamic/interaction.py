@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from distill.cells import channels_second
+
 
 class Interaction(nn.Module):
     """Multi-head attention: queries are appearance embeddings, keys and values label embeddings of the same image.
@@ -49,5 +51,6 @@ def paint(embeddings: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     a sum would grow with the number of objects.
     """
     covering = torch.einsum("bmh,bmw->bhw", rows, columns)
-    painted = torch.einsum("bmc,bmh,bmw->bchw", embeddings, rows, columns)
-    return painted / covering.clamp(min=1)[:, None]
+    across = columns[..., None] * embeddings[:, :, None]  # (B, M, W, C)
+    painted = (rows.transpose(1, 2) @ across.flatten(2)).unflatten(2, across.shape[2:])  # (B, H, W, C), as convs like it
+    return channels_second(painted / covering.clamp(min=1)[..., None])

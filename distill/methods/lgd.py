@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import METHODS, Distiller, Spec, Step, float32
-from distill.cells import centred
+from distill.cells import centred, channels_last
 from distill.dynamic.labels import LabelEncoder
 from distill.dynamic.level import LevelTeacher
 from distill.dynamic.objects import pack_objects
@@ -22,6 +22,11 @@ def standardised(x: Tensor) -> Tensor:
     """Instance norm without parameters: each image's channel has mean 0 and variance 1 over positions. (B, C, H, W)."""
     rest, _, variance = centred(x)
     return rest / (variance + 1e-5).sqrt()
+
+
+def in_a_row(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H * W * C): the distances do not ask for the order, and this one needs no copy."""
+    return channels_last(x).flatten(1)
 
 
 def student_adaptor(channels: int) -> nn.Sequential:
@@ -89,7 +94,7 @@ class LGDDistiller(Distiller):
         feats = float32(step.student)
         taught = self.teach(step.batch, feats)
         own = step.task_loss(step.head(list(taught.values())))
-        rows = [torch.cat([standardised(x).flatten(1) for x in maps], 1) for maps in self._sides(taught, feats)]
+        rows = [torch.cat([in_a_row(standardised(x)) for x in maps], 1) for maps in self._sides(taught, feats)]
         switch = self.gain * float(step.progress >= self.start)  # a factor, so that all parameters are in the graph
         distance = self.difference(*rows) * switch
         return dict(zip(self.weight_names, (distance, torch.stack(list(own.values())).sum())))

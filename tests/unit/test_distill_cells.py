@@ -83,3 +83,18 @@ def test_a_teacher_has_its_attention_folded_for_training() -> None:
     for name, features in before.feats.items():
         assert torch.allclose(after.feats[name], features, rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in teacher.model.parameters())
+
+
+def test_a_dynamic_teachers_features_have_their_channels_last_as_the_students() -> None:
+    """The student's head reads both; on maps with channels first it is slower."""
+    torch.manual_seed(0)
+    student = detector(8, seed=1).to(memory_format=torch.channels_last)
+    part = METHODS.get("sdd")(spec_of(student, "student"), None)
+    part.prepare(64, 64)
+    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.5], [0.6, 0.6, 0.3, 0.3]])
+    batch = {"img": torch.rand(2, 3, 64, 64), "batch_idx": torch.tensor([0.0, 1]), "cls": torch.zeros(2, 1), "bboxes": boxes}
+    last = torch.channels_last
+    feats = {n: torch.randn(2, s.channels, 64 // s.stride, 64 // s.stride).contiguous(memory_format=last)
+             for n, s in part.sizes.items()}  # fmt: skip
+    taught = part.teach(batch, feats)
+    assert taught.keys() == feats.keys() and all(x.is_contiguous(memory_format=last) for x in taught.values())
