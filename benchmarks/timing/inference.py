@@ -16,6 +16,7 @@ from ultralytics.utils.nms import non_max_suppression
 from benchmarks.timing import memory
 from benchmarks.timing.prepare import file_size_mb
 from benchmarks.timing.runtimes import open_runtime
+from engine.detection.suppression import use_compiled_suppression
 
 SEED, WARM_UP, IOU = 0, 3, 0.45
 CANDIDATES = 100  # boxes per image that NMS gets: scores of random weights say nothing, so the threshold is set by this
@@ -41,6 +42,7 @@ class InferenceTask:
     ) -> None:
         self.device, self.passes = torch.device(device), passes
         self.half = precision == "fp16" and runtime in ("torch", "compile")  # exported models take float32
+        use_compiled_suppression()  # as in detect.py
         memory.start(self.device)
         base = memory.peak(self.device)["rss_mb"]
         started = time.perf_counter()

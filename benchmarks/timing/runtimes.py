@@ -58,8 +58,9 @@ def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forw
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads wait for the next piece of work in a loop only while a run is going on: other workers run between two.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # Threads sleep while they wait, as those of the other runtimes do here (`worker.QUIET`). In a loop, on cores that have
+    # other work too, they took twice as long for the same network.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_cpu = device.type == "cpu"
     providers = ["CPUExecutionProvider"] if on_cpu else [("CUDAExecutionProvider", {"device_id": device.index or 0})]
     session = onnxruntime.InferenceSession(file, options, providers=providers)

@@ -16,6 +16,7 @@ from benchmarks.timing.clock import Clock
 from benchmarks.timing.inference import IOU, predictions, threshold
 from benchmarks.timing.prepare import detector_of
 from benchmarks.timing.steps import CLIP, LEARNING_RATE, SEED, batch_of, training_model, watch_parts
+from engine.detection.suppression import use_compiled_suppression
 from engine.weights import fit_size
 
 PER_OBJECT = 10  # candidates that NMS gets for every object
@@ -26,6 +27,7 @@ class ScaledForward:
     """Forward pass and NMS of one model at any size, float32, PyTorch. `facts` are empty."""
 
     def __init__(self, model: str, classes: int, device: str) -> None:
+        use_compiled_suppression()  # as in detect.py
         self.device, self.facts = torch.device(device), {}
         detector = detector_of(model, [str(number) for number in range(classes)])
         self.stride = int(detector.stride.max())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-SPREAD = "Medians, with the quartiles in brackets."
+SMALL = 0.05  # of the total: how a part grows that is smaller even where it is largest is of no consequence
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
@@ -20,7 +20,7 @@ def inference(result: dict[str, Any]) -> list[str]:
             numbers = f"{facts['parameters'] / 1e6:.2f} | {facts['gflops']:.1f} | {facts['imgsz']}"
             lines.append(f"| {model} | {numbers} |")
     header = ["model", "forward, ms", f"x {result['reference']}", "x as fast as fp32", "images/s", "before, ms",
-              "NMS, ms", "memory, MiB", "of it libraries", "file, MB"]  # fmt: skip
+              "NMS, ms", "memory, MiB", "of it libraries", "file, MB", "ready after, s"]  # fmt: skip
     done = [row for row in result["rows"] if "forward_ms" in row]
     for key in dict.fromkeys((row["runtime"], row["precision"], row["batch"]) for row in done):
         cells = [row for row in done if (row["runtime"], row["precision"], row["batch"]) == key]
@@ -33,7 +33,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
     return [
         row["model"], spread(row["forward_ms"]), spread(row["to_reference"], 2), faster(row["to_fp32"]),
         f"{row['images_per_s']:.1f}", f"{row['preprocess_ms']['median']:.1f}", f"{row['postprocess_ms']['median']:.1f}",
-        memory, f"{row['base_mb']:.0f}", f"{row['file_mb']:.1f}",
+        memory, f"{row['base_mb']:.0f}", f"{row['file_mb']:.1f}", f"{row['load_s']:.1f}",
     ]  # fmt: skip
 
 
@@ -77,10 +77,16 @@ def scaling(result: dict[str, Any]) -> list[str]:
             name = str(row["sides"][i]) if row["axis"] == "imgsz" else str(value)
             body.append([name, *parts, f"{row['cuda_mb'][i] or row['rss_mb'][i]:.0f}"])
         lines += table(header, body)
-        steep = [f"{part} from {_place(row, bend)} on" for part, bend in row["bends"].items() if bend is not None]
+        bends = {part: bend for part, bend in row["bends"].items() if bend is not None and _matters(row, part)}
+        steep = [f"{part} from {_place(row, bend)} on" for part, bend in bends.items()]
         lines += ["", f"Faster than linear: {', '.join(steep)}." if steep else "Nowhere faster than linear."]
         lines += [f"* {row['axis']} {value}: {reason}" for value, reason in row["reasons"].items()]
     return lines
+
+
+def _matters(row: dict[str, Any], part: str) -> bool:
+    """Whether a part is anywhere on the axis more than `SMALL` of the total."""
+    return any(ms > SMALL * total for ms, total in zip(row["ms"][part], row["ms"]["total"]))
 
 
 def _place(row: dict[str, Any], size: float) -> str:

@@ -157,6 +157,16 @@ def test_peak_memory_is_of_the_time_since_start():
     assert 100 < grown < 180, (grown, len(kept))
 
 
+def test_peak_memory_leaves_out_what_was_given_back():
+    device = torch.device("cpu")
+    before = memory.peak(device)["rss_mb"]
+    parts = [torch.ones(4096) for _ in range(12000)]  # 16 KiB each, 190 MiB: the heap keeps them when they are free
+    last = parts[-1]
+    del parts
+    memory.start(device)
+    assert memory.peak(device)["rss_mb"] - before < 80, last.sum()
+
+
 def test_points_share_what_they_have_in_common():
     base = Point("s", "inference", 640, 2, 10, 6)
     found = points([base], {"imgsz": (320, 640), "classes": (6, 80)})
@@ -171,5 +181,10 @@ def test_tables_mark_steep_slopes_and_group_reasons():
            "bends": {"total": 320**2}}  # fmt: skip
     text = "\n".join(tables.scaling({"rows": [row]}))
     assert "80.0 (1.50 ^)" in text and "total from 320 px on" in text and "* imgsz 1536: out of memory" in text
+    row["ms"] |= {"forward": [9.0, 70.0], "nms": [0.1, 3.0]}  # nms is below a twentieth of the total
+    row["slopes"] |= {"forward": [1.48], "nms": [2.45]}
+    row["bends"] |= {"forward": 320**2, "nms": 320**2}
+    text = "\n".join(tables.scaling({"rows": [row]}))
+    assert "Faster than linear: total from 320 px on, forward from 320 px on." in text and "3.0 (2.45 ^)" in text
     rows = [{"name": n, "reason": "gone" if n != "c" else None} for n in "abc"]
     assert tables.missing(rows, lambda r: r["name"])[-1] == "* a; b: gone"
