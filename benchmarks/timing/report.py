@@ -20,17 +20,20 @@ TITLES = {
     "scaling": "How cost grows",
 }
 PROTOCOLS = {
-    "inference": "Medians, with the quartiles in brackets. Each row is a process of its own, asked in turn (A B C A B C ...) after warming up; a turn is one "
+    "inference": "Medians, with the quartiles in brackets. "
+                 "Each row is a process of its own, asked in turn (A B C A B C ...) after warming up; a turn is one "
                  "untimed pass and {passes} timed ones, of which it gives the median. Ratios are medians of the ratios "
                  "within a round: of the forward pass, below 1 is faster than {reference}. Pre-processing (resizing, "
                  "padding, to a tensor) and NMS are apart, per batch; NMS gets about 100 candidates per image, because "
-                 "scores of untrained models say nothing. Memory is the peak while running; libraries are in it. Ready: "
-                 "loaded, compiled and warmed up.",
-    "training": "Medians, with the quartiles in brackets. Each row is a process of its own, asked for one step in turn. A step is forward and backward pass, "
+                 "scores of untrained models say nothing. Memory is the peak while running; libraries are in it. "
+                 "Ready: loaded, compiled and warmed up.",
+    "training": "Medians, with the quartiles in brackets. "
+                "Each row is a process of its own, asked for one step in turn. A step is forward and backward pass, "
                 "gradient clipping and SGD with momentum for all alike, on random images ({batch} of {imgsz} px with "
                 "{objects} boxes each): no loading of images, no moving average of weights. Ratios are medians of "
                 "those within a round.",
-    "scaling": "Medians of {rounds} rounds. One axis at a time, the others at {imgsz} px, batch {batch}, {objects} objects per image, {classes} "
+    "scaling": "Medians of {rounds} rounds. "
+               "One axis at a time, the others at {imgsz} px, batch {batch}, {objects} objects per image, {classes} "
                "classes; PyTorch, fp32, points in turn. NMS gets ten candidates per object. A slope is that of "
                "log(time) over log(size) from the value before: 1 is linear; ^ marks slopes above 1.15. Images are "
                "compared by pixels.",

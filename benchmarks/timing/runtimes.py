@@ -50,7 +50,8 @@ def need_compiler() -> None:
     """Raise `UserError` where torch.compile would find no C++ compiler (its own message is a page long)."""
     name = os.environ.get("CXX", "g++")
     if shutil.which(name) is None:
-        raise UserError(f"torch.compile needs a C++ compiler, and '{name}' is not there: apt install g++, or set CXX to one")
+        fix = "apt install g++, or set CXX to one"
+        raise UserError(f"torch.compile needs a C++ compiler, and '{name}' is not there: {fix}")
 
 
 def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forward:
@@ -58,8 +59,8 @@ def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forw
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    # Threads sleep while they wait, as those of the other runtimes do here (`worker.QUIET`). In a loop, on cores that have
-    # other work too, they took twice as long for the same network.
+    # Threads sleep while they wait, as those of the other runtimes do here (`worker.QUIET`). In a loop, on cores that
+    # have other work too, they took twice as long for the same network.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_cpu = device.type == "cpu"
     providers = ["CPUExecutionProvider"] if on_cpu else [("CUDAExecutionProvider", {"device_id": device.index or 0})]

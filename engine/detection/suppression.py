@@ -14,7 +14,8 @@ from ultralytics.utils.nms import TorchNMS
 def use_compiled_suppression() -> bool:
     """Let ultralytics' non-maximum suppression use torchvision's compiled operator; False where that is impossible.
 
-    ultralytics uses it where torchvision has been imported, and else does the same in Python, some twenty times as slowly.
+    ultralytics uses it where torchvision has been imported, and else does the same in Python, some twenty times as
+    slowly.
     The import takes 1 to 3 s; to load the library with the operator, which is all that is needed, takes 2 ms.
     """
     spec = importlib.util.find_spec("torchvision")
