@@ -1,8 +1,8 @@
 """Sums, means and softmax over the cells of feature maps, with channels last in memory from end to end.
 
-Networks give maps with channels last (`torch.channels_last`), because convolutions are faster so. Softmax over `flatten(2)` of
-such a map, and the gradients of means and sums over it, have channels first; every product of the two layouts then takes
-five to ten times as long as one of a single layout. So what reduces a map here does it on its (B, H, W, C) view.
+Networks give maps with channels last (`torch.channels_last`), because convolutions are faster so. Softmax over
+`flatten(2)` of such a map, and the gradients of means and sums over it, have channels first; a product of the two
+layouts then takes five times as long as one of a single layout. So what reduces a map here does it on its (B, H, W, C) view.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def softmax_over_cells(features: Tensor) -> Tensor:
 def centred(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Features less their means over the H * W cells of each image and channel, those means, and the variances.
 
-    (B, C, H, W) -> (B, C, H, W), (B, C, 1, 1), (B, C, 1, 1). `torch.var_mean` over cells takes five times as long on a CPU.
+    (B, C, H, W) -> (B, C, H, W), (B, C, 1, 1), (B, C, 1, 1). `torch.var_mean` takes five times as long on a CPU.
     """
     last = channels_last(features)
     mean = last.mean((1, 2), keepdim=True)

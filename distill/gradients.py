@@ -36,11 +36,11 @@ def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> Sequence[Tensor | None]:
 
 
 class Neck:
-    """Within this context, hands a head its feature maps under new names: what flows back through the head alone arrives there.
+    """Within this context, hands a head its maps under new names: what flows back through the head alone arrives there.
 
     Attributes:
-        outputs: the neck's maps (B, C, H, W); the finer ones may also be what coarser ones are made of. Empty where `watched`
-            is False or the head was not run.
+        outputs: the neck's maps (B, C, H, W); the finer ones may also be what coarser ones are made of. Empty where
+            `watched` is False or the head was not run.
         read: the same values, for the head and for all who read its output.
     """
 

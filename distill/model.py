@@ -135,11 +135,11 @@ class TrainingModel(nn.Module):
     ) -> Tensor | None:
         """Let the balance see how hard each term pulls at the student's neck.
 
-        Returns the weighted sum of the detection terms, 0-d, with its gradient known from now on: the backward pass need not
-        walk the head a second time. None where weights learn, from each term for itself, or the neck was not watched.
+        Returns the weighted sum of the detection terms, 0-d, with its gradient known from now on: the backward pass need
+        not walk the head a second time. None where weights learn, from each term for itself, or the neck was not watched.
         """
-        weights, feats = {n.removeprefix("w_"): w for n, w in self.weights.as_items().items()}, raw_output(preds)["feats"]
-        feats = neck.outputs if neck and neck.outputs else feats
+        weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
+        feats = neck.outputs if neck and neck.outputs else raw_output(preds)["feats"]
         weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
         walked = None
         if neck and neck.outputs and self.weights.mode != "uncertainty":

@@ -93,7 +93,7 @@ class FrozenTeacher:
             tap(self.model.model)
 
     def fold(self) -> None:
-        """Let its blocks write their functions with fewer layers, for good: it is never trained. A second call changes nothing."""
+        """Let its blocks write their functions with fewer layers, for good: it is never trained."""
         for module in list(self.model.modules()):
             if hasattr(module, "fold"):
                 module.fold()

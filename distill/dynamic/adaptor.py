@@ -45,7 +45,7 @@ class FeatureAdaptor(nn.Module):
         return F.interpolate(mixed, size=grid, mode="bilinear", align_corners=False)
 
     def _mix(self, x: Tensor) -> Tensor:
-        x = x.contiguous()  # two of the three mixtures are made with channels first: all of it then, and back at the end
+        x = x.contiguous()  # two of the three mixtures have channels first: all of it then, and back at the end
         three = (self.along_height(x), self.along_width(x), self.along_channels(x))
         means = torch.stack([part.mean((2, 3)) for part in three], 1).sum(1)
         weights = self.weigh(means).unflatten(1, (3, -1)).softmax(1).unsqueeze(-1).unsqueeze(-1)

@@ -52,5 +52,5 @@ def paint(embeddings: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """
     covering = torch.einsum("bmh,bmw->bhw", rows, columns)
     across = columns[..., None] * embeddings[:, :, None]  # (B, M, W, C)
-    painted = (rows.transpose(1, 2) @ across.flatten(2)).unflatten(2, across.shape[2:])  # (B, H, W, C), as convs like it
+    painted = (rows.transpose(1, 2) @ across.flatten(2)).unflatten(2, across.shape[2:])  # (B, H, W, C)
     return channels_second(painted / covering.clamp(min=1)[..., None])

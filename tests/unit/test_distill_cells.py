@@ -70,7 +70,7 @@ def test_maps_with_channels_last_are_never_met_by_maps_with_channels_first(metho
 
 
 def test_a_teacher_has_its_attention_folded_for_training() -> None:
-    """Two of the four 1x1 convs and a BatchNorm less, in its forward pass and on both sides of eq. 9; the same values."""
+    """Two of four 1x1 convs and a BatchNorm less, in its forward pass and on both sides of eq. 9; the same values."""
     teacher, images = FrozenTeacher(detector(16, seed=2), "teacher"), torch.rand(2, 3, 64, 64)
     for module in teacher.model.modules():  # statistics that are not 0 and 1
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -92,7 +92,8 @@ def test_a_dynamic_teachers_features_have_their_channels_last_as_the_students() 
     part = METHODS.get("sdd")(spec_of(student, "student"), None)
     part.prepare(64, 64)
     boxes = torch.tensor([[0.3, 0.4, 0.2, 0.5], [0.6, 0.6, 0.3, 0.3]])
-    batch = {"img": torch.rand(2, 3, 64, 64), "batch_idx": torch.tensor([0.0, 1]), "cls": torch.zeros(2, 1), "bboxes": boxes}
+    batch = {"img": torch.rand(2, 3, 64, 64), "bboxes": boxes}
+    batch |= {"batch_idx": torch.tensor([0.0, 1]), "cls": torch.zeros(2, 1)}
     last = torch.channels_last
     feats = {n: torch.randn(2, s.channels, 64 // s.stride, 64 // s.stride).contiguous(memory_format=last)
              for n, s in part.sizes.items()}  # fmt: skip
