@@ -97,6 +97,7 @@ class FrozenTeacher:
         for module in list(self.model.modules()):
             if hasattr(module, "fold"):
                 module.fold()
+        self.model.eval().requires_grad_(False)  # the layers that were made in the place of others too
 
     @torch.no_grad()
     def see(self, images: Tensor) -> View:
