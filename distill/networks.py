@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Level, Spec, View, level_names
-from models.detector import raw_output
+from models.detector import fold, raw_output
 from models.foreign.base import tap
 
 LEAST_MULTIPLE = 32  # pixels: layers between the head's levels may be as coarse, as in ultralytics' own size check
@@ -94,9 +94,7 @@ class FrozenTeacher:
 
     def fold(self) -> None:
         """Let its blocks write their functions with fewer layers, for good: it is never trained."""
-        for module in list(self.model.modules()):
-            if hasattr(module, "fold"):
-                module.fold()
+        fold(self.model)
         self.model.eval().requires_grad_(False)  # the layers that were made in the place of others too
 
     @torch.no_grad()

@@ -35,6 +35,13 @@ def raw_output(preds: Any) -> dict[str, Any]:
     return raw["one2many"] if "one2many" in raw else raw
 
 
+def fold(network: nn.Module) -> None:
+    """Let the blocks that can `fold` write their functions with fewer layers, for good: the network is not trained after."""
+    for module in list(network.modules()):
+        if hasattr(module, "fold"):
+            module.fold()
+
+
 class Detector(DetectionModel):
     """A detector of ours, usable wherever ultralytics takes a detection model.
 
@@ -82,9 +89,7 @@ class Detector(DetectionModel):
 
     def fuse(self, verbose: bool = True, imgsz: int = 640) -> Detector:
         """Write the same function with fewer layers, for inference: blocks that can `fold`, then the library's own."""
-        for module in list(self.modules()):
-            if hasattr(module, "fold"):
-                module.fold()
+        fold(self)
         return super().fuse(verbose, imgsz)
 
     def level_attention(self) -> dict[int, nn.Module]:

@@ -24,7 +24,7 @@ SWITCHES = {
     "YOLO_VERBOSE": "true",
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a second process on the same cores 10 times slower
 }
-INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")  # TensorBoard: engine.training.report's
+INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")  # TensorBoard: ours
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # what torchrun says to each of its processes
 
 

@@ -18,8 +18,8 @@ from benchmarks.timing import memory
 from benchmarks.timing.clock import Clock
 from benchmarks.timing.prepare import detector_of
 from distill.model import TrainingModel
-from engine.training.build import build_networks
 from engine.settings import OWN_DEFAULTS
+from engine.training.build import build_networks
 
 SEED, WARM_UP = 0, 2
 NEVER = 10**9  # steps between two measurements of gradients: after the first, none

@@ -22,13 +22,7 @@ from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_atomic, save_student
 from engine.host import (
-    cpu_data_parallel,
-    has_fast_bfloat16,
-    leave_images_alone,
-    leave_no_border,
-    no_amp_probe,
-    use_all_cores,
-    without_decay,
+    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, leave_no_border, no_amp_probe, use_all_cores, without_decay,
 )  # fmt: skip
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
