@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -61,6 +61,27 @@ class Neck:
         self.outputs = list(given[0])
         self.read = [x.view_as(x) for x in self.outputs]
         return (list(self.read), *given[1:])
+
+
+class Held:
+    """Within this context, no gradient reaches these layers: what they give is cut off from what it was made of.
+
+    So layers that are to stay as they are cost no backward pass, and an optimiser, which finds no gradient, leaves them.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module]) -> None:
+        self.layers = list(layers)
+
+    def __enter__(self) -> None:
+        self.hooks = [layer.register_forward_hook(self._cut) for layer in self.layers]
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    @staticmethod
+    def _cut(layer: nn.Module, given: tuple[Any, ...], output: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+        return output.detach() if isinstance(output, Tensor) else [x.detach() for x in output]
 
 
 def walked_once(loss: Tensor, feats: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor | None:

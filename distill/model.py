@@ -16,7 +16,7 @@ from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import Neck, walked_once
+from distill.gradients import Held, Neck, walked_once
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -99,7 +99,8 @@ class TrainingModel(nn.Module):
         """
         images, neck = self._laid_out(batch["img"]), None
         if preds is None:
-            with Neck(self.student.model[-1], self.training and self.distiller is not None) as neck:
+            watched = self.training and self.distiller is not None
+            with Held(self.held_back()), Neck(self.student.model[-1], watched) as neck:
                 preds = self._run(lambda: self.student(images))
         if self.distiller is not None:
             watch(self.student)
@@ -210,12 +211,11 @@ class TrainingModel(nn.Module):
             self.balance.load_state_dict(other.balance.state_dict())
             self.progress = other.progress
 
-    def frozen_now(self) -> list[nn.Parameter]:
-        """Parameters of the student that its method holds back at this point of training: those of its backbone."""
+    def held_back(self) -> list[nn.Module]:
+        """Layers of the student that its method holds back at this point of training: its backbone."""
         if self.distiller is None or self.progress >= self.distiller.backbone_frozen_until:
             return []
-        rows = len(self.student.yaml["backbone"])
-        return [p for layer in self.student.model[:rows] for p in layer.parameters()]
+        return list(self.student.model[: len(self.student.yaml["backbone"])])
 
     def to(self, *args: Any, **kwargs: Any) -> TrainingModel:
         """Move student and distiller, and the teacher with them."""

@@ -94,10 +94,17 @@ class LGDDistiller(Distiller):
         feats = float32(step.student)
         taught = self.teach(step.batch, feats)
         own = step.task_loss(step.head(list(taught.values())))
+        begun = step.progress >= self.start
+        distance = self._distance(taught, feats) if begun else self._unused()
+        return dict(zip(self.weight_names, (distance * self.gain, torch.stack(list(own.values())).sum())))
+
+    def _distance(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> Tensor:
         rows = [torch.cat([in_a_row(standardised(x)) for x in maps], 1) for maps in self._sides(taught, feats)]
-        switch = self.gain * float(step.progress >= self.start)  # a factor, so that all parameters are in the graph
-        distance = self.difference(*rows) * switch
-        return dict(zip(self.weight_names, (distance, torch.stack(list(own.values())).sum())))
+        return self.difference(*rows)
+
+    def _unused(self) -> Tensor:
+        """0, of the layers that only the distance needs: processes that train together want all parameters in the graph."""
+        return torch.stack([p.sum() for p in self.adapt.parameters()]).sum() * 0
 
     def _sides(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Detached teacher features and adapted student features by level."""

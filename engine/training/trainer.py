@@ -244,12 +244,6 @@ class Trainer(DetectionTrainer):
         if self.ema:
             self.ema.ema.copy_state(model)
 
-    def optimizer_step(self) -> None:
-        """Ultralytics' step, without the parameters the method holds back: with no gradient an optimiser leaves them."""
-        for parameter in unwrap_model(self.model).frozen_now():
-            parameter.grad = None
-        super().optimizer_step()
-
     def _handle_nan_recovery(self, epoch: int) -> bool:
         """Never: a loss that is not finite has stopped the run already, with its name."""
         return False

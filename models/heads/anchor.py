@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import Detect
 
 from cfg import UserError, nearest
 from models.blocks.attention import make_attention
 from models.blocks.host import Conv
 from models.heads import HEADS
+from models.heads.base import Head
 from models.losses.anchor import AnchorLoss
 from models.rules import Plan, Site, required
 
@@ -43,7 +43,7 @@ class DecoupledBranches(nn.Module):
 
 
 @HEADS.register("AnchorDetect")
-class AnchorDetect(Detect):
+class AnchorDetect(Head):
     """Anchor head over any list of pyramid levels.
 
     Row: `[[level, ...], 1, AnchorDetect, [nc, anchors, style, attention, hidden, depth]]` with style `coupled` or
@@ -54,7 +54,6 @@ class AnchorDetect(Detect):
     the sum of na * H * W; export output: y alone (boxes xyxy when `self.xyxy`).
     """
 
-    xyxy = False
     loss_terms = ("box_loss", "obj_loss", "cls_loss")  # what `loss` returns, in the order of eq. 17
 
     @staticmethod
@@ -80,14 +79,11 @@ class AnchorDetect(Detect):
         hidden: int = 256,
         depth: int = 2,
     ) -> None:
-        nn.Module.__init__(self)  # Detect's own constructor builds an anchor-free head
         if style not in STYLES:
             raise UserError(f"unknown head style '{style}'; expected {' or '.join(STYLES)}{nearest(style, STYLES)}")
+        super().__init__(nc, strides, reg_max=1, no=nc + 5)
         sizes = _anchor_sizes(anchors, strides)
-        self.nc, self.nl, self.na = nc, len(channels), sizes.shape[1]
-        self.no, self.reg_max = nc + 5, 1
-        self.inplace, self.cv2 = False, nn.ModuleList()  # what ultralytics reads on every detection head
-        self.stride = torch.tensor(strides, dtype=torch.float32)
+        self.na = sizes.shape[1]
         self.register_buffer("anchor_wh", sizes)  # (nl, na, 2) input pixels
         self.m = nn.ModuleList(
             nn.Conv2d(c, self.na * self.no, 1)
@@ -96,20 +92,6 @@ class AnchorDetect(Detect):
             for c in channels
         )
         self.bias_init()
-
-    @property
-    def stride(self) -> torch.Tensor:
-        """Input pixels per cell of each level, (nl,); ultralytics reads it, and sets it anew when the model moves.
-
-        Its numbers are also in `pixels_per_cell`: to read them from a tensor ends a compiled graph and waits for a GPU.
-        """
-        return self._stride
-
-    @stride.setter
-    def stride(self, strides: torch.Tensor) -> None:
-        self._stride = strides
-        if not strides.is_meta:  # without content: the numbers stay
-            self.pixels_per_cell: tuple[float, ...] = tuple(strides.tolist())
 
     def bias_init(self) -> None:
         """Start with rare objects: about 8 per 640-pixel image, and classes equally likely (Lin et al. 2017, 3.3)."""
@@ -165,9 +147,6 @@ class AnchorDetect(Detect):
         rows = torch.arange(height, device=like.device, dtype=like.dtype).view(1, 1, 1, height, 1)
         columns = torch.arange(width, device=like.device, dtype=like.dtype).view(1, 1, 1, 1, width)
         return torch.cat((columns.expand(1, 1, 1, height, width), rows.expand(1, 1, 1, height, width)), 2)
-
-    def fuse(self) -> None:
-        """Nothing to remove: this head has one branch for training and inference."""
 
 
 def _anchor_sizes(anchors: list[list[float]] | int, strides: tuple[int, ...]) -> torch.Tensor:

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import Detect
 
 from cfg import UserError, nearest
 from models.heads import HEADS
+from models.heads.base import Head
 from models.losses.gfl import GFLLoss, expected_bin
 from models.rules import Plan, Site, required
 
@@ -38,7 +38,7 @@ def branch(c_in: int, hidden: int, depth: int, kernel: int, separable: bool) -> 
 
 
 @HEADS.register("GFLDetect")
-class GFLDetect(Detect):
+class GFLDetect(Head):
     """Anchor-free head, shared by all levels: class scores that are also a measure of quality, boxes as distributions.
 
     Row: `[[level, ...], 1, GFLDetect, [nc, style, hidden, depth, bins]]` with style `gfl` (four dense 3x3 convs per
@@ -50,7 +50,6 @@ class GFLDetect(Detect):
     (boxes xyxy when `self.xyxy`).
     """
 
-    xyxy = False
     loss_terms = ("box_loss", "cls_loss", "dfl_loss")  # FR, FC, FD
 
     @staticmethod
@@ -73,16 +72,13 @@ class GFLDetect(Detect):
         depth: int | None = None,
         bins: int = 17,
     ) -> None:
-        nn.Module.__init__(self)  # Detect's own constructor builds a head per level
         if style not in STYLES:
             raise UserError(f"unknown head style '{style}'; expected {' or '.join(STYLES)}{nearest(style, STYLES)}")
         if not isinstance(bins, int) or bins < 2:
             raise UserError(f"expected at least 2 bins per side, got {bins!r}; GFL has 17 (0 ... 16)")
+        super().__init__(nc, strides, bins, nc + 4 * bins)
         kernel, separable, usual = STYLES[style]
         hidden, depth = hidden or max(channels), depth or usual
-        self.nc, self.nl, self.reg_max, self.no = nc, len(channels), bins, nc + 4 * bins
-        self.inplace, self.cv2 = False, nn.ModuleList()  # what ultralytics reads on every detection head
-        self.stride = torch.tensor(strides, dtype=torch.float32)
         alike = len(set(channels)) == 1
         self.join = nn.ModuleList(nn.Identity() if alike else nn.Conv2d(c, hidden, 1) for c in channels)
         c_in = channels[0] if alike else hidden
@@ -134,13 +130,10 @@ class GFLDetect(Detect):
     def _points(self, feats: list[torch.Tensor], like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cell middles (1, 2, A) in cells and strides (1, 1, A), from sizes read at run time for dynamic exports."""
         points, strides = [], []
-        for x, stride in zip(feats, self.stride.tolist()):
+        for x, stride in zip(feats, self.pixels_per_cell):
             height, width = x.shape[-2:]
             rows = torch.arange(height, device=like.device, dtype=like.dtype).view(-1, 1).expand(height, width) + 0.5
             columns = torch.arange(width, device=like.device, dtype=like.dtype).view(1, -1).expand(height, width) + 0.5
             points.append(torch.stack((columns.flatten(), rows.flatten())))
             strides.append(torch.full_like(points[-1][:1], stride))
         return torch.cat(points, 1)[None], torch.cat(strides, 1)[None]
-
-    def fuse(self) -> None:
-        """Nothing to remove: this head has one branch for training and inference."""

@@ -33,6 +33,8 @@ from engine.validation.validator import Validator  # noqa: E402
 from models.blocks.host import SPP, Conv  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from models.heads.anchor import AnchorDetect  # noqa: E402
+from models.heads.base import Head  # noqa: E402
+from models.heads.gfl import GFLDetect  # noqa: E402
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir  # noqa: E402
 from ultralytics.data import loaders  # noqa: E402
 from ultralytics.data import utils as data_utils  # noqa: E402
@@ -79,7 +81,7 @@ def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
 # Methods of ultralytics' classes that ours replace or extend. `__init__` is ours to shape.
 OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
-    "_build_train_pipeline build_optimizer get_validator _do_train optimizer_step progress_string label_loss_items "
+    "_build_train_pipeline build_optimizer get_validator _do_train progress_string label_loss_items "
     "validate _setup_scheduler _handle_nan_recovery "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
@@ -87,7 +89,9 @@ OVERRIDES: dict[type, str] = {
     Backend: "_BACKEND_MAP warmup",
     OnnxBackend: "",
     Detector: "init_criterion fuse",
-    AnchorDetect: "forward bias_init fuse xyxy",
+    Head: "fuse stride xyxy",
+    AnchorDetect: "forward bias_init",
+    GFLDetect: "forward bias_init",
     DetectorExporter: "",
 }
 # Names of the base classes that ours happen to share, or that every class has.
@@ -95,10 +99,14 @@ OWN = {"__init__", "__module__", "__doc__", "__qualname__", "__firstlineno__", "
        "__abstractmethods__", "_abc_impl"}  # fmt: skip
 
 
+def host_class(cls: type) -> type:
+    """The first class of ultralytics that it is made of."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("ultralytics"))
+
+
 @pytest.mark.parametrize("cls", OVERRIDES, ids=lambda c: c.__name__)
 def test_what_is_overridden_exists_under_that_name(cls: type) -> None:
-    base, named = cls.__mro__[1], set(OVERRIDES[cls].split())
-    assert base.__module__.startswith("ultralytics")
+    base, named = host_class(cls), set(OVERRIDES[cls].split())
     missing = {name for name in named if not hasattr(base, name)}
     assert not missing, f"{base.__name__} has no {missing} any more: ours is never called"
     assert not named - set(vars(cls)), f"{cls.__name__} no longer overrides these: strike them out"
@@ -109,7 +117,7 @@ def test_what_is_overridden_exists_under_that_name(cls: type) -> None:
 @pytest.mark.parametrize("cls", OVERRIDES, ids=lambda c: c.__name__)
 def test_what_is_overridden_takes_the_same_arguments(cls: type) -> None:
     for name in OVERRIDES[cls].split():
-        ours, theirs = getattr(cls, name), getattr(cls.__mro__[1], name)
+        ours, theirs = getattr(cls, name), getattr(host_class(cls), name)
         if callable(theirs):
             wanted, given = inspect.signature(theirs).parameters, inspect.signature(ours).parameters
             assert len(wanted) == len(given), f"{cls.__name__}.{name}: theirs {list(wanted)}, ours {list(given)}"
@@ -176,7 +184,7 @@ LINES: list[tuple[Any, str, str]] = [
      "models.losses.host calls it without a model"),
     (tasks.RTDETRDetectionModel.predict, "x = head([y[j] for j in head.f], batch)", "FeatureTap takes both arguments"),
     (tasks.BaseModel._apply, "m.stride = fn(m.stride)", "the head's strides follow the model's device"),
-    (tasks.BaseModel.fuse, "m.fuse()", "AnchorDetect.fuse is called"),
+    (tasks.BaseModel.fuse, "m.fuse()", "Head.fuse is called"),
     (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
     (data_utils.verify_image_label, "check_image(im_file)", "looked up when it runs: engine.host.leave_images_alone"),
     (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.host.leave_no_border"),

@@ -254,10 +254,15 @@ def test_gains_are_saved() -> None:
 
 def test_a_backbone_that_is_held_back() -> None:
     model = training()
-    assert model.frozen_now() == []
+    assert model.held_back() == []
     model.distiller.backbone_frozen_until = 0.5
-    held = {id(p) for p in model.frozen_now()}
-    names = {n for n, p in model.student.named_parameters() if id(p) in held}
-    assert names and all(int(n.split(".")[1]) < 3 for n in names), "the three backbone rows"
+    assert model.held_back() == list(model.student.model[:3]), "the three backbone rows"
+
+    model.loss(batch(3))[0].backward()
+    of_backbone = tuple(f"model.{row}." for row in range(3))
+    for name, parameter in model.student.named_parameters():
+        assert (parameter.grad is None) == name.startswith(of_backbone), name
     model.progress = 0.5
-    assert model.frozen_now() == []
+    assert model.held_back() == []
+    model.loss(batch(3))[0].backward()
+    assert all(p.grad is not None for p in model.student.parameters())

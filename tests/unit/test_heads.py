@@ -14,6 +14,7 @@ from cfg import UserError
 from models.blocks.attention import CBAM, DualAttention, NoAttention
 from models.detector import Detector
 from models.heads.anchor import AnchorDetect, DecoupledBranches
+from models.heads.gfl import GFLDetect
 
 CHANNELS, STRIDES, ANCHORS = (4, 8), (8, 16), [[10, 20, 30, 40], [50, 60, 70, 80]]
 STYLES = [("coupled",), ("decoupled",), ("decoupled", "dual"), ("decoupled", "cbam", 16, 1)]
@@ -149,10 +150,11 @@ def test_strides_stay_with_a_model_that_is_copied_or_moved(move) -> None:
 def test_compiled_it_is_one_graph() -> None:
     """torch.compile splits a network where Python looks at a tensor's content; `fullgraph` refuses to.
 
-    A whole detector with decoupled branches, and the coupled head of YOLOv5 alone, whose other layers are in it too.
+    A whole detector with decoupled branches; the coupled head of YOLOv5 and the head with box distributions alone.
     """
     fast = Detector("s-model-fast.yaml", nc=2).eval().fuse(verbose=False)
-    for module, given in ((fast, torch.rand(1, 3, 64, 64)), (head("coupled"), features())):
+    shared = GFLDetect(3, CHANNELS, STRIDES, hidden=8).eval()
+    for module, given in ((fast, torch.rand(1, 3, 64, 64)), (head("coupled"), features()), (shared, features())):
         torch._dynamo.reset()
         with torch.inference_mode():
             compiled = torch.compile(module, fullgraph=True, backend="eager")(given)
