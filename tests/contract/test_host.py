@@ -89,7 +89,7 @@ OVERRIDES: dict[type, str] = {
     Backend: "_BACKEND_MAP warmup",
     OnnxBackend: "",
     Detector: "init_criterion fuse",
-    Head: "fuse stride xyxy",
+    Head: "fuse xyxy",
     AnchorDetect: "forward bias_init",
     GFLDetect: "forward bias_init",
     DetectorExporter: "",

@@ -1,0 +1,43 @@
+"""What our heads have in common: ultralytics' `Detect` to those who ask for it, without its layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from ultralytics.nn.modules.head import Detect
+
+
+class Head(Detect):
+    """A detection head with layers of its own; says what ultralytics reads on every head.
+
+    Args:
+        nc: number of classes K.
+        strides: input pixels per cell of each level.
+        reg_max: bins of the box distributions, 1 where boxes are plain numbers.
+        no: outputs per prediction.
+    """
+
+    xyxy = False
+
+    def __init__(self, nc: int, strides: tuple[int, ...], reg_max: int, no: int) -> None:
+        nn.Module.__init__(self)  # Detect's own constructor builds an anchor-free head per level
+        self.nc, self.nl, self.reg_max, self.no = nc, len(strides), reg_max, no
+        self.inplace, self.cv2 = False, nn.ModuleList()
+        self.stride = torch.tensor(strides, dtype=torch.float32)
+
+    @property
+    def stride(self) -> torch.Tensor:
+        """Input pixels per cell of each level, (nl,); ultralytics reads it, and sets it anew when the model moves.
+
+        Its numbers are also in `pixels_per_cell`: to read them from a tensor ends a compiled graph and waits for a GPU.
+        """
+        return self._stride
+
+    @stride.setter
+    def stride(self, strides: torch.Tensor) -> None:
+        self._stride = strides
+        if not strides.is_meta:  # without content: the numbers stay
+            self.pixels_per_cell: tuple[float, ...] = tuple(strides.tolist())
+
+    def fuse(self) -> None:
+        """Nothing to remove: our heads have one branch for training and inference."""
