@@ -28,11 +28,15 @@ def gradient_products(losses: Sequence[Tensor], feats: Sequence[Tensor]) -> Tens
     return products
 
 
-def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> Sequence[Tensor | None]:
-    """SCALE times the gradient of a loss by level, None for a level it does not depend on."""
-    if not loss.requires_grad:
-        return [None] * len(feats)
-    return torch.autograd.grad(loss * SCALE, list(feats), retain_graph=True, allow_unused=True)
+def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> list[Tensor | None]:
+    """SCALE times the gradient of a loss by level, None for a level it does not depend on, or that none reaches (`Held`)."""
+    reached = [i for i, x in enumerate(feats) if x.requires_grad]
+    gradients: list[Tensor | None] = [None] * len(feats)
+    if loss.requires_grad and reached:
+        found = torch.autograd.grad(loss * SCALE, [feats[i] for i in reached], retain_graph=True, allow_unused=True)
+        for i, gradient in zip(reached, found):
+            gradients[i] = gradient
+    return gradients
 
 
 class Neck:

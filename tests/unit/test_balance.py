@@ -38,6 +38,13 @@ def test_products_by_hand() -> None:
     torch.testing.assert_close(gradient_products(losses, [a, b]), expected)
 
 
+def test_products_where_a_level_is_held_back() -> None:
+    a, held = point(), torch.ones(2)
+    losses = [linear(a, 3, 4) + held.sum(), held.sum()]
+    torch.testing.assert_close(gradient_products(losses, [a, held]), torch.tensor([[25.0, 0], [0, 0]]))
+    assert gradient_products(losses, [held]).tolist() == [[0, 0], [0, 0]]
+
+
 def test_products_of_gradients_too_small_for_half_precision() -> None:
     x = torch.zeros(2, dtype=torch.float16, requires_grad=True)
     loss = (x.float() * torch.tensor([3e-8, 0.0])).sum()
