@@ -18,6 +18,7 @@ import sys
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
 from engine.locate import locate_weights
+from engine.startup import quick_imports
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -67,8 +68,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status."""
     arguments = parse(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
-    from engine.export.export_check import ExportOptions
-    from engine.export.exporter import export
+    with quick_imports():
+        from engine.export.export_check import ExportOptions
+        from engine.export.exporter import export
 
     export(ExportOptions(**vars(arguments)))
     return 0
