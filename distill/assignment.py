@@ -58,15 +58,12 @@ def taken(student: nn.Module, batch: Mapping[str, Any]) -> Callable[[], Any] | N
 
 
 def of_task_aligned(returned: tuple[Tensor, ...], batch_idx: Tensor) -> PointAssignment:
-    """ultralytics' (labels, boxes_xyxy, scores, is positive, index of the box within its image) as a `PointAssignment`.
-
-    The weight of a point is its target score, the assigner's measure of how well score and overlap agree.
-    """
-    _, boxes_xyxy, scores, positive, index = returned
+    """ultralytics' (labels, boxes_xyxy, scores, is positive, index of the box within its image) as a `PointAssignment`."""
+    _, boxes_xyxy, _, positive, index = returned
     counts = torch.bincount(batch_idx.reshape(-1).long().to(index.device), minlength=len(index))
     first = counts.cumsum(0) - counts
     target = torch.where(positive, index.long() + first[:, None], -1)
-    return PointAssignment(target, boxes_xyxy, scores.amax(2).float() * positive)
+    return PointAssignment(target, boxes_xyxy)
 
 
 def _assigner(criterion: Any) -> nn.Module | None:

@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from cfg import UserError, nearest
+from cfg import UserError, is_number, nearest
 from distill.gradients import gradient_products
-from distill.options import is_number
 
 DECAYS = ("none", "cosine")
 FAINTEST = 1e-3  # of distillation when its warm-up starts: AdamW's steps do not shrink with it, so that adapters learn
@@ -43,8 +42,8 @@ class Balance(nn.Module):
         strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
         share: of each method, or None.
         hold: whether gains go on following the gradients after the first `WINDOW` measurements.
-        cap: largest share of all terms together, at every step; None: no limit. Costs a second backward pass through the
-            student's head at every step.
+        cap: largest share of all terms together, at every step; None: no limit. Every step then measures: one more backward
+            pass per term through the neck's coarser levels, and through the head with float16 or learned weights.
         warmup: fraction of training over which distillation comes up to its share. Adapters start from random weights: what
             they ask of the student at first is noise.
         until: fraction of training after which distillation is off.
@@ -153,7 +152,7 @@ class Balance(nn.Module):
         finite = bool(products.isfinite().all())
         detection_length, products = products[0, 0].sqrt(), products[1:, 1:]
         if not finite or not detection_length > 0:
-            return  # the loss that caused it is reported by its name; without boxes detection may have no gradient
+            return  # without boxes detection may have none, and gradients that are no numbers say nothing
         self._settle(detection_length, products)
         group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * fade
         factors = self.members.T @ group

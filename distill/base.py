@@ -38,7 +38,6 @@ class Spec:
     nc: int
     names: Mapping[int, str]
     bins: int | None = None  # bins of a discrete box distribution per side, None when boxes are plain numbers
-    attention: frozenset[str] = frozenset()  # levels whose features come from a dual attention module
     anchors: int | None = None  # anchors per cell of an anchor head, 0: one prediction per cell, None: no cells
     headless: str = ""  # why a network that shows features only (RT-DETR, torchvision's) has no predictions to compare
 
@@ -117,7 +116,7 @@ class Distiller(nn.Module):
         weight_names: every loss term -> the adaptive weight it has, alone or with others.
         own_terms: terms that train the method itself (a dynamic teacher) and not the student's features.
         strengths: adaptive weight -> factor on the pull of its terms; 1 where left out.
-        backbone_frozen_until: fraction of training up to which the student's backbone stays as it is.
+        freeze_until: fraction of training up to which no parameter of the student's backbone moves.
     """
 
     uses_teacher: ClassVar[bool] = True
@@ -125,7 +124,7 @@ class Distiller(nn.Module):
     weight_names: ClassVar[dict[str, str]] = {}
     own_terms: ClassVar[frozenset[str]] = frozenset()
     strengths: ClassVar[dict[str, float]] = {}
-    backbone_frozen_until: float = 0.0
+    freeze_until: float = 0.0
 
     def __init__(self, student: Spec, teacher: Spec | None) -> None:
         super().__init__()

@@ -27,7 +27,7 @@ class Combined(Distiller):
         self.uses_teacher = any(part.uses_teacher for part in parts.values())
         self.reads_head = any(part.reads_head for part in parts.values())
         self.own_terms = frozenset().union(*(part.own_terms for part in parts.values()))
-        self.backbone_frozen_until = max(part.backbone_frozen_until for part in parts.values())
+        self.freeze_until = max(part.freeze_until for part in parts.values())
         self.pairs = list(dict.fromkeys(name for part in parts.values() for name in part.pairs))
         makers = [name for name, part in parts.items() if part.own_terms]
         if len(makers) > 1:

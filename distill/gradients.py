@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-SCALE = 1024.0  # gradients of half-precision features would underflow without it
+# Of the losses, whose gradients at half-precision features would underflow without the first, or overflow with it.
+SCALES = (1024.0, 1.0, 1 / 1024)
 
 
 def gradient_products(losses: Sequence[Tensor], feats: Sequence[Tensor]) -> Tensor:
@@ -18,28 +19,33 @@ def gradient_products(losses: Sequence[Tensor], feats: Sequence[Tensor]) -> Tens
 
     The gradient of any weighted sum of the losses has the squared length `w^T G w`: its diagonal alone gives the
     length of each. A loss without a gradient there counts as a zero vector. The graph is kept for the backward pass.
+    Not finite where a gradient is not, whatever its scale.
     """
-    gradients = [_gradient(loss, feats) for loss in losses]
+    half = any(x.dtype == torch.float16 for x in feats)
+    for scale in SCALES if half else SCALES[:1]:
+        gradients = [_gradient(loss * scale, feats) for loss in losses]
+        if not half or all(g.isfinite().all() for level in gradients for g in level if g is not None):
+            break
     products = torch.zeros(len(losses), len(losses), device=feats[0].device)
     for i, j in combinations_with_replacement(range(len(losses)), 2):
         pairs = [(a, b) for a, b in zip(gradients[i], gradients[j]) if a is not None and b is not None]
         # Element by element: autocast would turn a matrix product into half precision.
-        products[i, j] = products[j, i] = sum((a.float() / SCALE * (b.float() / SCALE)).sum() for a, b in pairs)
+        products[i, j] = products[j, i] = sum((a.float() / scale * (b.float() / scale)).sum() for a, b in pairs)
     return products
 
 
 def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> list[Tensor | None]:
-    """SCALE times the gradient of a loss by level, None for a level it does not depend on, or that none reaches (`Held`)."""
+    """Gradient of a loss by level, None for a level it does not depend on, or that none reaches (`StopGradient`)."""
     reached = [i for i, x in enumerate(feats) if x.requires_grad]
     gradients: list[Tensor | None] = [None] * len(feats)
     if loss.requires_grad and reached:
-        found = torch.autograd.grad(loss * SCALE, [feats[i] for i in reached], retain_graph=True, allow_unused=True)
+        found = torch.autograd.grad(loss, [feats[i] for i in reached], retain_graph=True, allow_unused=True)
         for i, gradient in zip(reached, found):
             gradients[i] = gradient
     return gradients
 
 
-class Neck:
+class HeadInputs:
     """Within this context, hands a head its maps under new names: what flows back through the head alone arrives there.
 
     Attributes:
@@ -53,7 +59,7 @@ class Neck:
         self.outputs: list[Tensor] = []
         self.read: list[Tensor] = []
 
-    def __enter__(self) -> Neck:
+    def __enter__(self) -> HeadInputs:
         self.hook = self.head.register_forward_pre_hook(self._rename) if self.watched else None
         return self
 
@@ -67,10 +73,11 @@ class Neck:
         return (list(self.read), *given[1:])
 
 
-class Held:
+class StopGradient:
     """Within this context, no gradient reaches these layers: what they give is cut off from what it was made of.
 
-    So layers that are to stay as they are cost no backward pass, and an optimiser, which finds no gradient, leaves them.
+    So frozen layers cost no backward pass, and an optimiser, which finds no gradient, leaves their parameters alone.
+    BatchNorm goes on counting: an untrained backbone's statistics would otherwise stay those of no image.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:
@@ -95,7 +102,7 @@ def walked_once(loss: Tensor, feats: Sequence[Tensor], parameters: Sequence[Tens
 
     Args:
         loss: depends on what is trained through `feats` and `parameters` alone.
-        feats: what the head alone reads (`Neck.read`): a level's own map also feeds coarser levels.
+        feats: what the head alone reads (`HeadInputs.read`): a level's own map also feeds coarser levels.
         parameters: of the head.
 
     Returns:

@@ -16,7 +16,7 @@ from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import Held, Neck, walked_once
+from distill.gradients import StopGradient, HeadInputs, walked_once
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -100,7 +100,7 @@ class TrainingModel(nn.Module):
         images, neck = self._laid_out(batch["img"]), None
         if preds is None:
             watched = self.training and self.distiller is not None
-            with Held(self.held_back()), Neck(self.student.model[-1], watched) as neck:
+            with StopGradient(self.frozen_layers()), HeadInputs(self.student.model[-1], watched) as neck:
                 preds = self._run(lambda: self.student(images))
         if self.distiller is not None:
             watch(self.student)
@@ -132,7 +132,7 @@ class TrainingModel(nn.Module):
         return dict.fromkeys(self.distiller.weight_names, vector.new_zeros(()))
 
     def _measure(
-        self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, neck: Neck | None, fade: float
+        self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, neck: HeadInputs | None, fade: float
     ) -> Tensor | None:
         """Let the balance see how hard each term pulls at the student's neck.
 
@@ -211,9 +211,9 @@ class TrainingModel(nn.Module):
             self.balance.load_state_dict(other.balance.state_dict())
             self.progress = other.progress
 
-    def held_back(self) -> list[nn.Module]:
-        """Layers of the student that its method holds back at this point of training: its backbone."""
-        if self.distiller is None or self.progress >= self.distiller.backbone_frozen_until:
+    def frozen_layers(self) -> list[nn.Module]:
+        """Layers of the student whose parameters stay as they are at this point of training: its backbone's, or none."""
+        if self.distiller is None or self.progress >= self.distiller.freeze_until:
             return []
         return list(self.student.model[: len(self.student.yaml["backbone"])])
 

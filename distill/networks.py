@@ -36,10 +36,9 @@ def spec_of(model: Network, label: str) -> Spec:
     if hasattr(model, "headless"):
         return Spec(label, levels, len(model.names), dict(model.names), headless=model.headless)
     head = model.model[-1]
-    attention = frozenset(names[i] for i in attention_of(model))
     bins = head.reg_max if getattr(head, "reg_max", 1) > 1 else None
     anchors = getattr(head, "na", 0 if hasattr(head, "reg_max") else None)
-    return Spec(label, levels, head.nc, dict(model.names), bins, attention, anchors)
+    return Spec(label, levels, head.nc, dict(model.names), bins, anchors)
 
 
 @torch.no_grad()

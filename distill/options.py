@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cfg import UserError, nearest
+from cfg import UserError, is_number, nearest
 
 
 def positive(method: str, name: str, value: object, usual: float) -> float:
@@ -42,11 +41,6 @@ def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[st
             raise UserError(f"{method}: expected gains among {', '.join(known)}, got '{name}'{nearest(name, known)}")
         not_negative(method, name, value)
     return dict.fromkeys(known, 1.0) | dict(given or {})
-
-
-def is_number(value: object) -> bool:
-    """Whether a value from a YAML is a finite number; True and False are none."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked(method: str, name: str, value: Any, valid: bool, expected: str, fix: str) -> Any:

@@ -12,6 +12,7 @@ from cfg.errors import UserError, nearest
 
 MODES = ("stable", "paper", "none", "uncertainty")
 LOWEST, HIGHEST = 0.1, 10.0
+PART = -1.0  # in the place of a term's first mean: it was seen in a part of an epoch only
 LARGEST_RATIO = 2.0  # of a loss to its first epoch: one that spikes tenfold would weigh everything else down to the lowest
 
 
@@ -26,7 +27,7 @@ class AdaptiveWeights(nn.Module):
       sum n.
     * `none`: weights stay 1.
     * `uncertainty`: learned log-variances s_k (Kendall et al. 2018, eq. 10): `sum_k exp(-s_k) loss_k + s_k / 2`.
-      Differs from the paper: s_k is bounded smoothly, so that weights stay in [0.1, 10] even for a loss always 0.
+      Differs from the paper: s_k is bounded smoothly, so that weights stay in [0.1, 10], and rests while its loss is 0.
 
     The state (`weights`, `first`, `epochs`, and the log-variances) is in `state_dict`.
 
@@ -48,7 +49,7 @@ class AdaptiveWeights(nn.Module):
             raise UserError(f"adaptive: expected one of {', '.join(MODES)}, got '{mode}'{nearest(mode, MODES)}")
         self.names, self.mode = list(names), mode
         self.register_buffer("weights", torch.ones(len(self.names)))
-        self.register_buffer("first", torch.zeros(len(self.names)))  # first positive epoch mean; 0 = not seen yet
+        self.register_buffer("first", torch.zeros(len(self.names)))  # mean of the first whole epoch, 0 or PART before
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
         if mode == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(self.names)))
@@ -66,7 +67,10 @@ class AdaptiveWeights(nn.Module):
         weights = self._current()
         terms = {name: weights[i] * losses[name].float() for i, name in enumerate(self.names)}
         total = torch.stack(list(terms.values())).sum()
-        return (total + self._bounded().sum() / 2 if self.mode == "uncertainty" else total), terms
+        if self.mode == "uncertainty":  # a term that has not begun must not have the largest weight when it does
+            acting = torch.stack([term.detach() != 0 for term in terms.values()])
+            total = total + (self._bounded() * acting).sum() / 2
+        return total, terms
 
     @torch.no_grad()
     def update(self, epoch_means: Mapping[str, float | Tensor]) -> None:
@@ -85,8 +89,7 @@ class AdaptiveWeights(nn.Module):
         means = torch.tensor([float(epoch_means[name]) for name in self.names], dtype=torch.float64)
         if not means.isfinite().all():
             return
-        first = self.first.double().cpu()
-        first = torch.where((first == 0) & (means > 0), means, first)
+        first = self._yardsticks(means)
         weights = self._updated(means, first)
         if weights.float().isfinite().all():
             self.weights.copy_(weights)
@@ -105,6 +108,12 @@ class AdaptiveWeights(nn.Module):
         """(n,) log-variances s, held within +-log 10; equal to the parameter near 0."""
         limit = math.log(HIGHEST)
         return limit * torch.tanh(self.log_variances / limit)
+
+    def _yardsticks(self, means: Tensor) -> Tensor:
+        """(n,) `first` after an epoch. A term that begins later may do so within an epoch: the next one counts."""
+        first = self.first.double().cpu()
+        found = torch.full_like(means, PART) if self.epochs else means
+        return torch.where(first == PART, means, torch.where((first == 0) & (means > 0), found, first))
 
     def _updated(self, means: Tensor, first: Tensor) -> Tensor:
         """(n,) new weights in float64 from this epoch's means and each term's first mean."""

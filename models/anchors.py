@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.cluster.vq import kmeans, vq
@@ -53,9 +55,15 @@ def kmeans_anchors(wh: ArrayLike, n: int, seed: int = 0, generations: int = 0, r
     return anchors[np.argsort(anchors.prod(1), kind="stable")]
 
 
-def fit_anchors(wh: ArrayLike, levels: int, per_level: int, seed: int = 0, generations: int = 0) -> np.ndarray:
-    """Anchors (levels, per_level, 2) for boxes `wh` (N, 2), both in pixels; the smallest on the smallest stride."""
-    return kmeans_anchors(wh, levels * per_level, seed, generations).reshape(levels, per_level, 2)
+def fit_anchors(
+    wh: ArrayLike, strides: Sequence[float], per_level: int, seed: int = 0, generations: int = 0
+) -> np.ndarray:
+    """Anchors (levels, per_level, 2) for boxes `wh` (N, 2), both in pixels; the smallest on the smallest stride.
+
+    Levels of one stride, as two towers have, get the same anchors.
+    """
+    distinct, level = np.unique(np.asarray(strides, dtype=float), return_inverse=True)
+    return kmeans_anchors(wh, len(distinct) * per_level, seed, generations).reshape(-1, per_level, 2)[level]
 
 
 def _checked(wh: ArrayLike) -> np.ndarray:

@@ -45,11 +45,11 @@ def assign_atss(
 
 
 def from_target(target: Tensor, boxes_xyxy: Tensor) -> PointAssignment:
-    """The assignment of weight 1 in which point a of image b answers for box `target[b, a]`, -1 for none."""
+    """The assignment in which point a of image b answers for box `target[b, a]`, -1 for none."""
     positive = target >= 0
     assigned = boxes_xyxy.new_zeros(*target.shape, 4)
     assigned[positive] = boxes_xyxy[target[positive]]
-    return PointAssignment(target, assigned, positive.float())
+    return PointAssignment(target, assigned)
 
 
 def squares(grid: PointGrid, anchor_scale: float) -> Tensor:

@@ -107,5 +107,11 @@ class Detector(DetectionModel):
         return layer
 
     def init_criterion(self) -> Criterion:
-        """The head's own loss, with the options of the YAML's `loss:` section."""
-        return Criterion(self.head.loss(**self.yaml.get("loss", {})))
+        """The head's own loss, with the options of the YAML's `loss:` section. Raises `UserError`, which names the file."""
+        options = self.yaml.get("loss") or {}
+        try:
+            if not isinstance(options, dict):
+                raise UserError(f"expected options by name, as 'beta: 1.5', got {options!r}; correct it")
+            return Criterion(self.head.loss(**options))
+        except UserError as error:
+            raise UserError(f"{self.yaml.get('yaml_file', 'model')}: loss: {error}") from None

@@ -41,7 +41,6 @@ class PointAssignment:
 
     target: Tensor  # (B, A) int64, row of the box in the batch's list of boxes, -1 for background
     boxes_xyxy: Tensor  # (B, A, 4) that box in input pixels; undefined for background
-    weight: Tensor  # (B, A) float32, 1 or the assigner's measure of quality; 0 for background
 
     def positives(self) -> tuple[Tensor, Tensor]:
         """Image index and point index of the M points that answer for a box, each (M,)."""

@@ -49,7 +49,7 @@ class LGDDistiller(Distiller):
         gain: lambda, of the term that pulls at the student.
         virtual: whether each image has a virtual object that covers it.
         start: fraction of training before which nothing is distilled (the teacher learns from the beginning).
-        freeze_until: fraction of training up to which the student's backbone stays as it is.
+        freeze_until: fraction of training up to which no parameter of the student's backbone moves.
     """
 
     uses_teacher = False
@@ -69,7 +69,7 @@ class LGDDistiller(Distiller):
         super().__init__(student, None)
         self.gain, self.virtual = not_negative(self.name, "gain", gain), flag(self.name, "virtual", virtual)
         self.start = ratio(self.name, "start", start, 1 / 6)
-        self.backbone_frozen_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
+        self.freeze_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
         self.nc, self.sizes = student.nc, dict(student.levels)
         self.labels = LabelEncoder(student.nc, LABEL_CHANNELS)
         self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS) for n, size in self.sizes.items()})
@@ -95,16 +95,12 @@ class LGDDistiller(Distiller):
         taught = self.teach(step.batch, feats)
         own = step.task_loss(step.head(list(taught.values())))
         begun = step.progress >= self.start
-        distance = self._distance(taught, feats) if begun else self._unused()
+        distance = self._distance(taught, feats) if begun else next(iter(feats.values())).new_zeros(())
         return dict(zip(self.weight_names, (distance * self.gain, torch.stack(list(own.values())).sum())))
 
     def _distance(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> Tensor:
         rows = [torch.cat([in_a_row(standardised(x)) for x in maps], 1) for maps in self._sides(taught, feats)]
         return self.difference(*rows)
-
-    def _unused(self) -> Tensor:
-        """0, of the layers that only the distance needs: processes that train together want all parameters in the graph."""
-        return torch.stack([p.sum() for p in self.adapt.parameters()]).sum() * 0
 
     def _sides(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Detached teacher features and adapted student features by level."""

@@ -82,6 +82,8 @@ def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> Non
             f"{settings['data']}: expected {student.model[-1].nc} classes as in the checkpoint, got {nc}; "
             "use its own data set"
         )
+    if isinstance(student, Detector):
+        student.init_criterion()  # its options are wrong now, or never
     if settings.get("cls_pw") and isinstance(student, Detector):
         raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
     freeze, layers = settings.get("freeze"), len(student.model)
@@ -180,7 +182,7 @@ def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) 
     recall, matched = best_possible_recall(wh, head.anchor_wh.cpu())
     note = f"anchors: best possible recall {recall:.3f}, {matched:.2f} anchors per box"
     if recall < ENOUGH_RECALL:
-        fitted = torch.as_tensor(fit_anchors(wh, head.nl, head.na, generations=300), dtype=torch.float32)
+        fitted = torch.as_tensor(fit_anchors(wh, head.pixels_per_cell, head.na, generations=300), dtype=torch.float32)
         after, matched = best_possible_recall(wh, fitted)
         if after > recall:
             head.anchor_wh.copy_(fitted)

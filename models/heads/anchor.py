@@ -54,6 +54,7 @@ class AnchorDetect(Head):
     the sum of na * H * W; export output: y alone (boxes xyxy when `self.xyxy`).
     """
 
+    criterion = AnchorLoss
     loss_terms = ("box_loss", "obj_loss", "cls_loss")  # what `loss` returns, in the order of eq. 17
 
     @staticmethod
@@ -102,10 +103,6 @@ class AnchorDetect(Head):
             with torch.no_grad():
                 boxes.view(self.na, -1)[:, 4] += math.log(8 / (640 / stride) ** 2)
                 classes.view(self.na, -1)[:, 5 if coupled else 0 :] += math.log(0.6 / (self.nc - 0.99999))
-
-    def loss(self, **options: Any) -> AnchorLoss:
-        """The detection loss that trains this head."""
-        return AnchorLoss(self, **options)
 
     def forward(self, features: list[torch.Tensor]) -> Any:
         raw = {"preds": [self._logits(i, x) for i, x in enumerate(features)], "feats": list(features)}

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 from ultralytics.nn.modules.head import Detect
+
+from cfg import UserError, nearest
 
 
 class Head(Detect):
@@ -17,6 +23,7 @@ class Head(Detect):
         no: outputs per prediction.
     """
 
+    criterion: Callable[..., nn.Module]  # of the head and the options of a model YAML's `loss:` section
     xyxy = False
 
     def __init__(self, nc: int, strides: tuple[int, ...], reg_max: int, no: int) -> None:
@@ -38,6 +45,14 @@ class Head(Detect):
         self._stride = strides
         if not strides.is_meta:  # without content: the numbers stay
             self.pixels_per_cell: tuple[float, ...] = tuple(strides.tolist())
+
+    def loss(self, **options: Any) -> nn.Module:
+        """The detection loss that trains this head. Raises `UserError` for an option that it has not."""
+        known = list(inspect.signature(self.criterion).parameters)[1:]
+        for name in options:
+            if name not in known:
+                raise UserError(f"expected options among {', '.join(known)}, got '{name}'{nearest(name, known)}")
+        return self.criterion(self, **options)
 
     def fuse(self) -> None:
         """Nothing to remove: our heads have one branch for training and inference."""

@@ -50,6 +50,7 @@ class GFLDetect(Head):
     (boxes xyxy when `self.xyxy`).
     """
 
+    criterion = GFLLoss
     loss_terms = ("box_loss", "cls_loss", "dfl_loss")  # FR, FC, FD
 
     @staticmethod
@@ -97,10 +98,6 @@ class GFLDetect(Head):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.class_out.bias, -math.log((1 - RARE) / RARE))
-
-    def loss(self, **options: Any) -> GFLLoss:
-        """The detection loss that trains this head."""
-        return GFLLoss(self, **options)
 
     def forward(self, features: list[torch.Tensor]) -> Any:
         levels = [self._logits(i, x) for i, x in enumerate(features)]

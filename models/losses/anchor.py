@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
-from cfg.errors import UserError, nearest
+from cfg.errors import UserError, is_number, nearest
 from models.assign import LevelAssignment, assign_anchors
 from models.losses.iou import ciou_loss
 from models.losses.qfocal import quality_focal
@@ -44,7 +44,7 @@ class Gains:
             if name not in known:
                 raise UserError(f"gains: expected names among {', '.join(known)}, got '{name}'{nearest(name, known)}")
             numbers = value if name == "balance" and isinstance(value, (list, tuple)) else [value]
-            if not all(isinstance(n, (int, float)) and n >= 0 for n in numbers):
+            if not all(is_number(n) and n >= 0 for n in numbers):
                 raise UserError(f"gains: expected {name} to be a number of at least 0, got {value!r}; correct it")
         given = dict(options or {})
         if "balance" in given:
@@ -52,16 +52,22 @@ class Gains:
             given["balance"] = tuple(balance) if isinstance(balance, (list, tuple)) else (balance,)
         return cls(**given)
 
-    def level_balance(self, levels: int) -> tuple[float, ...]:
-        """Objectness weight of each level, finest first: YOLOv5's for up to 5 levels, a quarter per level beyond."""
+    def level_balance(self, strides: Sequence[float]) -> tuple[float, ...]:
+        """Objectness weight of each level: YOLOv5's for up to 5 strides, a quarter per stride beyond.
+
+        Levels of one stride, as two towers have, weigh the same.
+        """
         if self.balance:
-            if len(self.balance) != levels:
-                got = len(self.balance)
-                raise UserError(f"gains: expected balance to have {levels} numbers (one per level), got {got}; fix it")
+            if len(self.balance) != len(strides):
+                wanted, got = len(strides), len(self.balance)
+                raise UserError(f"gains: expected balance to have {wanted} numbers (one per level), got {got}; fix it")
             return self.balance
-        if levels == 3:
-            return 4.0, 1.0, 0.4
-        return tuple([4.0, 1.0, 0.25, 0.06, 0.02][:levels] + [0.02 / 4**i for i in range(1, levels - 4)])
+        ranks = sorted(set(strides))
+        if len(ranks) == 3:
+            weights = [4.0, 1.0, 0.4]
+        else:
+            weights = [4.0, 1.0, 0.25, 0.06, 0.02] + [0.02 / 4**i for i in range(1, len(ranks) - 4)]
+        return tuple(weights[ranks.index(stride)] for stride in strides)
 
 
 class AnchorLoss(nn.Module):
@@ -85,10 +91,12 @@ class AnchorLoss(nn.Module):
         gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0,
     ) -> None:
         super().__init__()
-        if not (0 <= alpha <= 1):
-            raise UserError(f"alpha: expected a number from 0 to 1, got {alpha}; the paper's is 0.25")
-        if beta < 1 and beta != 0:
-            raise UserError(f"beta: expected 0 or at least 1, got {beta}; the paper's is 1.5")
+        if not (is_number(alpha) and 0 <= alpha <= 1):
+            raise UserError(f"alpha: expected a number from 0 to 1, got {alpha!r}; the paper's is 0.25")
+        if not is_number(beta) or (beta < 1 and beta != 0):
+            raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; the paper's is 1.5")
+        if not is_number(anchor_ratio) or anchor_ratio <= 1:
+            raise UserError(f"anchor_ratio: expected a number above 1, got {anchor_ratio!r}; YOLOv5's is 4")
         # Not a submodule: a model that keeps its loss as an attribute must not have the head's tensors twice.
         object.__setattr__(self, "head", head)
         self.alpha, self.beta, self.anchor_ratio = alpha, beta, anchor_ratio
@@ -137,7 +145,7 @@ class AnchorLoss(nn.Module):
 
     def _objectness(self, preds: list[Tensor], assignment: Assignment, box: list[Tensor]) -> Tensor:
         """Quality focal loss of objectness, balanced over levels; a match's target is its CIoU, at least 0 (YOLOv5)."""
-        balance = self.gains.level_balance(len(preds))
+        balance = self.gains.level_balance(self.head.pixels_per_cell)
         total = preds[0].new_zeros(())
         for pred, level, error, weight in zip(preds, assignment, box, balance, strict=True):
             quality = (1 - error.detach()).clamp(0, 1)

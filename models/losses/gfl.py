@@ -6,14 +6,13 @@ FD = distribution focal loss, FR = GIoU loss.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfg.errors import UserError, nearest
+from cfg.errors import UserError, is_number, nearest
 from models.atss import assign_atss
 from models.losses.iou import box_iou_pairs, giou
 from models.losses.precision import at_least_float32
@@ -34,7 +33,7 @@ class GFLLoss(nn.Module):
     young scores.
 
     Args:
-        head: has `nc`, `reg_max` (R bins per side) and `stride` (levels,).
+        head: has `nc`, `reg_max` (R bins per side) and `pixels_per_cell`, the levels' strides.
         top: ATSS' candidates per level.
         anchor_scale: side in strides of the square a point stands for in ATSS.
         beta: exponent of the quality focal loss (GFL: 2).
@@ -52,9 +51,9 @@ class GFLLoss(nn.Module):
         super().__init__()
         if not isinstance(top, int) or isinstance(top, bool) or top < 1:
             raise UserError(f"top: expected a number of candidates of at least 1, got {top!r}; ATSS has 9")
-        if not _is_number(anchor_scale) or anchor_scale <= 0:
+        if not is_number(anchor_scale) or anchor_scale <= 0:
             raise UserError(f"anchor_scale: expected a number above 0, got {anchor_scale!r}; ATSS has 8")
-        if not _is_number(beta) or (beta < 1 and beta != 0):
+        if not is_number(beta) or (beta < 1 and beta != 0):
             raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; GFL has 2")
         object.__setattr__(self, "head", head)  # not a submodule: the model must not have the head's tensors twice
         self.top, self.anchor_scale, self.beta = top, anchor_scale, beta
@@ -89,13 +88,13 @@ class GFLLoss(nn.Module):
     @torch.no_grad()
     def assign(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> PointAssignment:
         """ATSS on the batch's boxes; only the shapes of `raw["feats"]` matter."""
-        device = raw["boxes"].device
-        boxes = pixel_boxes(batch, device)
+        boxes = pixel_boxes(batch, raw["boxes"].device)
         return assign_atss(boxes, batch["batch_idx"], len(batch["img"]), self.grid(raw), self.top, self.anchor_scale)
 
     def grid(self, raw: Mapping[str, Tensor]) -> PointGrid:
         """The points of the head's predictions."""
-        return PointGrid.of([tuple(f.shape[-2:]) for f in raw["feats"]], self.head.stride.tolist(), raw["boxes"].device)
+        shapes = [tuple(f.shape[-2:]) for f in raw["feats"]]
+        return PointGrid.of(shapes, self.head.pixels_per_cell, raw["boxes"].device)
 
     def _classification(self, scores: Tensor, image: Tensor, point: Tensor, classes: Tensor, quality: Tensor) -> Tensor:
         """FC: quality focal loss of all points and classes, per positive of the image; targets are the IoU."""
@@ -134,14 +133,10 @@ def image_mean(values: Tensor, weights: Tensor, image: Tensor, images: int) -> T
     return (total / share.clamp(min=EPS)).mean()
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _checked_gains(given: Mapping[str, float]) -> dict[str, float]:
     for name, value in given.items():
         if name not in GAINS:
             raise UserError(f"gains: expected names among {', '.join(GAINS)}, got '{name}'{nearest(name, GAINS)}")
-        if not _is_number(value) or value < 0:
+        if not is_number(value) or value < 0:
             raise UserError(f"gains: expected {name} to be a number of at least 0, got {value!r}; correct it")
     return dict(given)

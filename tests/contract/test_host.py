@@ -132,7 +132,7 @@ ATTRIBUTES: list[tuple[Any, str]] = [
     (data_utils, "check_image _replace_image IMG_FORMATS VID_FORMATS"),
     (torch_utils, "NUM_THREADS ModelEMA unwrap_model initialize_weights init_seeds select_device"),
     (host_trainer, "check_amp"),
-    (host_trainer.BaseTrainer, "add_callback run_callbacks preprocess_batch optimizer_step build_optimizer"),
+    (host_trainer.BaseTrainer, "add_callback run_callbacks preprocess_batch build_optimizer"),
     (DetectionValidator, "_prepare_batch postprocess get_stats"),
     (BasePredictor, "stream_inference"),
     (autobackend.AutoBackend, "forward from_numpy warmup"),

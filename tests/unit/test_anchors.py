@@ -82,14 +82,16 @@ def test_refinement_never_lowers_the_fit_and_all_is_seeded() -> None:
 def test_fit_gives_small_anchors_to_small_strides_and_leaves_its_input() -> None:
     wh = np.random.default_rng(3).uniform(4, 300, (1000, 2))
     copy = wh.copy()
-    anchors = fit_anchors(wh, 6, 3)
+    anchors = fit_anchors(wh, (4, 8, 16, 32, 64, 128), 3)
     assert anchors.shape == (6, 3, 2) and (np.diff(anchors.prod(-1).ravel()) >= 0).all()
+    towers = fit_anchors(wh, (32, 8, 16, 32), 3)
+    assert np.array_equal(towers, fit_anchors(wh, (8, 16, 32), 3)[[2, 0, 1, 2]])
     assert np.array_equal(wh, copy)
 
 
 @pytest.mark.parametrize("wh", [[], [[0, 0]], [[float("nan"), 3]]])
 def test_no_box_at_all_is_refused(wh: list) -> None:
-    for call in (lambda: fit_anchors(wh, 3, 3), lambda: best_possible_recall(wh, [[1, 1]])):
+    for call in (lambda: fit_anchors(wh, (8, 16, 32), 3), lambda: best_possible_recall(wh, [[1, 1]])):
         with pytest.raises(UserError, match="at least one box"):
             call()
 
@@ -106,4 +108,4 @@ def test_neu_det_is_covered() -> None:
     boxes = np.array(corners) * 224 / 200
     assert len(boxes) > 1000
     wh = boxes[:, 2:] - boxes[:, :2]
-    assert best_possible_recall(wh, fit_anchors(wh, 4, 3))[0] > 0.99
+    assert best_possible_recall(wh, fit_anchors(wh, (4, 8, 16, 32), 3))[0] > 0.99

@@ -38,6 +38,13 @@ def test_products_by_hand() -> None:
     torch.testing.assert_close(gradient_products(losses, [a, b]), expected)
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3, 4e4])
+def test_products_of_half_precision_maps_neither_underflow_nor_overflow(size: float) -> None:
+    x = torch.zeros(2, dtype=torch.float16, requires_grad=True)
+    products = gradient_products([(x.float() * torch.tensor([3 * size, 4 * size]) / 4).sum()], [x])
+    assert products.item() == pytest.approx((5 * size / 4) ** 2, rel=0.01)
+
+
 def test_products_where_a_level_is_held_back() -> None:
     a, held = point(), torch.ones(2)
     losses = [linear(a, 3, 4) + held.sum(), held.sum()]
@@ -261,15 +268,15 @@ def test_gains_are_saved() -> None:
 
 def test_a_backbone_that_is_held_back() -> None:
     model = training()
-    assert model.held_back() == []
-    model.distiller.backbone_frozen_until = 0.5
-    assert model.held_back() == list(model.student.model[:3]), "the three backbone rows"
+    assert model.frozen_layers() == []
+    model.distiller.freeze_until = 0.5
+    assert model.frozen_layers() == list(model.student.model[:3]), "the three backbone rows"
 
     model.loss(batch(3))[0].backward()
     of_backbone = tuple(f"model.{row}." for row in range(3))
     for name, parameter in model.student.named_parameters():
         assert (parameter.grad is None) == name.startswith(of_backbone), name
     model.progress = 0.5
-    assert model.held_back() == []
+    assert model.frozen_layers() == []
     model.loss(batch(3))[0].backward()
     assert all(p.grad is not None for p in model.student.parameters())

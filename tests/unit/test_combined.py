@@ -28,7 +28,7 @@ class Other(Distiller):
 
     def __init__(self, student, teacher) -> None:
         super().__init__(student, teacher)
-        self.backbone_frozen_until = 0.25
+        self.freeze_until = 0.25
         self.prepared = None
 
     def prepare(self, height: int, width: int) -> None:
@@ -50,7 +50,7 @@ def combined(strengths: dict[str, float]) -> TrainingModel:
 def test_terms_weights_and_needs_of_all_parts() -> None:
     model = combined({})
     method = model.distiller
-    assert method.reads_head and method.uses_teacher and method.backbone_frozen_until == 0.25
+    assert method.reads_head and method.uses_teacher and method.freeze_until == 0.25
     assert method.own_terms == {"other_own_loss"} and method.parts["other"].prepared == (64, 96)
     assert model.weights.names == ["box", "focal", "feature", "attention", "global", "other", "other_own"]
     total, items = model.loss(batch(3))

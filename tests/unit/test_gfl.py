@@ -104,7 +104,7 @@ def test_wrong_rows(args: tuple, message: str) -> None:
 
 
 def stub(nc: int = 3, bins: int = 6) -> SimpleNamespace:
-    return SimpleNamespace(nc=nc, reg_max=bins, stride=torch.tensor([8.0, 16.0]))
+    return SimpleNamespace(nc=nc, reg_max=bins, pixels_per_cell=(8.0, 16.0))
 
 
 def raw_of(images: int, nc: int = 3, bins: int = 6, seed: int = 0) -> dict:

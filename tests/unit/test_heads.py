@@ -168,3 +168,20 @@ def test_half_precision_decodes_in_float32_outside_export() -> None:
     module = head("coupled")
     module.export = True
     assert module.decode(preds).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"alpah": 0.3}, "mine.yaml: loss: expected options among alpha, beta, gains, anchor_ratio, got 'alpah'; did you mean"),
+        ({"alpha": "high"}, "mine.yaml: loss: alpha: expected a number from 0 to 1, got 'high'"),
+        ({"anchor_ratio": True}, "anchor_ratio: expected a number above 1, got True"),
+        ({"gains": {"box": float("inf")}}, "mine.yaml: loss: gains: expected box to be a number"),
+        (3, "mine.yaml: loss: expected options by name"),
+    ],
+)
+def test_loss_section_of_a_model_yaml(section: object, message: str) -> None:
+    rows = {"nc": 2, "backbone": [[-1, 1, "Conv", [8, 3, 2]]], "head": [[[0], 1, "AnchorDetect", ["nc", 1]]]}
+    model = Detector(rows | {"loss": section, "yaml_file": "mine.yaml"})
+    with pytest.raises(UserError, match=message):
+        model.init_criterion()

@@ -144,7 +144,15 @@ ANCHORS = torch.tensor(
 
 def make_head(nc: int = 4, levels: int = 3, na: int = 3) -> SimpleNamespace:
     strides = torch.tensor([8.0, 16, 32])[:levels]
-    return SimpleNamespace(nc=nc, nl=levels, na=na, stride=strides, anchor_wh=ANCHORS[:levels, :na])
+    return SimpleNamespace(
+        nc=nc, nl=levels, na=na, stride=strides, pixels_per_cell=strides.tolist(), anchor_wh=ANCHORS[:levels, :na]
+    )
+
+
+def one_level() -> SimpleNamespace:
+    """A head of stride 8 with one anchor, 16 x 16 pixels, and two classes."""
+    anchor = torch.tensor([[[16.0, 16.0]]])
+    return SimpleNamespace(nc=2, nl=1, na=1, stride=torch.tensor([8.0]), pixels_per_cell=(8.0,), anchor_wh=anchor)
 
 
 def make_raw(batch_size: int, head: SimpleNamespace, size: int = 128, seed: int = 0) -> dict:
@@ -179,7 +187,7 @@ def test_anchor_loss_by_hand() -> None:
     # One level of stride 8, one anchor 16x16, one 16x16 image (2x2 cells), nc 2; a box of class 1: centre (12, 12) px
     # = (1.5, 1.5) cells, 16x16 px. Exactly the middle of cell (1, 1): no neighbour. All logits 0: centre = (2 * .5 -
     # .5 + 1) * 8 = 12, size = (2 * .5)^2 * 16 = 16: the prediction is exact, so box loss 0 and objectness target 1.
-    head = SimpleNamespace(nc=2, nl=1, na=1, stride=torch.tensor([8.0]), anchor_wh=torch.tensor([[[16.0, 16.0]]]))
+    head = one_level()
     raw = {"preds": [torch.zeros(1, 1, 2, 2, 7)]}
     losses = AnchorLoss(head, gains={"obj": 1.0, "cls": 0.5})(raw, make_batch([[0, 1, 0.75, 0.75, 1.0, 1.0]], 1, 16))
     positive, negative = 0.0612664, 0.1837992  # quality focal loss at logit 0 for y = 1 and 0 (first test)
@@ -194,7 +202,7 @@ def test_box_loss_by_hand() -> None:
     # As above, but x logit = ln 3: sigma = 3/4, centre x = (1.5 - .5 + 1) * 8 = 16, 4 px off. Overlap 12 * 16 = 192,
     # union 320, IoU 0.6; rho^2 = 16; enclosing box 20 x 16: diagonal^2 = 656. Error = 0.4 + 16/656 = 0.424390, times
     # gain 0.05 * 3.
-    head = SimpleNamespace(nc=2, nl=1, na=1, stride=torch.tensor([8.0]), anchor_wh=torch.tensor([[[16.0, 16.0]]]))
+    head = one_level()
     preds = torch.zeros(1, 1, 2, 2, 7)
     preds[..., 0] = math.log(3)
     losses = AnchorLoss(head)({"preds": [preds]}, make_batch([[0, 1, 0.75, 0.75, 1.0, 1.0]], 1, 16))
@@ -314,6 +322,7 @@ def test_anchors_are_read_at_every_call_and_the_head_is_not_a_submodule() -> Non
         def __init__(self) -> None:
             super().__init__()
             self.nc, self.nl, self.na, self.stride = 4, 3, 3, torch.tensor([8.0, 16, 32])
+            self.pixels_per_cell = (8.0, 16.0, 32.0)
             self.register_buffer("anchor_wh", ANCHORS.clone())
 
     head, batch = Head(), make_batch(BOXES, 3)
@@ -334,11 +343,14 @@ def test_gains_scale_the_terms() -> None:
 
 
 def test_level_balance() -> None:
-    assert Gains().level_balance(3) == (4.0, 1.0, 0.4)
-    assert Gains().level_balance(4) == (4.0, 1.0, 0.25, 0.06)
-    assert Gains().level_balance(5) == (4.0, 1.0, 0.25, 0.06, 0.02)
+    strides = (4, 8, 16, 32, 64, 128)
+    assert Gains().level_balance(strides[:3]) == (4.0, 1.0, 0.4)
+    assert Gains().level_balance(strides[:4]) == (4.0, 1.0, 0.25, 0.06)
+    assert Gains().level_balance(strides[:5]) == (4.0, 1.0, 0.25, 0.06, 0.02)
     # YOLOv5 has none for six levels: a quarter of the fifth.
-    assert Gains().level_balance(6) == (4.0, 1.0, 0.25, 0.06, 0.02, 0.005)
+    assert Gains().level_balance(strides) == (4.0, 1.0, 0.25, 0.06, 0.02, 0.005)
+    two_towers = (16.0, 8.0, 16.0, 32.0)
+    assert Gains().level_balance(two_towers) == (1.0, 4.0, 1.0, 0.4)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import description  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.model import spec_of  # noqa: E402
+from distill.networks import attention_of, spec_of  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from models.parser import build, read_model, scaler  # noqa: E402
 
@@ -64,7 +64,7 @@ def test_the_other_reading_of_six_heads_builds_from_yaml_alone() -> None:
     assert model.stride.tolist() == [8, 16, 32, 8, 16, 32]
     spec = spec_of(model, "both towers")
     assert list(spec.levels) == ["p3", "p4", "p5", "p3b", "p4b", "p5b"]
-    assert spec.attention == set(spec.levels) and [level.channels for level in spec.levels.values()] == [8, 8, 8, 8, 16, 16]
+    assert len(attention_of(model)) == 6 and [level.channels for level in spec.levels.values()] == [8, 8, 8, 8, 16, 16]
     with torch.no_grad():
         y, _ = model.eval()(torch.zeros(1, 3, 64, 64))
     assert y.shape == (1, 6, 3 * 2 * (64 + 16 + 4))

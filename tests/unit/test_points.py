@@ -99,7 +99,6 @@ def test_images_are_assigned_each_for_itself() -> None:
         assert torch.equal(whole.target[i] >= 0, chosen)
         assert torch.equal(whole.target[i][chosen], rows[alone.target[0][chosen]])
         assert torch.equal(whole.boxes_xyxy[i][chosen], boxes[whole.target[i][chosen]])
-    assert torch.equal(whole.weight, (whole.target >= 0).float())
     image_of, point = whole.positives()
     assert set(image_of.tolist()) == {0, 2} and (whole.target[image_of, point] >= 0).all()
 

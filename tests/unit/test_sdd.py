@@ -110,9 +110,9 @@ def test_nothing_is_distilled_before_its_start():
     for progress, starts in ((0.0, False), (0.249, False), (0.25, True), (1.0, True)):
         terms, _ = terms_of(model, whole, progress)
         assert (terms["sdd_loss"] > 0) == starts and terms["sdd_teacher_loss"] > 0
-    assert distilling("sdd", freeze_until=0.2).distiller.backbone_frozen_until == 0.2
+    assert distilling("sdd", freeze_until=0.2).distiller.freeze_until == 0.2
     assert SDDDistiller(model.spec, None).start == pytest.approx(3000 / 18000)
-    assert SDDDistiller(model.spec, None).backbone_frozen_until == pytest.approx(2000 / 18000)
+    assert SDDDistiller(model.spec, None).freeze_until == pytest.approx(2000 / 18000)
 
 
 def test_gain_is_lambda():

@@ -176,8 +176,8 @@ def test_a_teacher_moves_with_the_model_and_its_copies_share_it() -> None:
 def test_facts_of_a_detector() -> None:
     spec = spec_of(detector(8, "dual"), "student")
     assert spec.levels == {"p2": Level(8, 4), "p3": Level(16, 8)} and spec.strides == [4, 8]
-    assert spec.attention == {"p2", "p3"} and spec.bins is None and spec.nc == 2
-    assert spec_of(detector(8, "none"), "student").attention == frozenset()
+    assert spec.bins is None and spec.nc == 2
+    assert list(attention_of(detector(8, "dual"))) == [0, 1] and attention_of(detector(8, "none")) == {}
     assert spec_of(stock(), "stock").bins == 16 and attention_of(stock()) == {}
     model = detector().train()
     before = deepcopy(dict(model.state_dict()))

@@ -93,9 +93,13 @@ def test_term_that_is_zero_at_first() -> None:
     torch.testing.assert_close(weights.weights, torch.ones(3))
     weights.update(means(0.5, 0.5, 0.0))  # counts as the average of the others
     torch.testing.assert_close(weights.weights, torch.ones(3))
-    weights.update(means(0.5, 0.5, 8.0))  # seen for the first time: its own yardstick, quotient 1
+    weights.update(means(0.5, 0.5, 2.0))  # begun in the middle of an epoch, whose mean has zeros in it
+    torch.testing.assert_close(weights.weights, torch.ones(3))
+    weights.update(means(0.5, 0.5, 8.0))  # its first whole epoch: its own yardstick, quotient 1
     assert weights.first[2] == 8
     torch.testing.assert_close(weights.weights, 3 * torch.softmax(torch.tensor([0.5, 0.5, 1.0]), 0))
+    weights.update(means(0.5, 0.5, 4.0))
+    torch.testing.assert_close(weights.weights, torch.ones(3))
     none = AdaptiveWeights(NAMES)
     none.update(means(0, 0, 0))
     torch.testing.assert_close(none.weights, torch.ones(3))
@@ -145,12 +149,23 @@ def test_uncertainty_learns_bounded_weights() -> None:
     optimiser = torch.optim.SGD(weights.parameters(), lr=0.5)
     for _ in range(500):
         optimiser.zero_grad()
-        weights(means_as_tensors(1.0, 0.25, 0.0))[0].backward()
+        weights(means_as_tensors(1.0, 0.25, 1e-3))[0].backward()
         optimiser.step()
     box, obj, fg = (w.item() for w in weights.as_items().values())
     # The optimum is exp(-s) = 1 / (2 L).
     assert box == pytest.approx(0.5, rel=1e-3) and obj == pytest.approx(2.0, rel=1e-3)
     assert 5 < fg <= 10
+
+
+def test_uncertainty_waits_for_a_term_that_has_not_begun() -> None:
+    weights = AdaptiveWeights(NAMES, "uncertainty")
+    optimiser = torch.optim.SGD(weights.parameters(), lr=0.5)
+    for loss in (0.0, 0.25):
+        for _ in range(100):
+            optimiser.zero_grad()
+            weights(means_as_tensors(1.0, 0.25, loss))[0].backward()
+            optimiser.step()
+        assert weights.as_items()["w_fg_loss"].item() == pytest.approx(2.0 if loss else 1.0, rel=1e-2)
 
 
 def means_as_tensors(*values: float) -> dict[str, torch.Tensor]:
