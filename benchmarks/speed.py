@@ -60,13 +60,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="data YAML: its images calibrate INT8, and its classes are those of the models")
     parser.add_argument("--rounds", type=int, help="turns of everything (default: 20; 5; 3)")
     parser.add_argument("--passes", type=int, default=3, help="inference: timed passes per turn (default: 3)")
-    parser.add_argument("--alive", type=int, default=24, help="inference: processes at a time (default: 24)")
+    parser.add_argument("--alive", type=int, default=12, help="inference: processes at a time, of about 0.8 GiB each "
+                        "(default: 12)")  # fmt: skip
     parser.add_argument("--classes", type=int, default=CLASSES, help=f"of models from a YAML (default: {CLASSES})")
     parser.add_argument("--objects", type=int, default=OBJECTS, help=f"per image, in training (default: {OBJECTS})")
     parser.add_argument("--teacher", default="t-model.yaml", help="training: YAML or weights (default: t-model.yaml)")
     parser.add_argument("--distill", default="attention", help="training: method, as train.py's (default: attention)")
     parser.add_argument("--stock", default="yolo11n.yaml", help="training: ultralytics' student (yolo11n.yaml)")
     parser.add_argument("--stock-teacher", default="yolo11s.yaml", help="training: its distill_model (yolo11s.yaml)")
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="training: cpu counts processor time, for "
+                        "a machine that others use too (default: wall)")  # fmt: skip
     parser.add_argument("--axes", default="imgsz,objects,batch,classes", help="scaling: what to vary (default: all)")
     parser.add_argument("--out", default="runs/speed/exp", help="folder of the results (default: runs/speed/exp)")
     parser.add_argument("--quick", action="store_true", help="a look in minutes: small images, few rounds and models")
@@ -170,7 +173,7 @@ def main() -> int:
     chosen = {name: getattr(args, name) for name in kept}
     chosen |= {"classes": len(args.names), "batch": args.batch if args.command == "inference" else args.batch[0]}
     about = facts(shlex.join(["python", "benchmarks/speed.py", *sys.argv[1:]]), args.command, args.threads, **chosen)
-    settings = Settings(args.device, args.threads, args.rounds, args.imgsz, args.names, args.data, out)
+    settings = Settings(args.device, args.threads, args.rounds, args.imgsz, args.names, args.data, out, args.clock)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the workers too, as Ctrl-C does
     result = about | {"reference": args.reference} | measure(args, settings)
     files = write(out, args.command, result)

@@ -76,9 +76,19 @@ def part_paths(content: dict[str, Any], part: str) -> list[Path]:
 
 
 def first_shape(part: str | list[str]) -> tuple[int, int]:
-    """Height and width in pixels of the first image of a part of a resolved data YAML (its value: a path or several)."""
-    width, height = image_size(list_images(Path(part if isinstance(part, str) else part[0]))[0])
-    return height, width
+    """Height and width in pixels of the first readable image of a part of a resolved data YAML (a path or several).
+
+    Raises:
+        UserError: none can be read.
+    """
+    for entry in [part] if isinstance(part, str) else part:
+        for image in list_images(Path(entry)):
+            try:
+                width, height = image_size(image)
+            except ValueError:  # data.check says which and why; training leaves it out
+                continue
+            return height, width
+    raise UserError(f"{part}: expected an image that can be read, got none; `python -m data.check` says why")
 
 
 def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> str:

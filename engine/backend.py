@@ -10,19 +10,25 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
 
 
-class OnnxBackend(ONNXBackend):
-    """ONNX Runtime with as many threads as torch has.
+def onnx_options(threads: int) -> Any:
+    """ONNX Runtime's session options for so many threads, which sleep while they wait.
 
     Left alone it takes every core of the machine, also those that OMP_NUM_THREADS or a container's limit leave to
-    others; its threads wait by spinning, and two of them on one core keep each other from working.
+    others; its threads wait in loops, which on cores with other work doubles the time of the same network.
     """
+    import onnxruntime  # late: only these weights need it
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+class OnnxBackend(ONNXBackend):
+    """ONNX Runtime with as many threads as torch has."""
 
     def __init__(self, weight: Any, device: torch.device, fp16: bool = False, format: str = "onnx") -> None:
-        import onnxruntime  # late: only these weights need it
-
-        session_options = onnxruntime.SessionOptions()
-        session_options.intra_op_num_threads = torch.get_num_threads()
-        super().__init__(weight, device, fp16, format, session_options)
+        super().__init__(weight, device, fp16, format, onnx_options(torch.get_num_threads()))
 
 
 class Backend(AutoBackend):

@@ -132,8 +132,6 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
     if len(compared) > 1:
         notes.append(f"{len(compared)} comparisons, each at 95 %: without any effect at all, "
                      f"{0.025 * len(compared):.1f} of them would be expected to say HELPS by chance.")  # fmt: skip
-    if len({record["commit"] for record in done.values()}) > 1:
-        notes.append("The runs are of more than one commit of the code (results.json has each).")
     if len({record.get("threads") for record in done.values()}) > 1:
         notes.append("The runs had different numbers of threads: their times do not compare.")
     different = [m.label for m in methods if not m.same_start and not m.rival]

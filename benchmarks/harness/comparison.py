@@ -112,6 +112,9 @@ def report(args: argparse.Namespace, schedule: Schedule, records: Records) -> di
                     f"{len(schedule.slots)} run(s) at a time, "
                     f"{schedule.slots[0]['OMP_NUM_THREADS']} CPU thread(s) each.",
     }  # fmt: skip
+    older = sorted({record["commit"] for record in records.values() if "commit" in record} - {schedule.commit})
+    if older:
+        result["notes"].append(f"Runs of commit {', '.join(older)}, not repeated: the code has changed since then.")
     result = facts | result | {"runs": [records[key] for key in sorted(records)]}
     result |= {"ablation": beside_ours(args.table, result, records)} if args.table else {}
     write(schedule.out, result)

@@ -10,6 +10,8 @@ from typing import Any
 
 from cfg import UserError, find, read_yaml
 from cfg.find import ROOT
+from data.dataset import PARTS, part_paths, resolve
+from data.layout import label_path, list_images
 
 PLAIN = "none"
 TRAIN, RIVAL_SCRIPT = "train.py", "benchmarks/harness/rival.py"
@@ -115,7 +117,8 @@ def _method(label: str, question: Question) -> Method:
     name, *own = label.split()
     kind, _, of = name.partition(":")
     if kind == "longer":
-        return Method(label, [], longer=True, reference=label.partition(":")[2] or None)
+        wanted = label.partition(":")[2] or None  # with the arguments it may have, which are part of that method's name
+        return Method(label, [] if wanted else own, longer=True, reference=wanted)
     if of and kind != "random-teacher":
         raise UserError(f"--methods: only longer and random-teacher take a method after ':', got '{label}'; correct it")
     if name == PLAIN:
@@ -203,13 +206,13 @@ def examine(question: Question, methods: list[Method]) -> None:
     from engine.settings import complete, known_names, read_command_line
     from engine.training.launch import check_data
 
-    names, starts = None, {}
+    names, labels, starts = None, None, {}
     for method in methods:
         try:
             settings = complete(read_command_line(command(question, method, seed=0), known_names()))
-            names = names or check_data(settings)
+            names, labels = names or check_data(settings), labels or _labels(settings["data"])
             build = _build_rival if method.rival else _build
-            starts[method.label], digest = build(settings, names)
+            starts[method.label], digest = build(settings, names, labels)
         except UserError as error:
             raise UserError(f"method {method.label}: {error}") from None
         method.epochs, method.settings, method.digest = int(settings.get("epochs", 100)), settings, digest
@@ -217,7 +220,7 @@ def examine(question: Question, methods: list[Method]) -> None:
         method.same_start = starts[method.label] == starts.get(PLAIN, starts[method.label])
 
 
-def _build(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
+def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
     from engine.training.build import build_networks
     from engine.training.launch import init_seeds
@@ -227,16 +230,16 @@ def _build(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
     start = hashlib.sha256()
     for value in student.state_dict().values():
         start.update(value.detach().cpu().numpy().tobytes())
-    facts = [student.yaml, names]
+    facts = [student.yaml, names, labels]
     facts += [configurations(settings["distill"])] if settings["distill"] else []
     return start.hexdigest(), _digest(settings, facts, _torchvision_weights(settings["teacher"]))
 
 
-def _build_rival(settings: dict[str, Any], names: dict[int, str]) -> tuple[str, str]:
+def _build_rival(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """As `_build`, for ultralytics' trainer, whose students never start like ours."""
     from benchmarks.harness.rival import build_pair
 
-    return RIVAL, _digest(settings, [build_pair(settings, names).yaml, names], [RIVAL])
+    return RIVAL, _digest(settings, [build_pair(settings, names).yaml, names, labels], [RIVAL])
 
 
 def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
@@ -244,6 +247,17 @@ def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
     known = [{k: v for k, v in settings.items() if k not in where}, *facts]
     known += [_contents(settings[name]) for name in ("data", "teacher", "weights")]
     return hashlib.sha256(json.dumps(known + more, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _labels(data: str) -> str:
+    """Digest of a data set's labels, and of its images' names and sizes: a corrected label is another data set."""
+    content, seen = resolve(data), hashlib.sha256()
+    for entry in (path for part in PARTS for path in part_paths(content, part) if path.exists()):
+        for image in list_images(entry):
+            size = image.stat().st_size if image.is_file() else None
+            labels = label_path(image)
+            seen.update(f"{entry} {image.name} {size}".encode() + (labels.read_bytes() if labels.is_file() else b""))
+    return seen.hexdigest()
 
 
 def _contents(path: str | None) -> str | None:

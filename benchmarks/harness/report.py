@@ -66,14 +66,14 @@ def markdown(result: dict[str, Any]) -> str:
 def accuracy(rows: list[dict[str, Any]]) -> list[str]:
     """Table of scores and costs."""
     names = ("mAP50", "mAP50-95", "AR1", "AR10")
-    lines = [f"| method | seeds | {' | '.join(names)} | epochs | s/epoch | relative | peak memory, GB | size, MB |"]
+    lines = [f"| method | seeds | {' | '.join(names)} | epochs | s | s/epoch | relative | peak memory, GB | size, MB |"]
     lines += ["|" + "---|" * (lines[0].count("|") - 1)]
     for row in rows:
         if not row["seeds"]:
-            lines.append(f"| {row['method']} | 0 |" + " - |" * 9)
+            lines.append(f"| {row['method']} | 0 |" + " - |" * 10)
             continue
         cells = [row["method"], str(len(row["seeds"])), *(_number(row[name]) for name in names)]
-        cells += [", ".join(map(str, row["epochs"])), _number(row["epoch_seconds"], 1)]
+        cells += [", ".join(map(str, row["epochs"])), _number(row["train_seconds"], 0), _number(row["epoch_seconds"], 1)]
         cells += [_number(row.get("relative_epoch_seconds"), 2), memory(row), _number(row["size_mb"], 1)]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -89,7 +89,9 @@ class Processes:
             with self.lock:
                 if self.stopped:
                     raise KeyboardInterrupt
-                process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env=environment)
+                process = subprocess.Popen(
+                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                )
                 self.live.add(process)
             memory = None
             if hasattr(os, "wait4"):
@@ -105,12 +107,14 @@ class Processes:
         return process.returncode, time.perf_counter() - started, memory
 
     def stop(self) -> None:
-        """End what is running, and start nothing more."""
+        """End what is running, with the processes that it has started (one per GPU), and start nothing more."""
         with self.lock:
             self.stopped = True
             for process in self.live:
-                if process.returncode is None:
-                    process.send_signal(signal.SIGTERM)
+                if process.returncode is None and hasattr(os, "killpg"):
+                    os.killpg(process.pid, signal.SIGTERM)
+                elif process.returncode is None:
+                    process.terminate()
 
 
 def execute(run: Run, processes: Processes, environment: dict[str, str], commit: str) -> dict[str, Any]:
@@ -122,8 +126,10 @@ def execute(run: Run, processes: Processes, environment: dict[str, str], commit:
         record = train(run, processes, environment) | {"commit": commit}
         _write(run, record)
     if record["status"] == TRAINED:
-        record |= _score(run, processes, environment)
-        _write(run, record)
+        scored = _score(run, processes, environment)
+        if scored["status"] == DONE:  # else the next time scores it again, and need not train it
+            _write(run, record | scored)
+        record |= scored
     return record
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ultralytics.nn.autobackend import AutoBackend
 
 from cfg import UserError
+from engine.backend import onnx_options
 from engine.checkpoint import load_detector
 
 Forward = Callable[[Tensor], Any]  # (B, 3, H, W) -> (B, 4 + nc, N) or, without NMS to do, (B, n, 6); maybe in a tuple
@@ -57,14 +58,9 @@ def need_compiler() -> None:
 def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forward:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    # Threads sleep while they wait, as those of the other runtimes do here (`worker.QUIET`). In a loop, on cores that
-    # have other work too, they took twice as long for the same network.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     on_cpu = device.type == "cpu"
     providers = ["CPUExecutionProvider"] if on_cpu else [("CUDAExecutionProvider", {"device_id": device.index or 0})]
-    session = onnxruntime.InferenceSession(file, options, providers=providers)
+    session = onnxruntime.InferenceSession(file, onnx_options(threads), providers=providers)
     name, outputs = session.get_inputs()[0].name, [session.get_outputs()[0].name]
 
     def forward(images: Tensor) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
@@ -29,6 +28,7 @@ class ScaledForward:
     def __init__(self, model: str, classes: int, device: str) -> None:
         use_compiled_suppression()  # as in detect.py
         self.device, self.facts = torch.device(device), {}
+        self.clock = Clock(self.device)
         detector = detector_of(model, [str(number) for number in range(classes)])
         self.stride = int(detector.stride.max())
         self.network: nn.Module = detector.fuse(verbose=False).to(self.device, memory_format=torch.channels_last)
@@ -47,18 +47,18 @@ class ScaledForward:
         return total | {"side": side} | memory.peak(self.device)
 
     def _once(self, images: torch.Tensor, confidence: float) -> tuple[float, float]:
-        start = _now(self.device)
+        start = self.clock.now()
         output = self.network(images)
-        ready = _now(self.device)
+        ready = self.clock.now()
         non_max_suppression(output, confidence, IOU, end2end=self.network.end2end)
-        return ready - start, _now(self.device) - ready
+        return ready - start, self.clock.now() - ready
 
 
 class ScaledStep:
     """Training step of one model at any size, float32. `facts` are empty."""
 
     def __init__(self, model: str, classes: int, device: str) -> None:
-        self.device, self.classes, self.facts = torch.device(device), classes, {}
+        self.device, self.facts = torch.device(device), {}
         names = [str(number) for number in range(classes)]
         self.network = training_model(model, None, None, names, imgsz=0, measuring=False).to(self.device).train()
         self.network.to(memory_format=torch.channels_last)
@@ -71,15 +71,15 @@ class ScaledStep:
     def measure(self, imgsz: int, batch: int, objects: int) -> dict[str, float]:
         """Milliseconds per step: ``total``, ``forward``, ``loss``, ``backward``; the side in pixels; memory."""
         side = fit_size([imgsz], int(self.network.stride.max()))[0]
-        content = batch_of(batch, side, objects, self.classes, self.device)
+        content = batch_of(batch, side, objects, self.network.nc, self.device)
         if (side, batch, objects) not in self.seen:  # the first step at a size makes room for it
             self._step(content)
             self.seen.add((side, batch, objects))
         memory.start(self.device)
         self.clock.restart()
-        start = _now(self.device)
+        start = self.clock.now()
         self._step(content)
-        total = _now(self.device) - start
+        total = self.clock.now() - start
         parts = {"forward": "forward", "loss": "detection loss", "backward": "backward"}
         taken = {f"{name}_ms": self.clock.parts[part] for name, part in parts.items()}
         return {"total_ms": total} | taken | {"side": side} | memory.peak(self.device)
@@ -91,9 +91,3 @@ class ScaledStep:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), CLIP)
         self.optimizer.step()
         self.optimizer.zero_grad()
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() * 1e3

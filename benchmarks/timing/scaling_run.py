@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from benchmarks.timing.numbers import bends, slopes, summary
@@ -61,6 +62,10 @@ def run(
     """
     bases = [Point(m, k, settings.imgsz, batch, objects, len(settings.classes)) for m in models for k in KINDS]
     every, samples = points(bases, axes), Samples()
+    for point in every:
+        if reason := why_not(point, len(settings.classes)):
+            samples.fail(point, reason)
+    every = [point for point in every if point not in samples.errors]
     with bar_of(settings.rounds * len(every)) as bar:
         for model in models:  # one after the other: nothing is divided by another model here
             mine = [point for point in every if point.model == model]
@@ -71,6 +76,12 @@ def run(
                     crew.add(key, KINDS[key[1]], name, model=model, classes=key[2], device=settings.device)
                 take_turns(mine, settings.rounds, lambda point: _ask(crew, samples, point), samples, tick=bar.update)
     return {"rows": [row_of(base, axis, values, samples) for base in bases for axis, values in axes.items()]}
+
+
+def why_not(point: Point, usual: int) -> str | None:
+    """What keeps a point from being measured; None: nothing."""
+    trained = Path(point.model).suffix == ".pt"
+    return "weights have the classes they have; give the model's YAML" if trained and point.classes != usual else None
 
 
 def _ask(crew: Crew, samples: Samples, point: Point) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Settings:
         classes: class names of models built from a YAML.
         data: data YAML for INT8, or None.
         out: folder of results and logs.
+        clock: training: of `clock.READ`.
         limit_s: seconds after which a worker counts as stuck.
     """
 
@@ -37,6 +38,7 @@ class Settings:
     classes: list[str]
     data: str | None
     out: Path
+    clock: str = "wall"
     limit_s: float = 1800.0
 
     def worker(self, factory: str, name: str, **options: Any) -> Worker:

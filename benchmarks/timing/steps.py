@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from engine.settings import OWN_DEFAULTS
 from engine.training.build import build_networks
 
 SEED, WARM_UP = 0, 2
+PROGRESS = 0.5  # of the training that the steps are taken from: methods that begin late have begun, no layer is frozen
 NEVER = 10**9  # steps between two measurements of gradients: after the first, none
 BOX_SIDES = (0.03, 0.2)  # of the boxes, relative to the image
 LEARNING_RATE, CLIP = 1e-5, 10.0  # small: the values do not matter, and the losses shall stay finite
@@ -57,12 +57,15 @@ def training_model(
     settings |= {"data": ""}
     torch.manual_seed(SEED)
     student = detector_of(model, classes).train() if Path(model).suffix == ".pt" else None
-    networks = build_networks(settings, len(classes), dict(enumerate(classes)), student)
+    names = dict(student.names) if student else dict(enumerate(classes))
+    networks = build_networks(settings, len(names), names, student)
     networks.student.args = get_cfg(DEFAULT_CFG)
     if networks.distiller is not None:
         networks.distiller.prepare(imgsz, imgsz)
     options = {"every": 1} if measuring else {"every": NEVER, "share": None}
-    return TrainingModel(networks.student, networks.distiller, networks.teacher, balance=options)
+    whole = TrainingModel(networks.student, networks.distiller, networks.teacher, balance=options)
+    whole.progress = PROGRESS
+    return whole
 
 
 def stock_model(model: str, teacher: str | None, classes: list[str], imgsz: int) -> nn.Module:
@@ -85,24 +88,25 @@ class StepTask:
         model, teacher, distill: student, teacher and method; None where the variant has none.
         precision: ``fp32`` or ``bf16`` (autocast).
         batch, imgsz, objects: images, their side in pixels, boxes per image.
-        device, threads: ``cpu`` or ``cuda:N``; CPU threads.
+        device: ``cpu`` or ``cuda:N``.
+        clock: of `clock.READ`.
     """
 
     def __init__(
         self, variant: str, model: str, teacher: str | None, distill: str | None, precision: str, batch: int,
-        imgsz: int, objects: int, classes: list[str], device: str,
+        imgsz: int, objects: int, classes: list[str], device: str, clock: str = "wall",
     ) -> None:  # fmt: skip
         self.device, self.bfloat16 = torch.device(device), precision == "bf16"
         memory.start(self.device)
         base = memory.peak(self.device)["rss_mb"]
-        self.clock = Clock(self.device)
+        self.clock = Clock(self.device, clock)
         self.channels_last = variant in OURS or self.device.type == "cuda"  # ultralytics' trainer: on GPUs only
         if variant in THEIRS:
             network = stock_model(model, teacher, classes, imgsz)
         else:
             network = training_model(model, teacher, distill, classes, imgsz, measuring=variant == "measured")
         self.use(network.to(self.device), teacher_alone=variant == "teacher")
-        self.batch = batch_of(batch, imgsz, objects, len(classes), self.device)
+        self.batch = batch_of(batch, imgsz, objects, getattr(network, "nc", len(classes)), self.device)
         for _ in range(WARM_UP):
             self.step()
         self.facts = {"base_mb": base, "parameters": sum(p.numel() for p in network.parameters())}
@@ -137,14 +141,9 @@ class StepTask:
 
     def _timed(self, parts: bool) -> float:
         self.clock.restart(parts)
-        start = self._now()
+        start = self.clock.now()
         self.step()
-        return self._now() - start
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() * 1e3
+        return self.clock.now() - start
 
     def _autocast(self) -> torch.autocast:
         """As the trainers: on a GPU around all of the forward pass; on a CPU `TrainingModel` does it itself."""

@@ -67,7 +67,7 @@ def run(pairs: Pairs, precisions: list[str], settings: Settings, tell: Callable[
             facts[kind] = crew.add(
                 kind, "benchmarks.timing.steps:StepTask", f"{kind.variant}-{kind.model}-{kind.precision}",
                 variant=kind.variant, model=kind.model, precision=kind.precision, batch=pairs.batch,
-                imgsz=settings.imgsz, objects=pairs.objects, classes=settings.classes, device=settings.device,
+                imgsz=settings.imgsz, objects=pairs.objects, classes=settings.classes, device=settings.device, clock=settings.clock,
                 **pairs.options(kind),
             )  # fmt: skip
         take_turns(ready, settings.rounds, crew.ask, samples, tick=bar.update)

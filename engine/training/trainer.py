@@ -290,16 +290,17 @@ class Trainer(DetectionTrainer):
             restore(self, ckpt)
 
     def final_eval(self) -> None:
-        """Keep the student alone in last.pt too, and validate best.pt."""
+        """Validate best.pt, and then, when a resumed run needs it no more, keep the student alone in last.pt too."""
+        figures = {k: float(v) for k, v in self.metrics.items()}
+        meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
+        if RANK in {-1, 0} and self.ema.ema.head_statistics is not None:
+            save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
+        if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all
+            self._validate_best()
         if RANK in {-1, 0}:
-            student = self.ema.ema.student
-            figures = {k: float(v) for k, v in self.metrics.items()}
-            meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
-            save_student(self.last, student, meta)
-            if self.ema.ema.head_statistics is not None:
-                save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
-        if dist.is_initialized():
-            return  # the launcher validates in a process of its own: here the host's validator would wait for all ranks
+            save_student(self.last, self.ema.ema.student, meta)
+
+    def _validate_best(self) -> None:
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             self.validator.args.plots = self.args.plots

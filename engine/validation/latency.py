@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 from ultralytics.data.augment import LetterBox
-from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.patches import imread
+
+from engine.backend import Backend
 
 TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 30, 5, 20.0
 DEPLOYED_CONF = 0.25  # speed is measured at the threshold of detect.py, not at the near-zero one that AP needs
@@ -33,8 +34,8 @@ def time_single_images(
         Medians in milliseconds: ``preprocess_ms`` (letterbox, to tensor), ``inference_ms``, ``postprocess_ms`` (NMS);
         ``fps`` = 1000 / median(inference + NMS), ``images`` timed, ``imgsz`` (height, width).
     """
-    source = deepcopy(source) if isinstance(source, nn.Module) else source  # AutoBackend fuses it in place
-    backend = AutoBackend(source, device=device, fp16=half, verbose=False)
+    source = deepcopy(source) if isinstance(source, nn.Module) else source  # the backend fuses it in place
+    backend = Backend(source, device=device, fp16=half, verbose=False)
     size = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     letterbox = LetterBox(size, auto=False, stride=backend.stride)
     pictures = [picture for file in files[:TIMED_IMAGES] if (picture := imread(file)) is not None]
@@ -56,7 +57,7 @@ def time_single_images(
 
 @torch.inference_mode()
 def _time_one(
-    backend: AutoBackend, letterbox: LetterBox, picture: np.ndarray, device: torch.device, iou: float
+    backend: Backend, letterbox: LetterBox, picture: np.ndarray, device: torch.device, iou: float
 ) -> tuple[float, float, float]:
     """Milliseconds of letterboxing, of the forward pass and of NMS for one picture (H, W, 3)."""
 

@@ -157,10 +157,6 @@ def test_a_best_pt_that_predicts_something_else_after_loading(run: SimpleNamespa
     loaded, content = load_detector(run.exp / "weights/best.pt")
     assert loaded.names == {0: "scratch", 1: "pit"}
     assert same(dict(loaded.state_dict()), content["state"])
-    image = torch.rand(1, 3, 64, 64)
-    again, _ = load_detector(run.exp / "weights/best.pt")
-    with torch.no_grad():
-        assert torch.equal(loaded(image)[0], again(image)[0])
 
 
 def test_nobody_wonders_whether_distillation_is_on(run: SimpleNamespace) -> None:

@@ -166,7 +166,21 @@ def test_a_killed_run_goes_on_with_its_dynamic_teacher(place, tmp_path):
     last = tmp_path / "twice/weights/last.pt"
     unfinished = dict(device="cpu", plots=False, imgsz=128, save_dir=tmp_path / "val", eval_teacher=True)
     assert "dynamic_teacher" in evaluate(last, place / "data.yaml", **unfinished)
-    train({"resume": str(last)})
+    saved, restored = torch.load(last, weights_only=True)["run"], {}
+    original_resume = Trainer.resume_training
+
+    def resume(self, content):
+        original_resume(self, content)
+        for part, model in (("live", self.model), ("averaged", self.ema.ema)):
+            restored[part] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "resume_training", resume)
+        train({"resume": str(last)})
+    for part in ("live", "averaged"):
+        own = [name for name in saved[part] if name.startswith(("distiller.", "head_statistics."))]
+        assert any("labels" in name for name in own) and any("statistics" in name for name in own)
+        assert all(torch.equal(restored[part][name], saved[part][name]) for name in own)
     one, other = (torch.load(f / "weights/teacher.pt", weights_only=True) for f in (whole, last.parents[1]))
     assert one["dynamic"].keys() == other["dynamic"].keys()
     assert all(one["dynamic"][k].shape == v.shape for k, v in other["dynamic"].items())

@@ -36,12 +36,12 @@ def test_command_line_in_processes_of_its_own(place, tmp_path):
     assert {"--seed", "--val", "False"} <= set(run["arguments"])
     assert {"command", "commit", "machine", "date"} <= set(result)
     text = (tmp_path / "results.md").read_text()
-    columns = "mAP50 | mAP50-95 | AR1 | AR10 | epochs | s/epoch | relative | peak memory, GB | size, MB"
+    columns = "mAP50 | mAP50-95 | AR1 | AR10 | epochs | s | s/epoch | relative | peak memory, GB | size, MB"
     assert f"| method | seeds | {columns} |" in text
     (cells,) = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| none | 1 |")]
     row = result["rows"][0]
     numbers = [float(cell) for cell in cells[2:]]
-    assert numbers[4:] == [2, round(row["epoch_seconds"], 1), 1, round(row["peak_gb"], 2), round(row["size_mb"], 1)]
+    assert numbers[4:] == [2, round(row["train_seconds"]), round(row["epoch_seconds"], 1), 1, round(row["peak_gb"], 2), round(row["size_mb"], 1)]
     assert {"precision", "recall", "F1"} <= set(run["metrics"]) and row["F1"] == run["metrics"]["F1"]
     assert not (tmp_path / "results.png").exists()  # nothing to compare
 
@@ -69,8 +69,14 @@ def test_crashed_runs_are_rows_and_finished_ones_are_not_repeated(place, tmp_pat
     (tmp_path / "runs/none-s1/run.json").write_text(
         (tmp_path / "runs/none-s1/run.json").read_text().replace('"status": "done"', '"status": "trained"')
     )
-    assert main(monkeypatch, arguments(place, tmp_path, "none,attention", "--seeds", "2")) == 0
-    assert [Path(c[0]).name for c in commands] == ["val.py"]  # it was interrupted between training and scoring
+    boxes = tmp_path / "runs/none-s1/boxes.npz"
+    boxes.unlink()
+    boxes.mkdir()  # cannot be written: the scoring fails
+    for status in (1, 0):
+        assert main(monkeypatch, arguments(place, tmp_path, "none,attention", "--seeds", "2")) == status
+        assert [Path(c[0]).name for c in commands] == ["val.py"]  # it was trained, and is not trained again
+        commands.clear()
+        boxes.rmdir() if status else None
 
     commands.clear()
     (tmp_path / "runs/none-s0/run.json").write_text("{half")

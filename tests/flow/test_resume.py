@@ -117,15 +117,15 @@ def kill_while_writing_last(patch):
     patch.setattr(plain.os, "replace", replace)
 
 
-def kill_before_final_validation(patch):
-    def final_eval(self):
+def kill_in_final_validation(patch):
+    def validate_best(self):
         raise Killed
 
-    patch.setattr(Trainer, "final_eval", final_eval)
+    patch.setattr(Trainer, "_validate_best", validate_best)
 
 
 KILLS = [kill_at_model_save, kill_mid_epoch, kill_between_row_and_checkpoint, kill_while_writing_last,
-         kill_before_final_validation]  # fmt: skip
+         kill_in_final_validation]  # fmt: skip
 
 
 @pytest.mark.parametrize("kill", KILLS)
@@ -145,7 +145,7 @@ def test_resumed_run_equals_an_uninterrupted_one(place, whole, monkeypatch, kill
     assert folder == last.parent.parent
     rows, state = whole
     _same_rows(results(folder), rows)
-    if kill is not kill_before_final_validation:
+    if kill is not kill_in_final_validation:
         _same(states[-1], state)
     assert not list(folder.rglob("*.part"))
     for file in ("last.pt", "best.pt"):

@@ -17,6 +17,8 @@ from benchmarks.timing import worker
 from benchmarks.timing.session import Settings
 from benchmarks.timing.worker import Worker, WorkerFailed, told
 from cfg import UserError
+from engine.checkpoint import save_student
+from engine.detectors import build_detector
 
 COMMON = ("--imgsz", "64", "--threads", "1", "--rounds", "2", "--classes", "2")
 
@@ -99,6 +101,27 @@ def test_inference_with_a_runtime_that_is_not_there(place, inside, monkeypatch, 
     assert "pip install onnxruntime" in text and text.strip() in capsys.readouterr().out
     tasks = [one for one in inside if "runtime" in one]
     assert [(Path(one["file"]).suffix, one["imgsz"]) for one in tasks] == [(".pt", 64)] * 4
+
+
+def test_inference_in_onnx_runtime(place, inside, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    given = ["--models", str(place / "s.yaml"), "--runtimes", "torch,onnx", *COMMON, "--out", str(place / "out")]
+    assert run(monkeypatch, "inference", *given) == 0
+    rows = {row["runtime"]: row for row in json.loads((place / "out/results.json").read_text())["rows"]}
+    assert not rows["onnx"]["reason"] and rows["onnx"]["forward_ms"]["count"] == 2
+    assert rows["onnx"]["parameters"] == rows["torch"]["parameters"] and rows["onnx"]["file_mb"] > 0
+
+
+def test_weights_have_the_classes_they_have(place, inside, monkeypatch):
+    save_student(place / "s.pt", build_detector(str(place / "s.yaml"), 3, dict(enumerate("abc"))), {})
+    given = ["--models", str(place / "s.pt"), "--axes", "classes", *COMMON, "--out", str(place / "out"), "--quick"]
+    assert run(monkeypatch, "scaling", *given) == 1  # nothing to vary
+    for row in json.loads((place / "out/results.json").read_text())["rows"]:
+        assert not row["values"] and "give the model's YAML" in row["reasons"]["80"]
+    given[3] = "batch"
+    assert run(monkeypatch, "scaling", *given) == 0
+    for row in json.loads((place / "out/results.json").read_text())["rows"]:
+        assert row["values"] and not row["reasons"]
 
 
 def test_a_model_that_fails_is_a_row(place, inside, monkeypatch):

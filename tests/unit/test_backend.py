@@ -18,12 +18,14 @@ def test_onnx_runtime_gets_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPa
     given = {}
 
     def keep(self, weight, device, fp16=False, format="onnx", session_options=None) -> None:
-        given.update(weight=weight, fp16=fp16, threads=session_options.intra_op_num_threads)
+        given.update(weight=weight, fp16=fp16, threads=session_options.intra_op_num_threads,
+                     loops=session_options.get_session_config_entry("session.intra_op.allow_spinning"))  # fmt: skip
 
     monkeypatch.setattr(ONNXBackend, "__init__", keep)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     backend = Backend._BACKEND_MAP["onnx"](Path("x.onnx"), device=torch.device("cpu"), fp16=True)
-    assert isinstance(backend, OnnxBackend) and given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3}
+    assert isinstance(backend, OnnxBackend)
+    assert given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3, "loops": "0"}
     assert AutoBackend._BACKEND_MAP["onnx"] is ONNXBackend, "ultralytics' own table was changed"
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cfg import UserError, guard
+from data import first_shape
 from data.check import check_data, main
 
 
@@ -149,3 +150,13 @@ def test_damaged_images_are_told_the_same_when_ultralytics_is_loaded(tmp_path: P
     damaged.write_bytes(b"no image at all")
     with pytest.raises(ValueError, match="not a readable image"):
         inspect_image(damaged)
+
+
+def test_the_first_shape_is_that_of_an_image_that_can_be_read(root):
+    images = root / "images/train"
+    (images / "0.jpg").write_bytes(b"")
+    assert first_shape(str(images)) == first_shape([str(images)]) == (40, 60)
+    for image in images.iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="expected an image that can be read, got none; `python -m data.check`"):
+        first_shape(str(images))

@@ -57,3 +57,16 @@ def test_arguments_are_in_the_digest(place):
         examine(Question(question.cfg, question.data, None, None, arguments), methods)
         found.append(methods[0].digest)
     assert found[0] == found[1] != found[2]
+
+
+def test_a_corrected_label_is_another_data_set(place):
+    first, again = digests(place, "model.yaml"), digests(place, "model.yaml")
+    label = next((place / "labels").rglob("*.txt"))
+    label.write_text("0 0.5 0.5 0.25 0.25\n")
+    assert first == again and first["none"] != digests(place, "model.yaml")["none"]
+
+
+def test_what_trains_longer_may_have_arguments_of_its_own():
+    question = Question("s-model.yaml", "neu-det.yaml", "t.pt", None, ())
+    methods = parse_methods("none,attention,longer lr0=0.1,longer:attention", question)
+    assert [method.arguments for method in methods if method.longer] == [["lr0=0.1"], []]

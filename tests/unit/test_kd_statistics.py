@@ -257,7 +257,7 @@ def test_report_and_picture(finished):
     good = next(line for line in text.splitlines() if line.startswith("| good | +"))
     assert good.endswith("| **HELPS** |") and f"{100 * result['rows'][1]['difference']['mAP50']['mean']:+.1f}" in good
     assert "| gone | 0 | - " in text and "* **gone**, seed 0: no memory" in text and "abc" in text
-    assert {line.count("|") for line in text.splitlines() if line.startswith("| none")} == {12}
+    assert {line.count("|") for line in text.splitlines() if line.startswith("| none")} == {13}
     assert json.loads((out / "results.json").read_text())["rows"][1]["verdict"] == HELPS
     assert plot(facts | result, out / "results.png") and (out / "results.png").stat().st_size > 10_000
     assert not plot(facts | {"rows": result["rows"][:1]}, out / "none.png")
