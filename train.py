@@ -18,7 +18,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --weights FILE   start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
     --teacher-init B start the student from the teacher's tensors where they fit (default: True)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
-    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest)
+    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
     --tensorboard    write TensorBoard events to the run folder
     --info           print layers, parameters, size and GFLOPs of --cfg, and stop
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 import torch

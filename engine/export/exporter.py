@@ -77,8 +77,8 @@ def export(options: ExportOptions) -> list[Path]:
 
     Raises:
         UserError: an argument or the weights are wrong, a package is missing, or the exported model differs from
-            PyTorch, or in INT8 loses more accuracy than float32, by more than the limit. Then nothing is left behind,
-            and a file that was there before is intact.
+            PyTorch, or in INT8 loses more accuracy than float32, by more than the limit. Then nothing of that format
+            is left behind, and a file that was there before is intact; formats asked for before it stay.
     """
     formats = parse_formats(options.format)
     for name in formats:

@@ -19,7 +19,7 @@ from ultralytics.utils.torch_utils import init_seeds, parse_device
 
 from cfg import UserError
 from data import resolve, validate
-from engine.checkpoint import RUN, install, load_detector
+from engine.checkpoint import RUN, install, load_detector, read
 from engine.profile import profile
 from engine.settings import RESUMABLE, check, complete
 from engine.training.build import build_detector, build_networks
@@ -147,12 +147,20 @@ def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.M
 
 
 def latest_run(given: dict[str, Any]) -> Path:
-    """The newest last.pt below runs/train."""
+    """The newest last.pt below runs/train of a run that was interrupted; of one that is finished where none was."""
     folder = Path(given.get("project") or "runs/train")
-    found = sorted(folder.glob("*/weights/last.pt"), key=lambda p: p.stat().st_mtime)
+    found = sorted(folder.glob("*/weights/last.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
     if not found:
         raise UserError(f"--resume: no last.pt below {folder}; give its path: --resume runs/train/exp/weights/last.pt")
-    return found[-1]
+    return next((path for path in found if _interrupted(path)), found[0])
+
+
+def _interrupted(last: Path) -> bool:
+    try:
+        content = read(last)
+    except UserError:
+        return False
+    return isinstance(content, dict) and content.get("format") == RUN
 
 
 # -- several processes -------------------------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,7 +37,7 @@ class Trainer(DetectionTrainer):
     """One training run, with or without a teacher, on one device or several.
 
     Differs from ultralytics' trainer in what it trains (`TrainingModel`), in checkpoints (plain data; `last.pt` holds
-    the live weights too, so that a resumed run continues exactly), and in using a CPU fully (threads, bfloat16,
+    the live weights too: a resumed run goes on from these, with images in an order drawn anew), and in using a CPU fully (threads, bfloat16,
     channels_last).
 
     Args:

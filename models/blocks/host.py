@@ -12,7 +12,7 @@ from ultralytics.nn.modules.conv import Conv, DWConv
 
 from cfg import UserError
 from models.blocks import BLOCKS
-from models.rules import Plan, Site, one_input, to_channels, to_channels_repeated_inside, unchanged
+from models.rules import Plan, Site, to_channels, to_channels_repeated_inside, unchanged
 
 __all__ = ["C3", "SPP", "SPPF", "Conv", "DWConv"]
 

@@ -257,6 +257,8 @@ def test_newest_run_and_what_may_change(place, monkeypatch):
         train({"resume": str(newest / "weights/last.pt"), "lr0": 0.1})
     with pytest.raises(UserError, match="workers"):
         train({"resume": str(newest / "weights/last.pt"), "workers": "many"})
+    finished = training(place, name="finished-later", epochs=1)
+    train(finished)
     folder = train({"resume": True, "project": str(place / "runs"), "patience": 7})
     assert folder == newest
     args = torch.load(folder / "weights/best.pt", weights_only=True)["meta"]["train_args"]
