@@ -24,6 +24,7 @@ if __package__ in (None, ""):  # started as a file: Python looks beside it, not 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from cfg import UserError, guard
+from engine.arguments import fraction
 
 COMMANDS = ("inference", "training", "scaling")
 MODELS = {
@@ -70,6 +71,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--stock-teacher", default="yolo11s.yaml", help="training: its distill_model (yolo11s.yaml)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="training: cpu counts processor time, for "
                         "a machine that others use too (default: wall)")  # fmt: skip
+    parser.add_argument("--progress", type=fraction, default=0.5, help="training: fraction of training the steps are taken "
+                        "from, where a method changes with it (default: 0.5)")  # fmt: skip
     parser.add_argument("--axes", default="imgsz,objects,batch,classes", help="scaling: what to vary (default: all)")
     parser.add_argument("--out", default="runs/speed/exp", help="folder of the results (default: runs/speed/exp)")
     parser.add_argument("--quick", action="store_true", help="a look in minutes: small images, few rounds and models")
@@ -191,11 +194,13 @@ def measure(args: argparse.Namespace, settings: Any) -> dict[str, Any]:
         cells = grid(args.models, args.runtimes, args.precisions, args.batch)
         return run(cells, args.reference, settings, args.alive, args.passes, tell)
     if args.command == "training":
+        from benchmarks.harness.plan import uses_teacher
         from benchmarks.timing import training_run
 
         pairs = training_run.Pairs(
-            args.models, args.teacher, args.distill, args.stock, args.stock_teacher, args.batch[0], args.objects
-        )
+            args.models, args.teacher if uses_teacher(args.distill) else None, args.distill, args.stock, args.stock_teacher,
+            args.batch[0], args.objects, args.progress,
+        )  # fmt: skip
         return training_run.run(pairs, args.precisions, settings, tell)
     from benchmarks.timing import scaling_run
 

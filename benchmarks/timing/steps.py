@@ -89,11 +89,13 @@ class StepTask:
         batch, imgsz, objects: images, their side in pixels, boxes per image.
         device: ``cpu`` or ``cuda:N``.
         clock: of `clock.READ`.
+        progress: fraction of training that the steps are taken from.
     """
 
     def __init__(
         self, variant: str, model: str, teacher: str | None, distill: str | None, precision: str, batch: int,
         imgsz: int, objects: int, classes: list[str], device: str, clock: str = "wall",
+        progress: float = PROGRESS,
     ) -> None:  # fmt: skip
         self.device, self.bfloat16 = torch.device(device), precision == "bf16"
         memory.start(self.device)
@@ -104,6 +106,7 @@ class StepTask:
             network = stock_model(model, teacher, classes, imgsz)
         else:
             network = training_model(model, teacher, distill, classes, imgsz, measuring=variant == "measured")
+            network.progress = progress
         self.use(network.to(self.device), teacher_alone=variant == "teacher")
         self.batch = batch_of(batch, imgsz, objects, getattr(network, "nc", len(classes)), self.device)
         for _ in range(WARM_UP):

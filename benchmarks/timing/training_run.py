@@ -26,22 +26,26 @@ class Kind:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Who learns from whom: students of Tandem's with teacher and method; ultralytics' own pair."""
+    """Who learns from whom: students of Tandem's with teacher and method; ultralytics' own pair.
+
+    `teacher` is None for a method that makes its own; `progress` is the fraction of training the steps are taken from.
+    """
 
     students: list[str]
-    teacher: str
+    teacher: str | None
     distill: str
     stock: str
     stock_teacher: str
     batch: int
     objects: int
+    progress: float
 
     def kinds(self, precisions: list[str]) -> list[Kind]:
         """All kinds of steps, those that are divided by each other close together."""
-        found = []
+        found, ours = [], ("student", "teacher", "distilled", "measured")
         for precision in precisions:
             for model in self.students:
-                found += [Kind(name, model, precision) for name in ("student", "teacher", "distilled", "measured")]
+                found += [Kind(name, model, precision) for name in ours if name != "teacher" or self.teacher]
             found += [Kind(name, self.stock, precision) for name in ("stock", "stock-distilled")]
         return found
 
@@ -67,8 +71,8 @@ def run(pairs: Pairs, precisions: list[str], settings: Settings, tell: Callable[
             facts[kind] = crew.add(
                 kind, "benchmarks.timing.steps:StepTask", f"{kind.variant}-{kind.model}-{kind.precision}",
                 variant=kind.variant, model=kind.model, precision=kind.precision, batch=pairs.batch,
-                imgsz=settings.imgsz, objects=pairs.objects, classes=settings.classes, device=settings.device, clock=settings.clock,
-                **pairs.options(kind),
+                imgsz=settings.imgsz, objects=pairs.objects, progress=pairs.progress, classes=settings.classes,
+                device=settings.device, clock=settings.clock, **pairs.options(kind),
             )  # fmt: skip
         take_turns(ready, settings.rounds, crew.ask, samples, tick=bar.update)
     rows = [row_of(kind, pairs, samples, facts.get(kind)) for kind in kinds]
@@ -92,7 +96,7 @@ def describe(kind: Kind, pairs: Pairs) -> str:
     return {
         "student": f"{kind.model} alone",
         "teacher": f"forward pass of the teacher {pairs.teacher}",
-        "distilled": f"{kind.model} from {pairs.teacher} by {pairs.distill}",
+        "distilled": f"{kind.model} {f'from {pairs.teacher} ' if pairs.teacher else ''}by {pairs.distill}",
         "measured": "the same in a step that measures gradients",
         "stock": f"ultralytics: {kind.model} alone",
         "stock-distilled": f"ultralytics: {kind.model}, distill_model={pairs.stock_teacher}",
@@ -137,6 +141,8 @@ def comparison(model: str, precision: str, samples: Samples) -> dict[str, Any] |
     """
     names = ("student", "teacher", "distilled", "measured")
     student, teacher, distilled, measured = (samples.column(Kind(n, model, precision), "step_ms") for n in names)
+    if not teacher and Kind("teacher", model, precision) not in samples.errors:  # the method makes its own, in its step
+        teacher = dict.fromkeys(student, 0.0)
     floor = {number: student[number] + teacher[number] for number in student if number in teacher}
     average = {n: distilled[n] + (measured[n] - distilled[n]) / EVERY for n in distilled if n in measured}
     found: dict[str, Any] = {"model": model, "precision": precision}

@@ -144,6 +144,20 @@ def test_compiled_without_a_compiler_says_what_to_install(place, inside, monkeyp
     assert compiled["reason"].startswith("torch.compile needs a C++ compiler") and "apt install g++" in compiled["reason"]
 
 
+def test_training_with_a_method_that_needs_no_teacher(place, inside, monkeypatch):
+    write_data(place)
+    (place / "stock.yaml").write_text(json.dumps(STOCK))
+    given = ["--models", str(place / "s.yaml"), "--distill", "sdd", "--data", str(place / "data.yaml"), "--batch", "2"]
+    given += ["--stock", str(place / "stock.yaml"), "--stock-teacher", str(place / "stock.yaml"), "--clock", "cpu"]
+    assert run(monkeypatch, "training", *given, "--progress", "0", *COMMON, "--out", str(place / "out")) == 0
+    result = json.loads((place / "out/results.json").read_text())
+    assert [row["variant"] for row in result["rows"]] == ["student", "distilled", "measured", "stock", "stock-distilled"]
+    steps = {row["variant"]: row["samples_ms"] for row in result["rows"]}
+    found = [d / s for d, s in zip(steps["distilled"], steps["student"])]
+    assert result["comparisons"][0]["without_measuring"]["median"] == pytest.approx(sum(found) / 2)
+    assert {one["progress"] for one in inside} == {0.0} and {one["clock"] for one in inside} == {"cpu"}
+
+
 def test_training(place, inside, monkeypatch):
     write_data(place)
     given = ["--models", str(place / "s.yaml"), "--teacher", str(place / "t.yaml"), "--data", str(place / "data.yaml")]
