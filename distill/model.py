@@ -16,7 +16,7 @@ from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import StopGradient, HeadInputs, walked_once
+from distill.gradients import HeadInputs, StopGradient, walked_once
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output

@@ -15,8 +15,10 @@ from torch import nn
 from ultralytics.data import utils as host_data
 from ultralytics.data.base import BaseDataset
 from ultralytics.engine import trainer as host_trainer
+from ultralytics.engine import validator as host_validator
 from ultralytics.utils import torch_utils as host_torch
 
+from engine.backend import Backend
 from models.environment import available_cpus
 
 _host_check_image = host_data.check_image
@@ -29,6 +31,11 @@ def use_all_cores() -> None:
     threads = int(asked) if asked.isdigit() and int(asked) else available_cpus()
     host_torch.NUM_THREADS = threads
     torch.set_num_threads(threads)
+
+
+def use_own_backend() -> None:
+    """Have ultralytics' validators run exported models as detect.py does: with our threads, not with all of the machine."""
+    host_validator.AutoBackend = Backend
 
 
 def has_fast_bfloat16() -> bool:

@@ -37,8 +37,8 @@ class Trainer(DetectionTrainer):
     """One training run, with or without a teacher, on one device or several.
 
     Differs from ultralytics' trainer in what it trains (`TrainingModel`), in checkpoints (plain data; `last.pt` holds
-    the live weights too: a resumed run goes on from these, with images in an order drawn anew), and in using a CPU fully (threads, bfloat16,
-    channels_last).
+    the live weights too: a resumed run goes on from these, with images in an order drawn anew), and in using a CPU
+    fully (threads, bfloat16, channels_last).
 
     Args:
         settings: complete arguments (`engine.settings.complete`).

@@ -18,7 +18,7 @@ from data import resolve
 from data.dataset import part_paths
 from data.layout import list_images
 from engine.checkpoint import install, load_detector
-from engine.host import leave_images_alone, leave_no_border
+from engine.host import leave_images_alone, leave_no_border, use_own_backend
 from engine.locate import locate_weights
 from engine.profile import profile
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
@@ -70,6 +70,7 @@ def evaluate(
     install()
     leave_images_alone()
     leave_no_border(not border)
+    use_own_backend()
     target, weights = pick_device(device or ""), locate_weights(weights)
     source, facts = _open(weights, target)
     content = _read_data(data, split)

@@ -175,6 +175,7 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer.__init__, "self.check_resume(", "ours only notes it"),
     (host_trainer.BaseTrainer.__init__, "self.get_dataset()", "ours writes the data YAML first"),
     (host_validator.BaseValidator.__call__, "model.loss(batch, preds)[1]", "validation loss under the training's names"),
+    (host_validator.BaseValidator.__call__, "model = AutoBackend(", "engine.host.use_own_backend"),
     (torch_utils.ModelEMA.__init__, "deepcopy(unwrap_model(model))", "FrozenTeacher.__deepcopy__ shares the teacher"),
     (torch_utils.unwrap_model, "m = m.module", "nothing of ours may be called module"),
     (torch_utils.select_device, "torch.set_num_threads(NUM_THREADS)", "engine.host sets NUM_THREADS"),

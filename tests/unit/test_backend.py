@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from engine.backend import Backend, OnnxBackend
+from engine.host import use_own_backend
+from ultralytics.engine import validator
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
 
@@ -27,6 +29,12 @@ def test_onnx_runtime_gets_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPa
     assert isinstance(backend, OnnxBackend)
     assert given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3, "loops": "0"}
     assert AutoBackend._BACKEND_MAP["onnx"] is ONNXBackend, "ultralytics' own table was changed"
+
+
+def test_validation_runs_models_as_detection_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(validator, "AutoBackend", AutoBackend)
+    use_own_backend()
+    assert validator.AutoBackend is Backend
 
 
 @pytest.mark.parametrize(
