@@ -18,7 +18,6 @@ import sys
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
 from engine.locate import locate_weights
-from engine.startup import quick_imports
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -68,9 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status."""
     arguments = parse(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
-    with quick_imports():
-        from engine.export.export_check import ExportOptions
-        from engine.export.exporter import export
+    from engine.export.export_check import ExportOptions
+    from engine.export.exporter import export
 
     export(ExportOptions(**vars(arguments)))
     return 0

@@ -29,7 +29,6 @@ seed, amp, cache, mosaic, ... (https://docs.ultralytics.com/usage/cfg). Several 
 import sys
 
 from cfg import guard
-from engine.startup import quick_imports
 
 
 def main() -> int:
@@ -37,12 +36,10 @@ def main() -> int:
     if not tokens or "-h" in tokens or "--help" in tokens:
         print(__doc__)
         return 0 if tokens else 2
-    with quick_imports():
-        from engine.settings import known_names, read_command_line
+    from engine.settings import known_names, read_command_line
 
-    given = read_command_line(tokens, known_names())  # before the imports that take longer
-    with quick_imports():
-        from engine.training.launch import info, train
+    given = read_command_line(tokens, known_names())
+    from engine.training.launch import info, train
 
     if given.pop("info", False):
         print(info(given))

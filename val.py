@@ -13,7 +13,6 @@ from typing import Any
 from cfg import UserError, guard
 from engine.arguments import count, fraction
 from engine.locate import locate_weights
-from engine.startup import quick_imports
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -69,8 +68,7 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     locate_weights(args.weights)  # before the imports that take seconds
-    with quick_imports():
-        from engine.validation.evaluate import evaluate
+    from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
     options += ("eval_teacher", "border")

@@ -16,6 +16,8 @@ def quick_imports() -> Iterator[None]:
 
     PyTorch and ultralytics make half a million objects that live as long as the process. Passing over them costs a
     tenth of the time of their import, again at every full collection, and half a second at the exit.
+
+    Not for programs that import SciPy: what its bindings made then counts as leaked at the exit, and they say so.
     """
     enabled, known = gc.isenabled(), len(sys.modules)
     gc.disable()

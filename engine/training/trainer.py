@@ -290,10 +290,11 @@ class Trainer(DetectionTrainer):
 
     def final_eval(self) -> None:
         """Validate best.pt, and then, when a resumed run needs it no more, keep the student alone in last.pt too."""
-        figures = {k: float(v) for k, v in self.metrics.items()}
-        meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
-        if RANK in {-1, 0} and self.ema.ema.head_statistics is not None:
-            save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
+        if RANK in {-1, 0}:
+            figures = {k: float(v) for k, v in self.metrics.items()}
+            meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
+            if self.ema.ema.head_statistics is not None:
+                save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all
             self._validate_best()
         if RANK in {-1, 0}:
