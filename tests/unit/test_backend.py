@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.backend import Backend, OnnxBackend
+from engine.backend import Backend, OnnxBackend, onnx_options
 from engine.host import use_own_backend
 from ultralytics.engine import validator
 from ultralytics.nn.autobackend import AutoBackend
@@ -20,15 +20,26 @@ def test_onnx_runtime_gets_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPa
     given = {}
 
     def keep(self, weight, device, fp16=False, format="onnx", session_options=None) -> None:
-        given.update(weight=weight, fp16=fp16, threads=session_options.intra_op_num_threads,
-                     loops=session_options.get_session_config_entry("session.intra_op.allow_spinning"))  # fmt: skip
+        given.update(weight=weight, fp16=fp16, threads=session_options.intra_op_num_threads)
 
     monkeypatch.setattr(ONNXBackend, "__init__", keep)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     backend = Backend._BACKEND_MAP["onnx"](Path("x.onnx"), device=torch.device("cpu"), fp16=True)
     assert isinstance(backend, OnnxBackend)
-    assert given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3, "loops": "0"}
+    assert given == {"weight": Path("x.onnx"), "fp16": True, "threads": 3}
     assert AutoBackend._BACKEND_MAP["onnx"] is ONNXBackend, "ultralytics' own table was changed"
+
+
+@pytest.mark.parametrize(("policy", "sleeps"), [("PASSIVE", True), ("passive", True), ("ACTIVE", False), ("", False)])
+def test_threads_of_onnx_runtime_wait_as_those_of_torch(monkeypatch: pytest.MonkeyPatch, policy: str, sleeps: bool) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("OMP_WAIT_POLICY", policy)
+    entry = "session.intra_op.allow_spinning"
+    if sleeps:
+        assert onnx_options(1).get_session_config_entry(entry) == "0"
+    else:
+        with pytest.raises(RuntimeError):  # not set
+            onnx_options(1).get_session_config_entry(entry)
 
 
 def test_validation_runs_models_as_detection_does(monkeypatch: pytest.MonkeyPatch) -> None:
