@@ -66,7 +66,7 @@ class InferenceTask:
     @torch.inference_mode()
     def measure(self) -> dict[str, float]:
         """Milliseconds per batch, each the median of the turn's passes, and peak memory in MiB."""
-        memory.start(self.device)
+        memory.start(self.device, give_back=False)
         self._once()
         times = [self._once() for _ in range(self.passes)]
         middle = [statistics.median(column) for column in zip(*times)]

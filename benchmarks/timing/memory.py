@@ -13,9 +13,13 @@ MIB = 2**20
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-def start(device: torch.device) -> None:
-    """Give back what is free and forget earlier peaks, where the system allows it (Linux) and on the GPU."""
-    if trim := getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None):
+def start(device: torch.device, give_back: bool = True) -> None:
+    """Forget earlier peaks, where the system allows it (Linux) and on the GPU; first give back what is free.
+
+    `give_back` is for work of another size than before. Between turns of the same work it would cost time: pages that were
+    given back are asked for again, one by one, in the steps that are timed, while a training has them all along.
+    """
+    if give_back and (trim := getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None)):
         trim(0)  # or a small point is charged with what a large one before it needed
     try:
         RESET.write_text("5")

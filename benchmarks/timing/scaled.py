@@ -66,16 +66,13 @@ class ScaledStep:
         self.clock = Clock(self.device)
         watch_parts(self.network, self.clock)
         self.optimizer = torch.optim.SGD(self.network.parameters(), LEARNING_RATE, momentum=0.9)
-        self.seen: set[tuple[int, ...]] = set()
 
     def measure(self, imgsz: int, batch: int, objects: int) -> dict[str, float]:
         """Milliseconds per step: ``total``, ``forward``, ``loss``, ``backward``; the side in pixels; memory."""
         side = fit_size([imgsz], int(self.network.stride.max()))[0]
         content = batch_of(batch, side, objects, self.network.nc, self.device)
-        if (side, batch, objects) not in self.seen:  # the first step at a size makes room for it
-            self._step(content)
-            self.seen.add((side, batch, objects))
         memory.start(self.device)
+        self._step(content)  # makes room for this size, as the steps before it do in a training
         self.clock.restart()
         start = self.clock.now()
         self._step(content)

@@ -133,7 +133,7 @@ class StepTask:
 
         On a GPU, parts are timed in a step of their own: waiting for each would slow down the one that counts.
         """
-        memory.start(self.device)
+        memory.start(self.device, give_back=False)
         on_cpu = self.device.type == "cpu"
         taken = self._timed(parts=on_cpu)
         peak = memory.peak(self.device)
