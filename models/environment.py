@@ -83,7 +83,7 @@ def keep_freed_memory() -> bool:
     """Have glibc keep what is freed for the next step; False where there is no glibc or the environment says otherwise.
 
     A step frees its feature maps, glibc gives their memory back, and the next step asks for it again, page by page:
-    without that a CPU trains 2 to 8 % faster, at the same peak (benchmarks/speed.md).
+    without that a CPU trains up to 8 % faster, at the same peak (benchmarks/speed.md).
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None or any(name in os.environ for name in OF_THE_USER):
