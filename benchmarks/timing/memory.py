@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import resource
 import sys
 from pathlib import Path
 
 import torch
+
+from models.environment import of_libc
 
 MIB = 2**20
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -19,7 +20,7 @@ def start(device: torch.device, give_back: bool = True) -> None:
     `give_back` is for work of another size than before. Between turns of the same work it would cost time: pages that were
     given back are asked for again, one by one, in the steps that are timed, while a training has them all along.
     """
-    if give_back and (trim := getattr(ctypes.CDLL(None) if sys.platform == "linux" else None, "malloc_trim", None)):
+    if give_back and (trim := of_libc("malloc_trim")):
         trim(0)  # or a small point is charged with what a large one before it needed
     try:
         RESET.write_text("5")
