@@ -7,7 +7,8 @@
 inference: models in runtimes, at precisions and batch sizes, each divided by the first model. training: a student's
 step, the teacher's forward pass and the distilled step, beside ultralytics' own with and without distill_model.
 scaling: cost against image size, objects per image, batch and classes. Everything is measured in turns, A B C A B C
-..., so that what else goes on in the machine disturbs all alike. results.md and results.json go to the folder of --out.
+..., so that what else goes on in the machine disturbs all alike. results.md and results.json go to the folder of --out;
+Ctrl-C ends the measuring, and they have the rounds until then.
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ def check_model(name: str) -> None:
 
 
 def main() -> int:
-    """Run the command line; return 0, or 1 when nothing at all could be measured."""
+    """Run the command line; return 0, 1 when nothing at all could be measured, or 130 when it was interrupted."""
     threads = os.environ.get("OMP_NUM_THREADS")  # as the person set it: our packages set a default
     args = complete(parse(), threads)
     from benchmarks.timing.report import facts, markdown, write
@@ -182,6 +183,8 @@ def main() -> int:
     files = write(out, args.command, result)
     print(markdown(args.command, result))
     print(f"results in {args.out}: {', '.join(files)}")
+    if result["interrupted"]:
+        return 130  # as `guard` has it
     return int(not any("samples_ms" in row or row.get("values") for row in result["rows"]))
 
 

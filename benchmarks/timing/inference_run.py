@@ -31,21 +31,21 @@ def run(
         passes: timed passes per turn.
 
     Returns:
-        ``rows``, one per cell in order, and ``models``.
+        ``rows``, one per cell in order, ``models``, and ``interrupted``.
     """
-    samples, facts = Samples(), {}
+    samples, facts, loaded = Samples(), {}, {}
     for cell in cells:
         if reason := why_not(cell.runtime, cell.precision, settings.device, settings.data):
             samples.fail(cell, reason)
-    with tempfile.TemporaryDirectory(prefix="tandem-speed-") as folder:
+    with samples.until_interrupted(cells, settings.rounds), tempfile.TemporaryDirectory(prefix="tandem-speed-") as folder:
         for model in dict.fromkeys(cell.model for cell in cells):
             wanted = [cell for cell in cells if cell.model == model and cell not in samples.errors]
             if wanted:
                 tell(f"preparing {model}")
                 facts[model] = prepare(model, wanted, settings, Path(folder), samples)
-        loaded = _measure(cells, reference, facts, settings, alive, passes, samples, tell)
+        _measure(cells, reference, facts, settings, alive, passes, samples, loaded, tell)
     rows = [row_of(cell, reference, samples, facts.get(cell.model), loaded.get(cell)) for cell in cells]
-    return {"rows": rows, "models": facts}
+    return {"rows": rows, "models": facts, "interrupted": samples.interrupted}
 
 
 def prepare(model: str, cells: list[Cell], settings: Settings, folder: Path, samples: Samples) -> dict[str, Any]:
@@ -69,17 +69,16 @@ def prepare(model: str, cells: list[Cell], settings: Settings, folder: Path, sam
 
 def _measure(
     cells: list[Cell], reference: str, facts: Facts, settings: Settings, alive: int, passes: int, samples: Samples,
-    tell: Callable[[str], None],
-) -> dict[Cell, dict[str, Any]]:  # fmt: skip
-    """Fill `samples`; return the facts of each worker."""
+    loaded: dict[Cell, dict[str, Any]], tell: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Fill `samples`, and `loaded` with the facts of each worker."""
     ready = [cell for cell in cells if cell not in samples.errors]
     models = list(dict.fromkeys(cell.model for cell in ready))
     if not models:
-        return {}
+        return
     most = max(sum(cell.model == model for cell in ready) for model in models)
     lead = reference if reference in models else models[0]
     batches = list(groups(models, lead, max(alive // most, 2)))
-    loaded: dict[Cell, dict[str, Any]] = {}
     with bar_of(settings.rounds * sum(cell.model in group for group in batches for cell in ready)) as bar:
         for number, group in enumerate(batches):
             members = [cell for cell in ready if cell.model in group]
@@ -90,7 +89,6 @@ def _measure(
                         loaded[cell] = _start(crew, cell, facts[cell.model], settings, passes) or loaded.get(cell, {})
                 first = number * settings.rounds
                 take_turns(members, settings.rounds, crew.ask, samples, first, bar.update)
-    return loaded
 
 
 def _start(crew: Crew, cell: Cell, facts: dict[str, Any], settings: Settings, passes: int) -> dict[str, Any] | None:

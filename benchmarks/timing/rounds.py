@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any
@@ -12,11 +13,16 @@ Values = dict[str, Any]
 
 
 class Samples:
-    """What was measured: numbers by key and round, and the reasons of keys that have none."""
+    """What was measured: numbers by key and round, and the reasons of keys that have none.
+
+    Attributes:
+        interrupted: Ctrl-C ended the measuring (`until_interrupted`).
+    """
 
     def __init__(self) -> None:
         self.values: dict[Hashable, dict[int, Values]] = {}
         self.errors: dict[Hashable, str] = {}
+        self.interrupted = False
 
     def fail(self, key: Hashable, reason: str) -> None:
         """Note why a key has no numbers, or no more of them."""
@@ -29,6 +35,22 @@ class Samples:
     def listed(self, key: Hashable, name: str) -> list[float]:
         """One number of a key, over all rounds."""
         return list(self.column(key, name).values())
+
+    @contextlib.contextmanager
+    def until_interrupted(self, keys: Sequence[Hashable], rounds: int) -> Iterator[None]:
+        """Ctrl-C within ends the measuring and not the program: what there is by then is the result.
+
+        Keys that have not had all their rounds say so. Where nothing was measured yet, KeyboardInterrupt goes on.
+        """
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self.values:
+                raise
+            self.interrupted = True
+            for key in keys:
+                if (done := len(self.values.get(key, {}))) < rounds:
+                    self.fail(key, f"interrupted after {done} of {rounds} rounds")
 
 
 def take_turns(

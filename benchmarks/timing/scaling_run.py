@@ -54,7 +54,8 @@ def run(
     models: list[str], axes: dict[str, tuple[int, ...]], batch: int, objects: int, settings: Settings,
     tell: Callable[[str], None],
 ) -> dict[str, Any]:  # fmt: skip
-    """Measure; return ``rows``: one per model, kind, axis, with values, sides, medians by part, slopes, bends, reasons.
+    """Measure; return ``rows``: one per model, kind, axis, with values, sides, medians by part, slopes, bends, reasons;
+    and ``interrupted``.
 
     Args:
         axes: what to vary, and the values.
@@ -66,7 +67,7 @@ def run(
         if reason := why_not(point, len(settings.classes)):
             samples.fail(point, reason)
     every = [point for point in every if point not in samples.errors]
-    with bar_of(settings.rounds * len(every)) as bar:
+    with samples.until_interrupted(every, settings.rounds), bar_of(settings.rounds * len(every)) as bar:
         for model in models:  # one after the other: nothing is divided by another model here
             mine = [point for point in every if point.model == model]
             tell(f"{model}: {len(mine)} points")
@@ -75,7 +76,8 @@ def run(
                     name = "-".join(map(str, key))
                     crew.add(key, KINDS[key[1]], name, model=model, classes=key[2], device=settings.device)
                 take_turns(mine, settings.rounds, lambda point: _ask(crew, samples, point), samples, tick=bar.update)
-    return {"rows": [row_of(base, axis, values, samples) for base in bases for axis, values in axes.items()]}
+    rows = [row_of(base, axis, values, samples) for base in bases for axis, values in axes.items()]
+    return {"rows": rows, "interrupted": samples.interrupted}
 
 
 def why_not(point: Point, usual: int) -> str | None:

@@ -109,7 +109,7 @@ def missing(rows: list[dict[str, Any]], name: Any) -> list[str]:
             reasons.setdefault(row["reason"], []).append(name(row))
     if not reasons:
         return []
-    return ["", "Not measured:", "", *(f"* {'; '.join(names)}: {reason}" for reason, names in reasons.items())]
+    return ["", "Not measured, or not to the end:", "", *(f"* {'; '.join(names)}: {reason}" for reason, names in reasons.items())]
 
 
 def spread(found: dict[str, Any] | None, digits: int = 1) -> str:

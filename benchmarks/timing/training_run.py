@@ -58,14 +58,18 @@ class Pairs:
 
 
 def run(pairs: Pairs, precisions: list[str], settings: Settings, tell: Callable[[str], None]) -> dict[str, Any]:
-    """Measure all kinds of steps; return ``rows``, one per kind, and ``comparisons``, one per student and precision."""
+    """Measure all kinds of steps; return ``rows``, one per kind, ``comparisons``, one per student and precision; ``interrupted``."""
     samples, kinds = Samples(), pairs.kinds(precisions)
     facts: dict[Kind, dict[str, Any] | None] = {}
     for kind in kinds:
         if reason := why_not(kind, settings.device):
             samples.fail(kind, reason)
     ready = [kind for kind in kinds if kind not in samples.errors]
-    with bar_of(settings.rounds * len(ready)) as bar, Crew(settings, samples) as crew:
+    with (
+        samples.until_interrupted(ready, settings.rounds),
+        bar_of(settings.rounds * len(ready)) as bar,
+        Crew(settings, samples) as crew,
+    ):
         for kind in ready:
             tell(f"starting {describe(kind, pairs)}")
             facts[kind] = crew.add(
@@ -77,7 +81,7 @@ def run(pairs: Pairs, precisions: list[str], settings: Settings, tell: Callable[
         take_turns(ready, settings.rounds, crew.ask, samples, tick=bar.update)
     rows = [row_of(kind, pairs, samples, facts.get(kind)) for kind in kinds]
     compared = [comparison(model, precision, samples) for precision in precisions for model in pairs.students]
-    return {"rows": rows, "comparisons": [one for one in compared if one]}
+    return {"rows": rows, "comparisons": [one for one in compared if one], "interrupted": samples.interrupted}
 
 
 def why_not(kind: Kind, device: str) -> str | None:

@@ -205,6 +205,32 @@ def test_scaling(place, inside, monkeypatch):
     assert {p.name for p in (place / "out").glob("*.png")} == {f"scaling-{axis}.png" for axis in axes}
 
 
+@pytest.mark.parametrize("command", ["inference", "training", "scaling"])
+def test_an_interrupted_run_keeps_its_rounds(command, place, inside, monkeypatch):
+    turns = []
+
+    def ask(worker: Inside, **question: Any) -> dict[str, Any]:
+        turns.append(question)
+        if len(turns) == 3:
+            raise KeyboardInterrupt
+        return worker.thing.measure(**question)
+
+    monkeypatch.setattr(Inside, "ask", ask)
+    monkeypatch.setattr("benchmarks.timing.scaling_run.QUICK", {"batch": (1, 2)})
+    (place / "stock.yaml").write_text(json.dumps(STOCK))
+    given = ["--models", f"{place / 's.yaml'},{place / 't.yaml'}", "--runtimes", "torch", "--axes", "batch", "--quick"]
+    given += ["--teacher", str(place / "t.yaml"), "--stock", str(place / "stock.yaml"), "--distill", "cwd"]
+    given += ["--stock-teacher", str(place / "stock.yaml"), *COMMON, "--out", str(place / "out")]
+    assert run(monkeypatch, command, *given) == 130
+    result = json.loads((place / "out/results.json").read_text())
+    text = (place / "out/results.md").read_text()
+    assert result["interrupted"] and "interrupted after 1 of 2 rounds" in text
+    if command == "scaling":
+        assert [row["values"] for row in result["rows"]] == [[1, 2], [], [], []]
+    else:
+        assert [len(row.get("samples_ms", ())) for row in result["rows"]][:3] == [1, 1, 0][: len(result["rows"])]
+
+
 STOCK = {
     "nc": 2,
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]]],

@@ -37,6 +37,28 @@ def test_turns_are_interleaved_and_a_failure_ends_one_key_only():
     assert samples.column("A", "ms") == {10: 1, 11: 4, 12: 7} and samples.column("B", "ms") == {10: 2}
 
 
+def test_what_was_measured_before_ctrl_c_counts():
+    asked, samples = [], Samples()
+
+    def ask(key):
+        asked.append(key)
+        if len(asked) == 5:
+            raise KeyboardInterrupt
+        return {"ms": len(asked)}
+
+    with samples.until_interrupted("ABC", 2):
+        take_turns("ABC", 2, ask, samples)
+    assert samples.interrupted and samples.column("A", "ms") == {0: 1, 1: 4}
+    assert samples.errors == {key: "interrupted after 1 of 2 rounds" for key in "BC"}
+
+
+def test_ctrl_c_before_anything_was_measured_is_not_a_result():
+    samples = Samples()
+    with pytest.raises(KeyboardInterrupt), samples.until_interrupted("A", 2):
+        raise KeyboardInterrupt
+    assert not samples.errors and not samples.interrupted
+
+
 def test_the_ratio_is_of_neighbours_in_time():
     quiet_then_noisy = {0: 10.0, 1: 10.0, 2: 90.0}
     other = {0: 20.0, 1: 20.0, 2: 180.0, 3: 1.0}
