@@ -60,17 +60,26 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     return parser.parse_known_args(argv)
 
 
+def end_as_ctrl_c() -> None:
+    """Let SIGTERM, and a terminal that is closed, end the trainings too; under nohup the latter stays ignored."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+
+
 def main() -> int:
     """Run the command line; return 0, or 1 when a run failed."""
     threads = os.environ.get("OMP_NUM_THREADS")  # as the person set it: our packages set a default
     args, rest = parse()
     from benchmarks.harness import comparison  # all of it, before the runs: files may be edited while they go on
 
+    end_as_ctrl_c()
     schedule = comparison.prepare(args, rest, threads)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends the trainings too, as Ctrl-C does
-    result = comparison.report(args, schedule, comparison.run(schedule))
+    with schedule.at_work():
+        result = comparison.report(args, schedule, comparison.run(args, schedule))
     print("\n".join(comparison.summary(result)))
-    print(f"results in {args.out}: results.md, results.json, results.png")
+    print(f"results in {args.out}: {', '.join(result['files'])}")
     return int(any(row["errors"] for row in result["rows"]))
 
 

@@ -62,10 +62,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", help="data YAML: its images calibrate INT8, and its classes are those of the models")
     parser.add_argument("--rounds", type=int, help="turns of everything (default: 20; 5; 3)")
     parser.add_argument("--passes", type=int, default=3, help="inference: timed passes per turn (default: 3)")
-    parser.add_argument("--alive", type=int, default=12, help="inference: processes at a time, of about 0.8 GiB each "
-                        "(default: 12)")  # fmt: skip
+    parser.add_argument("--alive", type=int, default=12, help="inference: processes at a time, of about 0.8 GiB each, but "
+                        "never fewer than two models have (default: 12)")  # fmt: skip
     parser.add_argument("--classes", type=int, default=CLASSES, help=f"of models from a YAML (default: {CLASSES})")
-    parser.add_argument("--objects", type=int, default=OBJECTS, help=f"per image, in training (default: {OBJECTS})")
+    parser.add_argument("--objects", type=int, default=OBJECTS, help=f"per image; training, scaling (default: {OBJECTS})")
     parser.add_argument("--teacher", default="t-model.yaml", help="training: YAML or weights (default: t-model.yaml)")
     parser.add_argument("--distill", default="attention", help="training: method, as train.py's (default: attention)")
     parser.add_argument("--stock", default="yolo11n.yaml", help="training: ultralytics' student (yolo11n.yaml)")
@@ -154,6 +154,8 @@ def check_model(name: str) -> None:
     from cfg.find import ROOT
     from engine.detectors import stock_yaml
 
+    if Path(name).suffix not in (".pt", ".yaml", ".yml", ""):
+        raise UserError(f"--models {name}: expected a model YAML or a .pt file, which is exported for each of --runtimes")
     if Path(name).suffix == ".pt":
         if not Path(name).is_file():
             raise UserError(f"{name}: weights file not found; give the path of a .pt file, or a model YAML")

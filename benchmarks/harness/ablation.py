@@ -76,8 +76,16 @@ def load(name: str) -> Ablation:
         raise UserError(f"{path}: expected names that differ, and 'against' to be a row with a cfg, got {against!r} of "
                         f"{', '.join(row.name for row in rows)}; correct it")  # fmt: skip
     text = {key: str(content.get(key) or "") for key in ("title", "source", "data")}
-    arguments = tuple(map(str, content.get("arguments") or ()))
-    return Ablation(**text, against=against, rows=rows, arguments=arguments, notes=tuple(content.get("notes") or ()))
+    lists = {key: _texts(path, key, content.get(key)) for key in ("arguments", "notes")}
+    return Ablation(**text, against=against, rows=rows, **lists)
+
+
+def _texts(path: Path, key: str, value: Any) -> tuple[str, ...]:
+    """The entries of a list in the YAML as texts."""
+    value = [] if value is None else value
+    if not isinstance(value, list) or any(isinstance(entry, (list, dict)) for entry in value):
+        raise UserError(f"{path}: expected '{key}' to be a list as [--kd-share, None], got {value!r}; correct it")
+    return tuple(map(str, value))
 
 
 def _row(path: Path, content: dict[str, Any]) -> Row:
@@ -85,13 +93,19 @@ def _row(path: Path, content: dict[str, Any]) -> Row:
     name, published = content.get("name"), content.get("published") or {}
     if not isinstance(name, str) or bool(content.get("cfg")) == bool(content.get("missing")):
         raise UserError(f"{path}: row {name!r}: expected a name, and either a cfg or what is missing; correct it")
+    if not isinstance(published, dict):
+        raise UserError(f"{path}: row {name}: expected 'published' to be scores as {{mAP50: 97.2}}, got {published!r}; "
+                        "correct it")  # fmt: skip
+    for key in ("cfg", "distill", "missing"):
+        if not isinstance(content.get(key) or "", str):
+            raise UserError(f"{path}: row {name}: expected '{key}' to be a text, got {content[key]!r}; correct it")
     for metric, value in published.items():
         if metric not in UNITS:
             raise UserError(f"{path}: row {name}: unknown score '{metric}'{nearest(metric, UNITS)} "
                             f"(known: {', '.join(UNITS)})")  # fmt: skip
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise UserError(f"{path}: row {name}: expected {metric} to be a number, got {value!r}; correct it")
-    return Row(**{"name": name, "published": published} | content)
+    return Row(**content | {"published": published})
 
 
 def _known(path: Path, content: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from benchmarks.harness.plan import PLAIN, Method, command
-from benchmarks.harness.runs import TRAINED, Run, train
+from benchmarks.harness.runs import DONE, FAILED, Run, score, train
 from benchmarks.harness.schedule import Schedule, hours_left, seconds_of
 from cfg import UserError
 
@@ -56,22 +56,25 @@ def estimate(schedule: Schedule, tell: Callable[[str], None]) -> dict[str, float
 
 
 def probe(schedule: Schedule, method: Method) -> float:
-    """Train on a few batches for three epochs; return the seconds that a whole run would take.
+    """Train on a few batches for three epochs, and score; return the seconds that a whole run would take.
 
-    A run = start-up, validations and clean-up, which the probe has too, + epochs * steps * (seconds of a step).
+    A run = start-up, validations, clean-up and scoring, which the probe has too, + epochs * steps * (seconds of a step).
     """
     images, used = training_images(method.settings)
     few = min(max(int(method.settings["batch"]), 1) * STEPS, used)
     folder = schedule.out / "probe"
     arguments = [*command(schedule.question, method, 0), "--epochs", "3", "--fraction", str(few / images)]
-    run = Run(method.label, 0, folder, arguments, [], "probe", 3, method.script)
+    scoring = [*schedule.scoring, "--split", schedule.split]
+    run = Run(method.label, 0, folder, arguments, scoring, "probe", 3, method.script, schedule.split)
+    environment = os.environ | schedule.slots[0]
     try:
-        record = train(run, schedule.processes, os.environ | schedule.slots[0])
+        record = train(run, schedule.processes, environment)
+        record |= score(run, schedule.processes, environment) if record["status"] != FAILED else {}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    if record["status"] != TRAINED:
+    if record["status"] != DONE:
         raise UserError(f"method {method.label}: {record['error']}; correct it, or leave the method out")
-    fixed = max(record["wall_seconds"] - 3 * record["epoch_seconds"], 0.0)
+    fixed = max(record["wall_seconds"] - 3 * record["epoch_seconds"], 0.0) + record["score_seconds"]
     return fixed + method.epochs * record["epoch_seconds"] * used / few
 
 

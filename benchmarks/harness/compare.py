@@ -114,7 +114,8 @@ def _difference(name: str, label: str, baseline: str, seeds: list[int], done: Re
     result: dict[str, Any] = {"mean": mean, "by_seed": dict(zip(map(str, seeds), by_seed)), "verdict": said}
     result |= {"over_seeds": _plain(over_seeds), "over_images": _plain(over_images)}
     if said == NOT_SHOWN:
-        result["seeds_needed"] = seeds_needed(by_seed)
+        uncertain = over_seeds is not None and over_seeds.low <= 0 <= over_seeds.high
+        result["seeds_needed"] = seeds_needed(by_seed) if uncertain else None
         wide = over_images.low <= 0 <= over_images.high
         result["images_needed"] = images_needed(mean, over_images, images) if wide else None
     return result
@@ -122,12 +123,11 @@ def _difference(name: str, label: str, baseline: str, seeds: list[int], done: Re
 
 def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]) -> list[str]:
     """What a reader must know besides the numbers."""
-    notes, seeds = [], {len(row["seeds"]) for row in rows if row["seeds"]}
-    compared = [row for row in rows if "verdict" in row]
-    if seeds and max(seeds) < 2:
-        notes.append("One seed: the spread between runs is unknown: no interval over seeds, and nothing is shown.")
-    elif seeds and min(seeds) < 3:
-        notes.append("WARNING: two seeds. The interval over seeds has one degree of freedom (t = 12.7): it is honest, "
+    notes, compared = [], [row for row in rows if "verdict" in row]
+    if one := _with_seeds(1, compared):
+        notes.append(f"Only {one}: the spread between runs is unknown: no interval over seeds, and nothing is shown.")
+    if two := _with_seeds(2, compared):
+        notes.append(f"WARNING: {two}. The interval over seeds has one degree of freedom (t = 12.7): it is honest, "
                      "and so wide that only a large effect can be shown. With three, t is 4.3.")  # fmt: skip
     if len(compared) > 1:
         notes.append(f"{len(compared)} comparisons, each at 95 %: without any effect at all, "
@@ -143,6 +143,13 @@ def remarks(methods: Sequence[Method], done: Records, rows: list[dict[str, Any]]
     if different:
         notes.append(f"Other initial weights than {PLAIN}: {', '.join(different)}; the others start alike.")
     return notes
+
+
+def _with_seeds(count: int, compared: list[dict[str, Any]]) -> str:
+    """`two seeds`, or `two seeds (attention, cwd)` where other rows have others; empty where no row has so many."""
+    found = [row["method"] for row in compared if len(row["difference"]["mAP50-95"]["by_seed"]) == count]
+    words = {1: "one seed", 2: "two seeds"}[count]
+    return words + (f" ({', '.join(found)})" if len(found) < len(compared) else "") if found else ""
 
 
 def _plain(interval: Interval | None) -> list[float] | None:

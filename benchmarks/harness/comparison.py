@@ -20,12 +20,12 @@ from benchmarks.harness.published import beside
 from benchmarks.harness.report import accuracy, commit, differences, machine, write
 from benchmarks.harness.schedule import Records, Schedule, make_slots
 from cfg import UserError
-from data import resolve
+from data import resolve, validate
 from engine.settings import known_names, read_command_line
 
 
 def prepare(args: argparse.Namespace, rest: list[str], threads: str | None) -> Schedule:
-    """Check everything that can be checked, and plan the runs: with ``--hours``, as many seeds as fit.
+    """Check everything that can be checked, and plan the runs; writes nothing.
 
     Args:
         args, rest: the command line of kd.py, ours and train.py's.
@@ -41,21 +41,16 @@ def prepare(args: argparse.Namespace, rest: list[str], threads: str | None) -> S
     if args.baseline not in [method.label for method in methods]:
         raise UserError(f"--baseline {args.baseline}: expected one of --methods {args.methods}; add it there")
     resolve(args.data, require=(args.split,))
+    if not validate(args.data).boxes[args.split]:
+        raise UserError(f"{args.data}: expected labelled boxes in split '{args.split}', got none; check the label files, or "
+                        "choose another --split")  # fmt: skip
     device = read_command_line(rest, known_names()).get("device")
     slots = make_slots(args.jobs, None if device is None else str(device), threads)
     tell(f"checking {len(methods)} methods")
     examine(question, methods)
-    out = Path(args.out).resolve()
-    try:
-        (out / "runs").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror}); choose another folder") from None
-    scoring = ["--data", args.data, "--split", args.split]
+    scoring = ["--data", args.data]
     scoring += ["--device", str(device)] if device is not None and "," not in str(device) else []
-    schedule = Schedule(question, methods, args.seeds, out, scoring, slots, commit())
-    if args.hours is not None:
-        schedule.seeds = seeds_that_fit(schedule, args.hours, tell)
-    return schedule
+    return Schedule(question, methods, args.seeds, Path(args.out).resolve(), scoring, slots, commit(), args.split)
 
 
 def wanted(args: argparse.Namespace, rest: list[str]) -> tuple[Ablation | None, Question, list[Method]]:
@@ -76,14 +71,21 @@ def wanted(args: argparse.Namespace, rest: list[str]) -> tuple[Ablation | None, 
         check_arguments(list(table.arguments), known_names())
         args.baseline = table.against
         return table, question, methods_of(table, question)
-    args.methods, args.baseline = args.methods or "none,attention", args.baseline or "none"
+    args.methods = "none,attention" if args.methods is None else args.methods
+    args.baseline = args.baseline or "none"
     for label in args.methods.split(","):
         check_arguments(label.split()[1:], known_names(), free=("model",))
     return None, question, parse_methods(args.methods, question)
 
 
-def run(schedule: Schedule) -> Records:
-    """Run what is not finished, under a bar that counts epochs."""
+def run(args: argparse.Namespace, schedule: Schedule) -> Records:
+    """Run what is not finished, under a bar that counts epochs: with ``--hours``, as many seeds as fit.
+
+    Raises:
+        UserError: not even one seed fits.
+    """
+    if args.hours is not None:
+        schedule.seeds = seeds_that_fit(schedule, args.hours, tell)
     finished = len(schedule.finished())
     total = sum(method.epochs for method, _ in schedule.pairs())
     tell(f"{len(list(schedule.pairs()))} runs, {finished} of them finished; {len(schedule.slots)} at a time")
@@ -94,7 +96,7 @@ def run(schedule: Schedule) -> Records:
 
 
 def report(args: argparse.Namespace, schedule: Schedule, records: Records) -> dict[str, Any]:
-    """Write results.json, results.md and results.png; return what they say."""
+    """Write results.json, results.md and, with a difference to draw, results.png; return what they say, and `files`."""
     classes = len(resolve(args.data, require=())["names"])
     result = compare(schedule.methods, records, schedule.out, classes, args.baseline, args.resamples)
     student = f"{args.table.source}: {args.table.title}" if args.table else Path(args.cfg).stem
@@ -118,8 +120,9 @@ def report(args: argparse.Namespace, schedule: Schedule, records: Records) -> di
     result = facts | result | {"runs": [records[key] for key in sorted(records)]}
     result |= {"ablation": beside_ours(args.table, result, records)} if args.table else {}
     write(schedule.out, result)
-    plot(result, schedule.out / "results.png")
-    return result
+    (schedule.out / "results.png").unlink(missing_ok=True)
+    drawn = plot(result, schedule.out / "results.png")
+    return result | {"files": ["results.md", "results.json", *(["results.png"] if drawn else [])]}
 
 
 def summary(result: dict[str, Any]) -> list[str]:

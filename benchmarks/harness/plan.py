@@ -245,18 +245,18 @@ def _build_rival(settings: dict[str, Any], names: dict[int, str], labels: str) -
 def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
     where = ("project", "name", "model", "data", "teacher", "weights", "seed")
     known = [{k: v for k, v in settings.items() if k not in where}, *facts]
-    known += [_contents(settings[name]) for name in ("data", "teacher", "weights")]
+    known += [_contents(settings[name]) for name in ("teacher", "weights")]
     return hashlib.sha256(json.dumps(known + more, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _labels(data: str) -> str:
     """Digest of a data set's labels, and of its images' names and sizes: a corrected label is another data set."""
     content, seen = resolve(data), hashlib.sha256()
-    for entry in (path for part in PARTS for path in part_paths(content, part) if path.exists()):
+    for part, entry in ((part, path) for part in PARTS for path in part_paths(content, part) if path.exists()):
         for image in list_images(entry):
             size = image.stat().st_size if image.is_file() else None
             labels = label_path(image)
-            seen.update(f"{entry} {image.name} {size}".encode() + (labels.read_bytes() if labels.is_file() else b""))
+            seen.update(f"{part} {image.name} {size}".encode() + (labels.read_bytes() if labels.is_file() else b""))
     return seen.hexdigest()
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.published import beside
+from benchmarks.harness.statistics import MOST_SEEDS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,7 +81,7 @@ def accuracy(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def memory(row: dict[str, Any]) -> str:
-    """Peak resident memory of the training's largest process, and of the GPU where there was one."""
+    """Peak resident memory of the training, without loader workers, and of the GPU where there was one."""
     return _number(row["peak_gb"], 2) + (f" + {row['gpu_gb']:.2f} GPU" if row["gpu_gb"] else "")
 
 
@@ -116,7 +117,8 @@ def said(row: dict[str, Any]) -> str:
     one = row["difference"]["mAP50-95"]
     if row["verdict"] != "NOT SHOWN":
         return f"**{row['verdict']}**"
-    needs = [f"{one['seeds_needed']} seeds"] if one["seeds_needed"] else []
+    seeds = one["seeds_needed"]
+    needs = [f"more than {MOST_SEEDS:,} seeds" if seeds > MOST_SEEDS else f"{seeds} seeds"] if seeds else []
     needs += [f"{one['images_needed']} images"] if one["images_needed"] else []
     return "NOT SHOWN" + (f" (this effect and spread would need {' and '.join(needs)})" if needs else "")
 

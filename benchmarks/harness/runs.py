@@ -18,8 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.timing.memory import MIB, high_water
+
 ROOT = Path(__file__).resolve().parents[2]
 DONE, TRAINED, FAILED = "done", "trained", "failed"
+POLL_S = 0.5  # how often a process is asked for its memory: what it needed most it has long needed when it ends
 KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "precision", "recall", "F1")
 
 
@@ -28,7 +31,8 @@ class Run:
     """One training and its scoring in `folder`.
 
     `training` are the arguments of `script` (train.py's) without the folder, `scoring` val.py's without weights and
-    files; `digest` stands for all that the result depends on: a finished run with the same one is not repeated.
+    files, on the part `split` of the data; `digest` stands for all that the training depends on: a finished one with the
+    same is not repeated.
     """
 
     label: str
@@ -39,18 +43,31 @@ class Run:
     digest: str
     epochs: int
     script: str = "train.py"
+    split: str = "val"
 
     @property
     def results(self) -> Path:
         return self.folder / "train/results.csv"
 
-    def record(self) -> dict[str, Any]:
-        """What is known of the run, {} when it never ran or ran with something else."""
+    def found(self) -> dict[str, Any]:
+        """The record in the folder, of whatever it is; {} when there is none."""
         try:
-            content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            return json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
-        return content if content.get("digest") == self.digest else {}
+
+    def record(self) -> dict[str, Any]:
+        """What is known of the run, {} when it never ran or ran with something else."""
+        content = self.found()
+        if content.get("digest") != self.digest:
+            return {}
+        rescore = content["status"] == DONE and content.get("split") != self.split
+        return content | {"status": TRAINED} if rescore else content
+
+    def in_the_way(self) -> bool:
+        """Whether the folder has a training that is not this one, which would be lost."""
+        content = self.found()
+        return content.get("status") in (DONE, TRAINED) and content.get("digest") != self.digest
 
     def finished(self) -> bool:
         return self.record().get("status") == DONE
@@ -72,8 +89,12 @@ def folder_name(label: str, seed: int) -> str:
 
 @dataclass
 class Processes:
-    """The processes of this comparison that are running, so that all end with it."""
+    """The processes of this comparison that are running, so that all end with it.
 
+    `lock_file` is handed on to them: the folder stays locked while one of them lives, even if this process is killed.
+    """
+
+    lock_file: int | None = None
     live: set[subprocess.Popen] = field(default_factory=set)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stopped: bool = False
@@ -81,8 +102,10 @@ class Processes:
     def run(self, command: list[str], log: Path, environment: dict[str, str]) -> tuple[int, float, int | None]:
         """Run a command, its output to the end of `log`; return status, seconds, peak resident memory in bytes.
 
-        The memory is that of the largest single process among it and its children (loader workers), where the system
-        tells it.
+        The memory is that of the process itself, without loader workers; None where the system does not tell it.
+
+        Raises:
+            KeyboardInterrupt: the comparison was stopped, here or in another thread; no process is left.
         """
         started = time.perf_counter()
         with log.open("a", encoding="utf-8") as output:
@@ -90,21 +113,21 @@ class Processes:
                 if self.stopped:
                     raise KeyboardInterrupt
                 process = subprocess.Popen(
-                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
-                )
+                    command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True,
+                    pass_fds=() if self.lock_file is None else (self.lock_file,),
+                )  # fmt: skip
                 self.live.add(process)
-            memory = None
-            if hasattr(os, "wait4"):
-                _, status, usage = os.wait4(process.pid, 0)
-                process.returncode = os.waitstatus_to_exitcode(status)
-                memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-            else:
+            try:
+                memory = wait(process)
+            except BaseException:
+                self.stop()
                 process.wait()
+                raise
         with self.lock:
             self.live.discard(process)
             if self.stopped:  # it did not fail, it was ended
                 raise KeyboardInterrupt
-        return process.returncode, time.perf_counter() - started, memory
+        return process.returncode, time.perf_counter() - started, memory and round(memory * MIB)
 
     def stop(self) -> None:
         """End what is running, with the processes that it has started (one per GPU), and start nothing more."""
@@ -117,6 +140,20 @@ class Processes:
                     process.terminate()
 
 
+def wait(process: subprocess.Popen) -> float | None:
+    """Wait for its end; return its peak resident memory in MiB as last seen.
+
+    Not from `os.wait4`: that counts what this process, from which it was forked, once needed.
+    """
+    peak = None
+    while True:
+        try:
+            process.wait(POLL_S)
+            return peak
+        except subprocess.TimeoutExpired:
+            peak = high_water(process.pid) or peak
+
+
 def execute(run: Run, processes: Processes, environment: dict[str, str], commit: str) -> dict[str, Any]:
     """Train and score what is not there yet; return the record, which is also written to `run.json`."""
     record = run.record()
@@ -124,9 +161,9 @@ def execute(run: Run, processes: Processes, environment: dict[str, str], commit:
         return record
     if record.get("status") != TRAINED:
         record = train(run, processes, environment) | {"commit": commit}
-        _write(run, record)
+    _write(run, record)  # as trained, also where another split was scored: its boxes are about to go
     if record["status"] == TRAINED:
-        scored = _score(run, processes, environment)
+        scored = score(run, processes, environment)
         if scored["status"] == DONE:  # else the next time scores it again, and need not train it
             _write(run, record | scored)
         record |= scored
@@ -156,10 +193,21 @@ def train(run: Run, processes: Processes, environment: dict[str, str]) -> dict[s
     weights = run.folder / "train/weights/last.pt"
     if status or not weights.is_file():
         return record | {"status": FAILED, "error": last_error(log, status)}
+    if error := halved_batch(log):
+        return record | {"status": FAILED, "error": error}
     return record | {"status": TRAINED, "gpu_gb": gpu_memory(log)} | timing(run.results)
 
 
-def _score(run: Run, processes: Processes, environment: dict[str, str]) -> dict[str, Any]:
+def halved_batch(log: Path) -> str | None:
+    """What to say of a run whose batch ultralytics halved because memory was short: it is no pair of the others."""
+    found = re.search(r"with batch=(\d+)\. Reducing to batch=", log.read_text(encoding="utf-8", errors="replace"))
+    if not found:
+        return None
+    return f"out of memory with batch {found[1]}: the trainer went on with a smaller one, which compares with no other " \
+           "run; give all a smaller --batch"  # fmt: skip
+
+
+def score(run: Run, processes: Processes, environment: dict[str, str]) -> dict[str, Any]:
     """Score the averaged weights of the last epoch: no epoch was chosen on what it is scored on."""
     report, boxes = run.folder / "val.json", run.folder / "boxes.npz"
     weights = run.folder / "train/weights/last.pt"
@@ -173,15 +221,20 @@ def _score(run: Run, processes: Processes, environment: dict[str, str]) -> dict[
     content = json.loads(report.read_text(encoding="utf-8"))
     metrics = {name: content["metrics"][name] for name in KEPT}
     facts = {"model": content["model"], "images": content["settings"]["images"], "score_seconds": seconds}
+    facts["split"] = run.split
     return {"status": DONE, "metrics": metrics} | facts
 
 
 def last_error(log: Path, status: int) -> str:
-    """The line of a log that says what went wrong: the last with an error in it, else the last of all."""
+    """The line of a log that says what went wrong: the last with an error in it, else the last of all.
+
+    Not the line that asks to report a bug, which follows every traceback.
+    """
     if status < 0:
         return f"ended by signal {signal.Signals(-status).name}" + (" (out of memory?)" if status == -9 else "")
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    told = [line for line in lines if re.match(r"(error:|\w*(Error|Exception)\b)", line) and "is a bug in" not in line]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines()]
+    lines = [line for line in lines if line and "is a bug in" not in line]
+    told = [line for line in lines if re.match(r"error:|([\w.]*(Error|Exception)|[\w.]+\.error)\b", line)]
     return (told or lines or [f"ended with status {status}"])[-1][:300]
 
 

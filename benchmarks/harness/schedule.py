@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import heapq
 import os
 import queue
 import statistics
@@ -10,9 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness.lock import locked
 from benchmarks.harness.plan import PLAIN, Method, Question, command
 from benchmarks.harness.runs import DONE, FAILED, Processes, Run, execute, folder_name
 from cfg import UserError
@@ -28,15 +31,16 @@ class Schedule:
         question, methods: what is compared (`plan`), after `examine`.
         seeds: number of seeds: 0, 1 ...
         out: folder of the runs.
-        scoring: val.py's arguments for every run, without weights and files.
+        scoring: val.py's arguments for every run, without weights, files and split.
+        split: part of the data that all are scored on.
         slots: environment of each run that may go on at the same time.
         commit: of the code, noted with each run.
     """
 
     def __init__(self, question: Question, methods: list[Method], seeds: int, out: Path, scoring: list[str],
-                 slots: list[dict[str, str]], commit: str) -> None:  # fmt: skip
+                 slots: list[dict[str, str]], commit: str, split: str = "val") -> None:  # fmt: skip
         self.question, self.methods, self.seeds, self.out = question, methods, seeds, out
-        self.scoring, self.slots, self.commit = scoring, slots, commit
+        self.scoring, self.slots, self.commit, self.split = scoring, slots, commit, split
         self.processes = Processes()
         self.records: Records = {}
 
@@ -48,10 +52,10 @@ class Schedule:
         """
         epochs = self.longer_epochs(method) if method.longer else method.epochs
         training = command(self.question, method, seed, epochs if method.longer else None)
-        facts = f"{method.digest} {seed} {epochs} {self.scoring}"
-        digest = hashlib.sha256(facts.encode()).hexdigest()
+        digest = hashlib.sha256(f"{method.digest} {seed} {epochs}".encode()).hexdigest()
         folder = self.out / "runs" / folder_name(method.label, seed)
-        return Run(method.label, seed, folder, training, self.scoring, digest, epochs, method.script)
+        scoring = [*self.scoring, "--split", self.split]
+        return Run(method.label, seed, folder, training, scoring, digest, epochs, method.script, self.split)
 
     def longer_epochs(self, method: Method) -> int:
         """Epochs that take a plain run as long as its reference took, by the first seed that has both.
@@ -77,6 +81,31 @@ class Schedule:
         """Methods and seeds in the order they run: controls that wait for others come last in their seed."""
         for seed in range(self.seeds):
             yield from ((m, seed) for m in sorted(self.methods, key=lambda m: m.longer))
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Make the folder and keep it to ourselves.
+
+        Raises:
+            UserError: it cannot be made, another comparison is at work there, or it has what would be overwritten.
+        """
+        try:
+            (self.out / "runs").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {self.out}: cannot be made ({error.strerror}); choose another folder") from None
+        with locked(self.out) as self.processes.lock_file:
+            self._check_folders()
+            yield
+
+    def _check_folders(self) -> None:
+        """Raise `UserError` where a finished training with other arguments or data would be overwritten.
+
+        But for a `longer` control, whose length follows the others: it is trained again.
+        """
+        for method, seed in self.pairs():
+            if not method.longer and (run := self.run_of(method, seed)).in_the_way():
+                raise UserError(f"{run.folder}: has a training of {method.label} with other arguments, data or models; "
+                                "choose another --out, or remove that folder")  # fmt: skip
 
     def finished(self) -> Records:
         """Records of the runs that are done already."""
@@ -208,14 +237,19 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
 
 
 def hours_left(schedule: Schedule, seconds: dict[str, float], seeds: int) -> float:
-    """Hours for what is not finished with so many seeds.
+    """Hours for what is not finished with so many seeds: each run goes to the slot that is free first.
 
     Args:
         seconds: of one run, by label.
     """
     finished = schedule.finished()
-    pending = [m for m, seed in schedule.pairs() if seed < seeds and (m.label, seed) not in finished]
-    return sum(seconds[m.label] for m in pending) / 3600 / len(schedule.slots)
+    free, ends = [0.0] * len(schedule.slots), [0.0]
+    for method, seed in schedule.pairs():
+        if seed < seeds and (method.label, seed) not in finished:
+            start = max(heapq.heappop(free), max(ends) if method.longer else 0.0)  # it waits for all before it
+            ends.append(start + seconds[method.label])
+            heapq.heappush(free, ends[-1])
+    return max(ends) / 3600
 
 
 def seconds_of(finished: Records, label: str) -> float | None:

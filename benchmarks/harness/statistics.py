@@ -52,8 +52,8 @@ def verdict(seeds: Interval | None, images: Interval | None) -> str:
 def seeds_needed(differences: Sequence[float]) -> int | None:
     """Seeds with which the paired t-test would show an effect of this size and spread in four of five experiments.
 
-    The smallest n whose power, from the noncentral t distribution, is 0.8; None when no effect or no spread was
-    observed, or when 1,000 were too few.
+    The smallest n whose power, from the noncentral t distribution, is 0.8; `MOST_SEEDS` + 1 for more than `MOST_SEEDS`;
+    None when no effect or no spread was observed.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) < 2 or not values.std(ddof=1) or not values.mean():
@@ -62,7 +62,7 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
     n = np.arange(2, MOST_SEEDS + 1)
     power = stats.nct.sf(stats.t.ppf((1 + LEVEL) / 2, n - 1), n - 1, effect * np.sqrt(n))
     enough = np.flatnonzero(power >= POWER)
-    return int(n[enough[0]]) if len(enough) else None
+    return int(n[enough[0]]) if len(enough) else MOST_SEEDS + 1
 
 
 def images_needed(effect: float, images: Interval, count: int) -> int | None:

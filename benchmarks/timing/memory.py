@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from models.environment import of_libc
 
 MIB = 2**20
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+RESET = Path("/proc/self/clear_refs")
 
 
 def start(device: torch.device, give_back: bool = True) -> None:
@@ -35,17 +36,22 @@ def peak(device: torch.device) -> dict[str, float]:
 
     Other runtimes' GPU memory (TensorRT's, ONNX Runtime's) is not in it.
     """
-    found = {"rss_mb": _resident()}
+    found = {"rss_mb": high_water(os.getpid()) or _used()}
     if device.type == "cuda":
         found["cuda_mb"] = torch.cuda.max_memory_allocated(device) / MIB
     return found
 
 
-def _resident() -> float:
-    """The kernel's high-water mark. `getrusage` is the fallback: it cannot be reset and inherits the parent's."""
+def high_water(pid: int) -> float | None:
+    """The kernel's high-water mark of a process's resident memory in MiB; None when it has ended, or is not told."""
     try:
-        line = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
-        return float(line.split()[1]) * 1024 / MIB
+        status = Path(f"/proc/{pid}/status").read_text()
+        return next(float(line.split()[1]) * 1024 / MIB for line in status.splitlines() if line.startswith("VmHWM:"))
     except (OSError, StopIteration):
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return used * (1 if sys.platform == "darwin" else 1024) / MIB
+        return None
+
+
+def _used() -> float:
+    """This process's peak in MiB where there is no such mark: it cannot be reset and inherits the parent's."""
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used * (1 if sys.platform == "darwin" else 1024) / MIB

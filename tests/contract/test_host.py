@@ -160,6 +160,7 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_start")', "progress of the run"),
     (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_epoch_end")', "adaptive weights"),
     (host_trainer.BaseTrainer._do_train, "self._handle_nan_recovery(epoch)", "ours never recovers"),
+    (host_trainer.BaseTrainer._do_train, 'with batch={old_batch}. "f"Reducing to batch=', "kd.py refuses a halved batch"),
     (host_trainer.BaseTrainer._do_train, "self.save_model()", "our checkpoints"),
     (host_trainer.BaseTrainer._do_train, "self.final_eval()", "ours strips and validates"),
     (host_trainer.BaseTrainer._setup_train, "ckpt = self.setup_model()", "ours wraps the student"),

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from kd_runs import CRASH, arguments, commands, main, place  # noqa: F401  (two of them are fixtures)
-from tiny import training
+from tiny import training, write_data
 
+from benchmarks import kd
 from benchmarks.harness import comparison, runs, schedule
 from benchmarks.harness.budget import estimate, seeds_that_fit
+from benchmarks.harness.lock import locked
 from benchmarks.harness.plan import Question, parse_methods
 from cfg import UserError
 from engine.training.launch import train
@@ -172,7 +178,7 @@ def finish(plan: schedule.Schedule, label: str, seconds: float) -> None:
     """Write the record of a finished run of seed 0."""
     run = plan.run_of(next(m for m in plan.methods if m.label == label), 0)
     run.folder.mkdir(parents=True)
-    facts = {"digest": run.digest, "status": "done", "wall_seconds": seconds, "epochs": 10}
+    facts = {"digest": run.digest, "status": "done", "split": "val", "wall_seconds": seconds, "epochs": 10}
     facts["epoch_seconds"] = seconds / 10
     (run.folder / "run.json").write_text(json.dumps(facts))
 
@@ -183,21 +189,22 @@ def test_hours_are_told_from_finished_runs_and_seeds_are_cut(place, tmp_path):
     finish(plan, "attention", 7200)
     lines: list[str] = []
     assert estimate(plan, lines.append) == {"none": 3600, "attention": 7200, "longer": 7200} and not lines
-    # Two at a time: seed 0 lacks `longer` (1 h), every further seed takes 2.5 h.
-    assert seeds_that_fit(plan, 8.5, lines.append) == 4 and "about 8.5 h to go" in lines[-1]
-    assert seeds_that_fit(plan, 6.1, lines.append) == 3 and "all 4 seeds take about 8.5 h; running 3" in lines[-1]
-    with pytest.raises(UserError, match="one seed of 3 methods takes about 1 h, all 4 8.5 h"):
+    # Two at a time: seed 0 lacks `longer` (2 h). Seed 1: none until 1 h, attention behind it until 3 h, and `longer`,
+    # which waits for it, until 5 h; every further seed takes 3 h as well.
+    assert seeds_that_fit(plan, 11, lines.append) == 4 and "about 11 h to go" in lines[-1]
+    assert seeds_that_fit(plan, 8.1, lines.append) == 3 and "all 4 seeds take about 11 h; running 3" in lines[-1]
+    with pytest.raises(UserError, match="one seed of 3 methods takes about 2 h, all 4 11 h"):
         seeds_that_fit(plan, 0.5, lines.append)
 
 
 @pytest.mark.parametrize(
     ("fraction", "share", "minutes", "hours"),
-    [([], "0.5", "2.0", ("0.033", "0.067")), (["--fraction", "0.75"], "0.5", "1.5", ("0.025", "0.05"))],
+    [([], "0.5", "2.0", ("0.034", "0.067")), (["--fraction", "0.75"], "0.5", "1.5", ("0.025", "0.051"))],
 )
 def test_hours_from_a_probe(place, tmp_path, commands, monkeypatch, fraction, share, minutes, hours):
-    """Three epochs of 4 x 1 of the 8 images took 0.2 s each and 1 s in all: 0.4 s + 300 epochs x 2 x 0.2 s.
+    """Three epochs of 4 x 1 of the 8 images took 0.2 s each and 1 s in all, scoring 1 s: 1.4 s + 300 epochs x 2 x 0.2 s.
 
-    With a fraction of 0.75, 6 images: 0.4 s + 300 epochs x 1.5 x 0.2 s.
+    With a fraction of 0.75, 6 images: 1.4 s + 300 epochs x 1.5 x 0.2 s.
     """
     monkeypatch.setattr(runs, "timing", lambda path: {"train_seconds": 0.9, "epoch_seconds": 0.2})
     told: list[str] = []
@@ -206,7 +213,8 @@ def test_hours_from_a_probe(place, tmp_path, commands, monkeypatch, fraction, sh
     given += fraction
     with pytest.raises(UserError, match=f"one seed of 1 methods takes about {hours[0]} h, all 2 {hours[1]} h"):
         main(monkeypatch, given)
-    (probe,) = commands
+    probe, scoring = commands
+    assert scoring[0].endswith("val.py")
     assert probe[len(probe) - probe[::-1].index("--fraction")] == share  # the last one counts
     assert any(f"none: about {minutes} min a run" in line for line in told)
     assert not (tmp_path / "probe").exists()
@@ -233,11 +241,125 @@ def test_the_line_that_says_what_went_wrong(tmp_path):
     log = tmp_path / "log"
     log.write_text("Traceback\n  File\nRuntimeError: shapes\nerror: this is a bug in Tandem; please report it\n")
     assert runs.last_error(log, 70) == "RuntimeError: shapes"
+    for line in ("torch.OutOfMemoryError: CUDA out of memory.", "cv2.error: OpenCV(4.9) bad", "KeyError: 'a'"):
+        log.write_text(f"Traceback\n  File\n{line}\nerror: this is a bug in Tandem; please report it\n")
+        assert runs.last_error(log, 70) == line
+    log.write_text("something else\nerror: this is a bug in Tandem; please report it\n")
+    assert runs.last_error(log, 70) == "something else"
     log.write_text("start\nerror: lr0: expected a number\n")
     assert runs.last_error(log, 2) == "error: lr0: expected a number"
     assert runs.last_error(log, -9) == "ended by signal SIGKILL (out of memory?)"
     log.write_text("")
     assert runs.last_error(log, 3) == "ended with status 3"
+
+
+def test_a_run_whose_batch_was_halved_is_no_pair_of_the_others(place, tmp_path, monkeypatch):
+    """ultralytics goes on with a smaller batch when memory runs out in the first epoch, and says so in the log only."""
+    plan = planned(place, tmp_path, "none", seeds=1)
+    run = plan.run_of(plan.methods[0], 0)
+
+    def ends_well(self, command, log, environment):
+        log.write_text("WARNING: CUDA out of memory with batch=16. Reducing to batch=8 and retrying (1/3).\nfine\n")
+        weights = run.folder / "train/weights/last.pt"
+        weights.parent.mkdir(parents=True)
+        weights.touch()
+        return 0, 1.0, 10**9
+
+    monkeypatch.setattr(runs.Processes, "run", ends_well)
+    record = runs.train(run, plan.processes, {})
+    assert record["status"] == "failed" and record["error"].startswith("out of memory with batch 16: ")
+
+
+def test_another_split_is_scored_and_not_trained_again(place, tmp_path, commands, monkeypatch):
+    content = yaml.safe_load((place / "data.yaml").read_text())
+    (place / "parts.yaml").write_text(yaml.safe_dump(content | {"test": content["val"]}))
+    given = arguments(place, tmp_path, "none", "--seeds", "1", "--data", str(place / "parts.yaml"))
+    assert main(monkeypatch, given) == 0
+    monkeypatch.chdir(place)
+    for split, scored in (("test", 1), ("test", 0), ("val", 1)):
+        commands.clear()
+        assert main(monkeypatch, [*given, "--data", "parts.yaml", "--split", split]) == 0
+        assert [Path(c[0]).name for c in commands] == ["val.py"] * scored
+        (run,) = json.loads((tmp_path / "results.json").read_text())["runs"]
+        assert run["split"] == split
+
+
+def test_finished_trainings_are_not_overwritten(place, tmp_path, commands, monkeypatch):
+    given = arguments(place, tmp_path, "none", "--seeds", "1")
+    assert main(monkeypatch, given) == 0
+    commands.clear()
+    with pytest.raises(UserError, match="none-s0: has a training of none with other arguments.*another --out"):
+        main(monkeypatch, [*given, "--epochs", "1"])
+    assert not commands and (tmp_path / "runs/none-s0/train/weights/last.pt").is_file()
+
+
+def test_a_split_without_boxes_is_refused_before_the_first_run(place, tmp_path, commands, monkeypatch):
+    write_data(tmp_path)
+    for file in (tmp_path / "labels/val").glob("*.txt"):
+        file.write_text("")
+    given = arguments(place, tmp_path / "out", "none", "--seeds", "1", "--data", str(tmp_path / "data.yaml"))
+    with pytest.raises(UserError, match="expected labelled boxes in split 'val', got none"):
+        main(monkeypatch, given)
+    assert not commands
+
+
+SLEEP = [sys.executable, "-c", "import time; block = bytearray(60 << 20); time.sleep(60)"]
+
+
+def test_processes_end_with_the_comparison(tmp_path):
+    """Whatever is waiting for them: the probe of --hours does so in the main thread."""
+    processes, seen = runs.Processes(), []
+
+    def interrupt() -> None:
+        seen.extend(processes.live)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Timer(1.0, interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(SLEEP, tmp_path / "log", dict(os.environ))
+    assert [process.poll() for process in seen] == [-signal.SIGTERM]
+    with pytest.raises(KeyboardInterrupt):
+        processes.run(SLEEP, tmp_path / "log", dict(os.environ))  # stopped: nothing starts any more
+
+
+def test_peak_memory_is_that_of_the_process_itself(tmp_path):
+    """Not of this one, from which it was forked: torch alone is several times as large."""
+    command = [*SLEEP[:2], SLEEP[2].replace("60)", "1.5)")]
+    status, seconds, memory = runs.Processes().run(command, tmp_path / "log", dict(os.environ))
+    assert status == 0 and 1.5 < seconds
+    assert memory is None or 60e6 < memory < 120e6
+
+
+def test_a_folder_is_locked_while_one_of_its_processes_lives(tmp_path):
+    pytest.importorskip("fcntl")
+    with locked(tmp_path) as file:
+        with pytest.raises(UserError, match="another comparison.*is at work there"), locked(tmp_path):
+            pass
+        child = subprocess.Popen(SLEEP, pass_fds=(file,))
+    try:
+        with pytest.raises(UserError, match="or a training of one that was killed"), locked(tmp_path):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_closed_terminal_ends_it_but_not_under_nohup():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what nohup does
+        kd.end_as_ctrl_c()
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        kd.end_as_ctrl_c()
+        assert signal.getsignal(signal.SIGHUP) is signal.default_int_handler
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def test_labels_that_are_no_folder_names_never_meet():

@@ -284,6 +284,7 @@ def test_a_worker_that_does_not_answer_is_ended(tmp_path):
     [
         (["--models", "s-modle.yaml"], "s-modle.yaml.*did you mean 's-model.yaml'"),
         (["--models", "gone.pt"], "gone.pt: weights file not found"),
+        (["--models", "s.onnx"], "--models s.onnx: expected a model YAML or a .pt file"),
         (["--models", ","], "--models: expected at least one"),
         (["--runtimes", "torch,onx"], "--runtimes onx: .*did you mean 'onnx'"),
         (["--precisions", "fp8"], "--precisions fp8: expected some of fp32"),

@@ -70,7 +70,12 @@ def written(folder: Path, rows: list[dict], **more) -> str:
         ([ROWS[0] | {"missing": "x"}], {}, "either a cfg or what is missing"),
         ([ROWS[0] | {"published": {"mAP": 3}}], {}, "unknown score 'mAP'; did you mean 'mAP50'"),
         ([ROWS[0] | {"published": {"mAP50": "97,2"}}], {}, "expected mAP50 to be a number, got '97,2'"),
+        ([ROWS[0] | {"published": [1, 2]}], {}, "row a: expected 'published' to be scores"),
+        ([ROWS[0] | {"cfg": ["m.yaml"]}], {}, "row a: expected 'cfg' to be a text, got \\['m.yaml'\\]"),
         ([ROWS[0], ROWS[0]], {}, "expected names that differ"),
+        (ROWS, {"arguments": 5}, "expected 'arguments' to be a list"),
+        (ROWS, {"arguments": "--kd-share None"}, "expected 'arguments' to be a list"),
+        (ROWS, {"notes": "hello"}, "expected 'notes' to be a list"),
         (ROWS, {"against": "c"}, "'against' to be a row with a cfg, got 'c'"),
     ],
 )

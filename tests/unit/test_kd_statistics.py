@@ -12,10 +12,10 @@ from benchmarks.harness import average_precision as ap
 from benchmarks.harness.compare import compare
 from benchmarks.harness.plan import Method
 from benchmarks.harness.plot import plot
-from benchmarks.harness.report import write
+from benchmarks.harness.report import said, write
 from benchmarks.harness.runs import folder_name
 from benchmarks.harness.statistics import (
-    HELPS, HURTS, NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
+    HELPS, HURTS, MOST_SEEDS, NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
 )  # fmt: skip
 from cfg import UserError
 from engine.validation.box_files import load_boxes, save_boxes
@@ -155,7 +155,7 @@ def test_seeds_needed_have_the_power_they_promise():
     shown = {n: np.mean([paired_t(rng.normal(1, 1, n)).low > 0 for _ in range(2000)]) for n in (8, 10)}
     assert shown[8] < 0.77 < shown[10]
     assert seeds_needed([0.1, 0.1]) is None and seeds_needed([0.1]) is None  # no spread, one seed
-    assert seeds_needed([-1.0, 1.0001]) is None  # more than 1,000
+    assert seeds_needed([-1.0, 1.0001]) == MOST_SEEDS + 1
 
 
 def test_images_needed_grow_with_the_square_of_the_width():
@@ -224,12 +224,32 @@ def test_the_bootstrap_is_paired(finished):
     assert one["over_images"][1] - one["over_images"][0] < 0.8 * (unpaired.high - unpaired.low)
 
 
+def test_what_would_settle_it_is_what_is_not_settled(finished, monkeypatch):
+    """Two seeds that agree, and an interval over images that holds 0: more images are asked for, and no seeds."""
+    methods, records, out = finished
+    monkeypatch.setattr("benchmarks.harness.compare.percentile", lambda resampled: Interval(-0.5, 0.9))
+    row = compare(methods, records, out, CLASSES, "none", 20)["rows"][1]
+    one = row["difference"]["mAP50-95"]
+    assert one["verdict"] == NOT_SHOWN and one["over_seeds"][0] > 0
+    assert one["seeds_needed"] is None and one["images_needed"] > 60 and "seeds" not in said(row)
+    one["seeds_needed"] = MOST_SEEDS + 1
+    assert "would need more than 1,000 seeds and " in said(row)
+
+
+def test_the_warning_names_the_rows_that_have_few_seeds(finished):
+    methods, records, out = finished
+    del records["bad", 1]
+    notes = compare(methods, records, out, CLASSES, "none", 20)["notes"]
+    assert any(note.startswith("Only one seed (bad): ") for note in notes)
+    assert any(note.startswith("WARNING: two seeds (good). ") for note in notes)
+
+
 def test_one_seed_shows_nothing(finished):
     methods, records, out = finished
     first = {key: value for key, value in records.items() if key[1] == 0}
     result = compare(methods, first, out, CLASSES, "none", 100)
     assert result["rows"][1]["verdict"] == NOT_SHOWN and result["rows"][1]["difference"]["mAP50"]["over_seeds"] is None
-    assert any(note.startswith("One seed") for note in result["notes"])
+    assert any(note.startswith("Only one seed: ") for note in result["notes"])
 
 
 def test_a_score_that_the_evaluator_does_not_confirm_is_told(finished):
