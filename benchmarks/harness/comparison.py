@@ -17,8 +17,9 @@ from benchmarks.harness.compare import compare
 from benchmarks.harness.plan import Method, Question, check_arguments, examine, parse_methods
 from benchmarks.harness.plot import plot
 from benchmarks.harness.published import beside
-from benchmarks.harness.report import accuracy, commit, differences, machine, write
+from benchmarks.harness.report import accuracy, differences, write
 from benchmarks.harness.schedule import Records, Schedule, make_slots
+from benchmarks.machine import commit, machine
 from cfg import UserError
 from data import resolve, validate
 from engine.settings import known_names, read_command_line

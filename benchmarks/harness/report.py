@@ -4,42 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.published import beside
 from benchmarks.harness.statistics import MOST_SEEDS
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def commit() -> str:
-    """The code's commit, marked when files differ from it; `unknown` outside a repository."""
-    try:
-        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True, "timeout": 20}
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return head + ("+changes" if changed else "")
-
-
-def machine() -> str:
-    """Processor, cores and GPUs."""
-    import torch
-
-    from models.environment import available_cpus
-
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
-    except OSError:
-        pass
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return f"{name}, {available_cpus()} cores" + "".join(f", {gpu}" for gpu in gpus)
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:

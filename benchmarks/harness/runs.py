@@ -18,9 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing.memory import MIB, high_water
+from benchmarks.machine import MIB, ROOT, high_water
 
-ROOT = Path(__file__).resolve().parents[2]
 DONE, TRAINED, FAILED = "done", "trained", "failed"
 POLL_S = 0.5  # how often a process is asked for its memory: what it needed most it has long needed when it ends
 KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "precision", "recall", "F1")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.machine import MIB, high_water
 from models.environment import of_libc
 
-MIB = 2**20
 RESET = Path("/proc/self/clear_refs")
 
 
@@ -40,15 +40,6 @@ def peak(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         found["cuda_mb"] = torch.cuda.max_memory_allocated(device) / MIB
     return found
-
-
-def high_water(pid: int) -> float | None:
-    """The kernel's high-water mark of a process's resident memory in MiB; None when it has ended, or is not told."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        return next(float(line.split()[1]) * 1024 / MIB for line in status.splitlines() if line.startswith("VmHWM:"))
-    except (OSError, StopIteration):
-        return None
 
 
 def _used() -> float:

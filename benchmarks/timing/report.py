@@ -10,7 +10,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.report import commit, machine
+from benchmarks.machine import commit, machine
 from benchmarks.timing import tables
 
 LIBRARIES = ("torch", "ultralytics", "onnxruntime", "openvino", "tensorrt")
