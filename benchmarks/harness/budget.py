@@ -64,8 +64,7 @@ def probe(schedule: Schedule, method: Method) -> float:
     few = min(max(int(method.settings["batch"]), 1) * STEPS, used)
     folder = schedule.out / "probe"
     arguments = [*command(schedule.question, method, 0), "--epochs", "3", "--fraction", str(few / images)]
-    scoring = [*schedule.scoring, "--split", schedule.split]
-    run = Run(method.label, 0, folder, arguments, scoring, "probe", 3, method.script, schedule.split)
+    run = Run(method.label, 0, folder, arguments, schedule.scoring, "probe", 3, method.script, schedule.split)
     environment = os.environ | schedule.slots[0]
     try:
         record = train(run, schedule.processes, environment)

@@ -29,9 +29,9 @@ KEPT = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10", "AR100", "precision", "recal
 class Run:
     """One training and its scoring in `folder`.
 
-    `training` are the arguments of `script` (train.py's) without the folder, `scoring` val.py's without weights and
-    files, on the part `split` of the data; `digest` stands for all that the training depends on: a finished one with the
-    same is not repeated.
+    `training` are the arguments of `script` (train.py's) without the folder, `scoring` val.py's without weights, files and
+    `split`, the part of the data that is scored; `digest` stands for all that the training depends on: a finished one with
+    the same is not repeated.
     """
 
     label: str
@@ -202,15 +202,15 @@ def halved_batch(log: Path) -> str | None:
     found = re.search(r"with batch=(\d+)\. Reducing to batch=", log.read_text(encoding="utf-8", errors="replace"))
     if not found:
         return None
-    return f"out of memory with batch {found[1]}: the trainer went on with a smaller one, which compares with no other " \
-           "run; give all a smaller --batch"  # fmt: skip
+    went_on = "the trainer went on with a smaller one, which compares with no other run; give all a smaller --batch"
+    return f"out of memory with batch {found[1]}: {went_on}"
 
 
 def score(run: Run, processes: Processes, environment: dict[str, str]) -> dict[str, Any]:
     """Score the averaged weights of the last epoch: no epoch was chosen on what it is scored on."""
     report, boxes = run.folder / "val.json", run.folder / "boxes.npz"
     weights = run.folder / "train/weights/last.pt"
-    command = [sys.executable, str(ROOT / "val.py"), "--weights", str(weights), *run.scoring]
+    command = [sys.executable, str(ROOT / "val.py"), "--weights", str(weights), *run.scoring, "--split", run.split]
     command += ["--no-plots", "--json", str(report), "--detections", str(boxes), "--save-dir", str(run.folder / "val")]
     log = run.folder / "val.log"
     log.unlink(missing_ok=True)

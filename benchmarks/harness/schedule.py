@@ -54,8 +54,7 @@ class Schedule:
         training = command(self.question, method, seed, epochs if method.longer else None)
         digest = hashlib.sha256(f"{method.digest} {seed} {epochs}".encode()).hexdigest()
         folder = self.out / "runs" / folder_name(method.label, seed)
-        scoring = [*self.scoring, "--split", self.split]
-        return Run(method.label, seed, folder, training, scoring, digest, epochs, method.script, self.split)
+        return Run(method.label, seed, folder, training, self.scoring, digest, epochs, method.script, self.split)
 
     def longer_epochs(self, method: Method) -> int:
         """Epochs that take a plain run as long as its reference took, by the first seed that has both.
