@@ -39,15 +39,17 @@ def main() -> int:
     from engine.settings import known_names, read_command_line
 
     given = read_command_line(tokens, known_names())
-    from engine.training.launch import info, train
+    from engine.dataset import LEFT_OUT
+    from engine.training.launch import info, is_one_of_several, train
 
     if given.pop("info", False):
         print(info(given))
         return 0
     folder = train(given, tokens)
-    if folder:  # with several processes, the first one says it
-        print(f"results in {folder}")
-    return 0
+    if not folder:  # of several processes, the first one says it
+        return 0
+    print(f"results in {folder}")
+    return 1 if (folder / LEFT_OUT).exists() and not is_one_of_several() else 0
 
 
 if __name__ == "__main__":

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections import defaultdict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,10 @@ import numpy as np
 
 from cfg import UserError, guard
 from data.dataset import WHAT, missing_text, part_paths, resolve
-from data.images import ImageFacts, inspect_image
-from data.labels import LABEL_ERRORS, Labels, read_labels
-from data.layout import PARTS, label_path, list_images, rows_to_xyxy
+from data.files import list_images
+from data.labels import LABEL_ERRORS
+from data.layout import PARTS, label_path, rows_to_xyxy
+from data.reader import Sample, read_samples
 
 SHOWN = 20  # findings of one kind that are printed; --verbose prints all
 
@@ -68,16 +67,6 @@ class Report:
         self.findings.append(Finding("warning", code, str(file), line, text))
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One image of a part with what was read of it; `facts` is the reason as text where the image is unusable."""
-
-    part: str
-    image: Path
-    facts: ImageFacts | str
-    labels: Labels | None
-
-
 def check_data(path: str | Path, min_size: float = 2.0) -> Report:
     """Read every image and label of a data set and report what is wrong.
 
@@ -90,17 +79,17 @@ def check_data(path: str | Path, min_size: float = 2.0) -> Report:
     """
     content = resolve(path, require=())
     names, report = content["names"], Report(str(path))
-    samples: list[Sample] = []
+    parts: dict[str, list[Sample]] = {}
     for part in PARTS:
         images = _images(path, content, part, report)
         if images is not None:
-            found = _read(part, images, len(names))
-            _count(report, part, found, names)
-            samples += found
+            parts[part] = list(read_samples(images, len(names), remember=False))
+            _count(report, part, parts[part], names)
+    samples = [sample for found in parts.values() for sample in found]
     for sample in samples:
         _check_image(report, sample)
         _check_labels(report, sample, min_size)
-    _check_copies(report, samples)
+    _check_copies(report, parts)
     _check_stems(report, samples)
     _check_orphans(report, content, samples)
     _check_classes(report, names)
@@ -125,19 +114,6 @@ def _images(path: str | Path, content: dict[str, Any], part: str, report: Report
     return images
 
 
-def _read(part: str, images: list[Path], nc: int) -> list[Sample]:
-    def one(image: Path) -> Sample:
-        label = label_path(image)
-        try:
-            facts: ImageFacts | str = inspect_image(image)
-        except ValueError as error:
-            facts = str(error)
-        return Sample(part, image, facts, read_labels(label, nc) if label.exists() else None)
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # decoding releases the interpreter lock
-        return list(pool.map(one, images))
-
-
 def _count(report: Report, part: str, samples: list[Sample], names: dict[int, str]) -> None:
     counts = np.zeros(len(names), dtype=int)
     for sample in samples:
@@ -151,9 +127,11 @@ def _count(report: Report, part: str, samples: list[Sample], names: dict[int, st
 
 
 def _check_image(report: Report, sample: Sample) -> None:
-    if isinstance(sample.facts, str):
-        code = "missing-image" if "missing" in sample.facts else "corrupt-image"
-        report.error(code, sample.image, f"{sample.facts}; restore or remove it")
+    if sample.facts is None:
+        code = "missing-image" if "missing" in sample.reason else "corrupt-image"
+        report.error(code, sample.image, f"{sample.reason}; restore or remove it")
+    elif sample.facts.note:
+        report.warn("several-pictures", sample.image, f"{sample.facts.note}; divide it where the others matter")
 
 
 def _check_labels(report: Report, sample: Sample, min_size: float) -> None:
@@ -163,7 +141,7 @@ def _check_labels(report: Report, sample: Sample, min_size: float) -> None:
     for problem in sample.labels.problems:
         note = report.error if problem.code in LABEL_ERRORS else report.warn
         note(problem.code, file, problem.text, problem.line)
-    if isinstance(sample.facts, str) or not len(rows):
+    if sample.facts is None or not len(rows):
         return
     width, height = sample.facts.width, sample.facts.height
     boxes = rows_to_xyxy(rows, width, height)
@@ -176,18 +154,19 @@ def _check_labels(report: Report, sample: Sample, min_size: float) -> None:
                     "check whether it is a slip", lines[i])
 
 
-def _check_copies(report: Report, samples: list[Sample]) -> None:
-    by_digest: dict[bytes, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        if isinstance(sample.facts, ImageFacts):
-            by_digest[sample.facts.digest].append(sample)
-    for first, *others in by_digest.values():
-        for other in others:
-            same = f"pixels identical to {first.image}"
-            if other.part == first.part:
-                report.warn("same-image", other.image, f"{same}, both in {first.part}; remove one")
+def _check_copies(report: Report, parts: dict[str, list[Sample]]) -> None:
+    by_digest: dict[bytes, list[tuple[str, Path]]] = defaultdict(list)
+    for part, samples in parts.items():
+        for sample in samples:
+            if sample.facts:
+                by_digest[sample.facts.digest].append((part, sample.image))
+    for (part, image), *others in by_digest.values():
+        for other_part, other in others:
+            same = f"pixels identical to {image}"
+            if other_part == part:
+                report.warn("same-image", other, f"{same}, both in {part}; remove one")
             else:
-                report.error("leaked-image", other.image, f"{same}: {other.part} and {first.part} share an image; "
+                report.error("leaked-image", other, f"{same}: {other_part} and {part} share an image; "
                              "remove one, or divide again with data.split")
 
 

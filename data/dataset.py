@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, find, nearest, read_yaml
+from data.files import list_images
 from data.images import image_size
 from data.labels import LABEL_ERRORS, read_labels
-from data.layout import PARTS, label_path, list_images
+from data.layout import PARTS, label_path
 
+VALIDATION = ("validation", "valid")  # what other tools call the part `val`
 WHAT = {"train": "training images", "val": "validation images", "test": "test images"}
 
 
@@ -55,6 +57,9 @@ def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> di
     content["nc"] = len(content["names"])
     root = _root(file, content.get("path"))
     content["path"] = str(root)
+    for other in VALIDATION:
+        if content.get(other) and not content.get("val"):
+            content["val"] = content.pop(other)
     for part in PARTS:
         if content.get(part):
             content[part] = _absolute(file, part, content[part], root)
@@ -132,8 +137,16 @@ def _absolute(file: Path, part: str, value: Any, root: Path) -> str | list[str]:
     entries = value if isinstance(value, list) else [value]
     if not all(isinstance(entry, str) for entry in entries):
         raise UserError(f"{file}: expected '{part}' to be a folder, a list file or a list of them, got {value!r}")
-    paths = [os.path.normpath(root / entry) for entry in entries]
+    paths = [_placed(root, entry) for entry in entries]
     return paths if isinstance(value, list) else paths[0]
+
+
+def _placed(root: Path, entry: str) -> str:
+    """An entry as an absolute path. Downloads of Roboflow say `../train/images` for a folder beside the YAML."""
+    entry = entry.strip()
+    path = os.path.normpath(root / entry)
+    beside = os.path.normpath(root / entry.removeprefix("../"))
+    return beside if not os.path.exists(path) and os.path.exists(beside) else path
 
 
 def validate(data: str | Path) -> DataSummary:

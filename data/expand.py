@@ -20,8 +20,8 @@ from cfg import UserError, guard
 from data.dataset import part_paths, resolve, validate
 from data.images import read_pixels
 from data.labels import read_labels
-from data.layout import (PARTS, DatasetWriter, keep_apart, label_path, list_images, rows_to_xyxy, staging, unique_stems,
-                         xyxy_to_rows)
+from data.files import list_images
+from data.layout import PARTS, DatasetWriter, keep_apart, label_path, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 
 FILL = 114  # grey of the uncovered border, the same that letterboxing uses
 GAIN = (1.1, 1.4)  # range of the brightness factor

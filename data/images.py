@@ -1,4 +1,4 @@
-"""Read, measure and write image files; a file that cannot be used gives `ValueError` with the reason."""
+"""Read, measure and write image files; a file that cannot be used gives `Unreadable` with the reason."""
 
 from __future__ import annotations
 
@@ -11,74 +11,77 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data.decode import Unreadable, decode, pages
+
 ORIENTATION = 274  # EXIF tag
+UPRIGHT = frozenset({None, 0, 1})
 TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height
+TOLD_BY_HEADER = frozenset({"JPEG", "MPO"})  # of which every version of OpenCV minds the orientation
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels (H, W, 3), uint8, BGR, upright; `note` says what of the file is not in them, empty where nothing is left out."""
+
+    pixels: np.ndarray
+    note: str = ""
 
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Size in pixels as the training code sees it (EXIF turned), and a digest of the pixels alone."""
+    """Size in pixels as every command sees it (upright), a digest of the pixels alone, and the `Picture`'s note."""
 
     width: int
     height: int
     digest: bytes
+    note: str = ""
 
 
-def _turned_size(image: Image.Image) -> tuple[int, int]:
-    width, height = image.size
-    return (height, width) if image.getexif().get(ORIENTATION) in TURNED else (width, height)
+def read_image(path: Path) -> Picture:
+    """Read an image file as all commands do (`data.decode.decode`).
 
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Return (width, height) from the file's header, without decoding it. Raises `ValueError` with the reason."""
+    Raises:
+        Unreadable: it is missing, cannot be read, or holds no image that can be used.
+    """
     try:
-        with Image.open(path) as image:
-            return _turned_size(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(_reason(path, error)) from None
-
-
-def inspect_image(path: Path) -> ImageFacts:
-    """Decode an image completely. Raises `ValueError` with the reason (missing, empty, truncated, not an image)."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = _turned_size(image)
-                # Grey, palette and RGB files of the same picture shall give the same digest.
-                if image.format == "JPEG" and not _has_end(path):  # the decoder forgives it, but something is lost
-                    raise ValueError("truncated: a JPEG without its end marker")
-                pixels = image.convert("RGB") if image.mode in {"1", "L", "P", "RGB"} else image.copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(_reason(path, error)) from None
-    return ImageFacts(width, height, hashlib.blake2b(pixels.tobytes(), digest_size=16,
-                                                     key=f"{pixels.size}".encode()).digest())
-
-
-def _has_end(path: Path) -> bool:
-    """Tell whether a JPEG's end marker is among the last bytes; some cameras write a few more behind it."""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 1024, 0))
-        return b"\xff\xd9" in file.read()
-
-
-def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "file is missing"
-    if path.stat().st_size == 0:
-        return "file is empty"
-    return f"not a readable image ({' '.join(str(error).split())})".replace(f" '{path}'", "").replace(f" {path}", "")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise Unreadable("file is missing") from None
+    except OSError as error:
+        raise Unreadable((error.strerror or str(error)).lower()) from None
+    pixels = decode(data)
+    count = pages(data)
+    return Picture(pixels, f"holds {count} pictures, of which only the first is used" if count > 1 else "")
 
 
 def read_pixels(path: Path) -> np.ndarray:
-    """Return the pixels (H, W, 3), uint8, BGR, EXIF turned. Raises `ValueError` when the file cannot be decoded."""
+    """Return the pixels (H, W, 3), uint8, BGR, upright. Raises as `read_image`."""
+    return read_image(path).pixels
+
+
+def inspect_image(path: Path) -> ImageFacts:
+    """Decode an image completely and measure it. Raises as `read_image`."""
+    picture = read_image(path)
+    height, width = picture.pixels.shape[:2]
+    digest = hashlib.blake2b(picture.pixels, digest_size=16, key=f"{width} {height}".encode()).digest()
+    return ImageFacts(width, height, digest, picture.note)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels, from the file's header where that is certain. Raises as `read_image`."""
     try:
-        pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
-        pixels = None
-    if pixels is None:
-        raise ValueError("not a readable image")
-    return pixels
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                orientation = image.getexif().get(ORIENTATION)
+                if orientation in UPRIGHT:
+                    return image.size
+                if image.format in TOLD_BY_HEADER:
+                    return image.size[::-1] if orientation in TURNED else image.size
+    except Exception:  # whatever a damaged header does: the decoder tells the reason
+        pass
+    height, width = read_pixels(path).shape[:2]
+    return width, height
 
 
 def write_pixels(path: Path, pixels: np.ndarray) -> None:

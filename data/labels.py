@@ -23,15 +23,23 @@ class Problem:
 
 @dataclass
 class Labels:
-    """Content of a label file: usable rows (n, 5) `class x y w h` as fractions, their line numbers, the problems."""
+    """Content of a label file.
+
+    Attributes:
+        rows: usable boxes (n, 5), each once: class, centre x, centre y, width, height, as fractions of the image.
+        lines: their line numbers.
+        problems: what is wrong.
+        polygons: for each row its corners (k, 2) as fractions, None for a row that is a plain box.
+    """
 
     rows: np.ndarray
     lines: list[int] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    polygons: list[np.ndarray | None] = field(default_factory=list)
 
 
 def read_labels(path: Path, nc: int | None = None) -> Labels:
-    """Read a label file; rows with an error are left out and reported in `problems`, duplicates are reported but kept.
+    """Read a label file; rows with an error, and repetitions, are left out and reported in `problems`.
 
     A polygon (class and three or more points, as in segmentation labels) counts as its bounding box.
 
@@ -44,7 +52,7 @@ def read_labels(path: Path, nc: int | None = None) -> Labels:
     except (OSError, UnicodeDecodeError) as error:
         reason = f"expected a text file, got one that cannot be read ({type(error).__name__})"
         return Labels(np.zeros((0, 5)), problems=[Problem(0, "unreadable", reason)])
-    rows, lines, problems, seen = [], [], [], {}
+    rows, lines, problems, polygons, seen = [], [], [], [], {}
     for number, line in enumerate(text.splitlines(), 1):
         tokens = line.split()
         if not tokens:
@@ -54,10 +62,12 @@ def read_labels(path: Path, nc: int | None = None) -> Labels:
             problems.append(Problem(number, *row))
             continue
         if (first := seen.setdefault(tuple(row), number)) != number:
-            problems.append(Problem(number, "duplicate-box", f"the same box as line {first}; delete one"))
+            problems.append(Problem(number, "duplicate-box", f"the same box as line {first}, which counts once; delete one"))
+            continue
         rows.append(row)
         lines.append(number)
-    return Labels(np.array(rows, dtype=np.float64).reshape(-1, 5), lines, problems)
+        polygons.append(np.array(tokens[1:], dtype=np.float64).reshape(-1, 2) if len(tokens) > 5 else None)
+    return Labels(np.array(rows, dtype=np.float64).reshape(-1, 5), lines, problems, polygons)
 
 
 def _parse(tokens: list[str], nc: int | None) -> list[float] | tuple[str, str]:

@@ -1,4 +1,4 @@
-"""The YOLO layout on disk: which label file belongs to which image, reading lists of images, writing a new data set."""
+"""The YOLO layout on disk: which label file belongs to which image, and writing a new data set."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ import yaml
 from cfg import UserError
 from data.images import write_pixels
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 PARTS = ("train", "val", "test")
-
-
-def is_image(path: Path) -> bool:
-    """Tell by its suffix whether a path names an image that this project reads."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
 
 
 def label_path(image: Path) -> Path:
@@ -31,33 +25,6 @@ def label_path(image: Path) -> Path:
             parts[i] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
-
-
-def find_images(folder: Path) -> list[Path]:
-    """Return all images below a folder, sorted, symbolic links to folders included, hidden folders left out."""
-    found = []
-    for root, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [Path(root, f) for f in files if is_image(Path(f)) and not f.startswith(".")]
-    return sorted(found)
-
-
-def list_images(entry: Path) -> list[Path]:
-    """Return the images that one entry of a data YAML stands for: a folder, or a text file with one path per line.
-
-    Lines that start with `./` are relative to the text file, as ultralytics reads them; the files need not exist.
-
-    Raises:
-        UserError: the entry is a file that is not readable text.
-    """
-    if entry.is_dir():
-        return find_images(entry)
-    try:
-        lines = entry.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{entry}: expected a folder or a text file of image paths ({error}); correct it") from None
-    lines = [line.strip() for line in lines if line.strip()]
-    return [entry.parent / line[2:] if line.startswith("./") else Path(line) for line in lines]
 
 
 def unique_stems(keys: Sequence[str]) -> list[str]:

@@ -16,7 +16,8 @@ import cv2
 import numpy as np
 
 from cfg import UserError, guard
-from data.layout import DatasetWriter, find_images, staging, xyxy_to_rows
+from data.files import find_images
+from data.layout import DatasetWriter, staging, xyxy_to_rows
 from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
 
 VERSION = 1  # raise it when the pictures change: samples made by another version are made anew

@@ -16,9 +16,10 @@ import numpy as np
 
 from cfg import UserError, guard
 from data.dataset import resolve
+from data.files import find_images
 from data.images import inspect_image
 from data.labels import LABEL_ERRORS, read_labels
-from data.layout import PARTS, DatasetWriter, find_images, keep_apart, label_path, staging, unique_stems
+from data.layout import PARTS, DatasetWriter, keep_apart, label_path, staging, unique_stems
 
 # Stem up to the first suffix that an augmentation tool appended: ours (`__flip`), Roboflow's, the usual `_aug3`.
 COPY_PATTERN = r"(.+?)(?:__.*|\.rf\..*|[_-]aug.*)?$"

@@ -5,24 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 import torch
-from PIL import Image
 from torch import nn
-from ultralytics.data import utils as host_data
-from ultralytics.data.base import BaseDataset
 from ultralytics.engine import trainer as host_trainer
 from ultralytics.engine import validator as host_validator
 from ultralytics.utils import torch_utils as host_torch
 
 from engine.backend import Backend
 from models.environment import available_cpus
-
-_host_check_image = host_data.check_image
-_host_set_rectangle = BaseDataset.set_rectangle
 
 
 def use_all_cores() -> None:
@@ -45,43 +38,6 @@ def has_fast_bfloat16() -> bool:
     """
     probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
-
-
-def leave_images_alone() -> None:
-    """Keep ultralytics from overwriting the user's images: it replaces a JPEG without an end marker by a repaired one.
-
-    Such a file is now used as it is when it can be decoded, and left out, with its name, when it ends early.
-    """
-    if host_data.check_image is not _check_image:
-        host_data.check_image, host_data._replace_image = _check_image, _decode
-
-
-def _check_image(im_file: str) -> tuple[str, tuple[int, int]]:
-    note, shape_hw = _host_check_image(im_file)
-    return f"{im_file}: JPEG without an end marker, used as it is" if note else "", shape_hw
-
-
-def _decode(im_file: str | Path, write: Any) -> None:
-    """Raise `OSError` when the image ends early; write nothing."""
-    with Image.open(im_file) as image:
-        image.load()
-
-
-def leave_no_border(ours: bool = True) -> None:
-    """Validate on the smallest rectangle around each image, in multiples of the stride: what detect.py and exported models see.
-
-    ultralytics leaves half a stride of grey around it on each side. At 640 pixels that is little; 128 pixels become 160, and a
-    detector with coarse levels, which has never seen such an edge, loses up to 7 points of mAP50-95 (benchmarks/neu-det.md).
-
-    Args:
-        ours: False for ultralytics' way.
-    """
-    BaseDataset.set_rectangle = _set_rectangle if ours else _host_set_rectangle
-
-
-def _set_rectangle(dataset: BaseDataset) -> None:
-    dataset.pad = 0.0
-    _host_set_rectangle(dataset)
 
 
 def without_decay(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:

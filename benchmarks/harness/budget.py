@@ -81,7 +81,7 @@ def training_images(settings: dict) -> tuple[int, int]:
     """Number of images in the training part, and how many of them a run uses (``--fraction``)."""
     from data import resolve
     from data.dataset import part_paths
-    from data.layout import list_images
+    from data.files import list_images
 
     content = resolve(settings["data"], require=("train",))
     images = sum(len(list_images(Path(part))) for part in part_paths(content, "train"))

@@ -11,7 +11,8 @@ from typing import Any
 from cfg import UserError, find, read_yaml
 from cfg.find import ROOT
 from data.dataset import PARTS, part_paths, resolve
-from data.layout import label_path, list_images
+from data.files import list_images
+from data.layout import label_path
 
 PLAIN = "none"
 TRAIN, RIVAL_SCRIPT = "train.py", "benchmarks/harness/rival.py"

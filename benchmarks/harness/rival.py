@@ -67,7 +67,8 @@ def train(settings: dict[str, Any]) -> Path:
     import yaml
     from data import resolve
     from engine.checkpoint import install
-    from engine.host import leave_images_alone, no_amp_probe, use_all_cores
+    from engine.dataset import use_own_data
+    from engine.host import no_amp_probe, use_all_cores
     from engine.training.launch import check_data, run_folder
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.models.yolo.detect import DetectionTrainer
@@ -82,7 +83,7 @@ def train(settings: dict[str, Any]) -> Path:
     overrides |= {"project": str(folder.parent), "name": folder.name}
     overrides |= {"pretrained": settings["weights"]} if settings["weights"] else {}
     install()
-    leave_images_alone()
+    use_own_data()
     use_all_cores()
     with no_amp_probe():
         trainer = DetectionTrainer(overrides=overrides)

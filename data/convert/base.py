@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cfg import UserError, nearest
-from data.layout import find_images
+from data.files import find_images
 
 
 @dataclass

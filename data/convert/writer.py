@@ -11,7 +11,8 @@ import numpy as np
 from cfg import UserError, nearest
 from data.convert.base import Log, Record
 from data.images import image_size
-from data.layout import DatasetWriter, is_image, staging, unique_stems, xyxy_to_rows
+from data.files import is_image
+from data.layout import DatasetWriter, staging, unique_stems, xyxy_to_rows
 
 WHOLE = "all"  # the part that holds everything when no split is given
 

@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
-from ultralytics.data.utils import IMG_FORMATS, VID_FORMATS
+from ultralytics.data.utils import VID_FORMATS
 
 from cfg.errors import UserError
+from data.files import IMAGE_SUFFIXES, place_listed, read_list, walk
 
-IMAGE_SUFFIXES = frozenset(f".{name.lower()}" for name in IMG_FORMATS)
 VIDEO_SUFFIXES = frozenset(f".{name.lower()}" for name in VID_FORMATS)
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
@@ -50,7 +50,7 @@ class FileList:
     def _list(self, source: str) -> Iterator[Path]:
         path = Path(source)
         if path.is_dir():
-            return _walk(path, self.exclude)
+            return walk(_absolute(path), MEDIA_SUFFIXES, self.exclude)
         if path.is_file():
             return _read_list(path) if path.suffix.lower() == ".txt" else _one(source)
         if glob.has_magic(source):
@@ -66,35 +66,19 @@ def _one(source: str) -> Iterator[Path]:
     return iter([_absolute(source)])
 
 
-def _walk(folder: Path, exclude: Path | None) -> Iterator[Path]:
-    """Yield the media files below a folder in alphabetical order, one folder's names in memory at a time."""
-    for here, folders, names in os.walk(_absolute(folder)):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(here) / f).resolve() != exclude)
-        for name in sorted(names):
-            if not name.startswith(".") and Path(name).suffix.lower() in MEDIA_SUFFIXES:
-                yield Path(here) / name
-
-
 def _match(pattern: str) -> Iterator[Path]:
     found = sorted(glob.glob(pattern, recursive=True))
     return (_absolute(name) for name in found if Path(name).suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(name))
 
 
 def _read_list(path: Path) -> Iterator[Path]:
-    """Yield the files that a list names, relative to the working folder or else to the list; missing ones too."""
-    try:
-        with path.open(encoding="utf-8-sig") as lines:
-            for line in lines:
-                entry = line.strip()
-                if not entry or entry.startswith("#"):
-                    continue
-                nearby = str(path.parent / entry)
-                if glob.has_magic(entry) and not os.path.exists(entry) and not os.path.exists(nearby):
-                    yield from _match(entry if glob.glob(entry, recursive=True) else nearby)
-                else:
-                    yield _absolute(entry if os.path.exists(entry) else nearby)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--source {path}: expected a text file with one path per line ({error})") from None
+    """Yield the files that a list names (`data.files.place_listed`), missing ones too; a line may be a glob."""
+    for line in read_list(path):
+        file = place_listed(line, path.parent)
+        if glob.has_magic(line) and not file.exists():
+            yield from _match(line if glob.glob(line, recursive=True) else str(path.parent / line))
+        else:
+            yield _absolute(file)
 
 
 def _root(source: str, files: Iterator[Path]) -> Path | None:

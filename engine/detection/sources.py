@@ -14,29 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from time import perf_counter
 
-import cv2
 import numpy as np
-from PIL import Image
 from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
 from ultralytics.utils import ops
-from ultralytics.utils.patches import PIL_FALLBACK_SUFFIXES, imread
 
 from cfg.errors import UserError
-from engine.detection.listing import IMAGE_SUFFIXES, VIDEO_SUFFIXES, FileList
+from data.files import IMAGE_SUFFIXES
+from data.images import Unreadable, read_image
+from engine.detection.listing import VIDEO_SUFFIXES, FileList
 from engine.detection.pipeline import HELD_BYTES, THREADS, read_ahead
 
 STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
-END_MARKERS = {b"\xff\xd8": b"\xff\xd9", b"\x89P": b"IEND"}  # first bytes of JPEG and PNG -> what closes the file
-TAIL_BYTES = 4096
-LAZY_SUFFIXES = frozenset(PIL_FALLBACK_SUFFIXES)  # Pillow registers these formats at first use, which threads disturb
 
 Batch = tuple[list[str], list[np.ndarray], list["Item"]]
 Skip = Callable[[Path, str], None]
 Prepare = Callable[[np.ndarray], np.ndarray]
-
-
-class Unreadable(Exception):
-    """An image or video that cannot be decoded; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -71,45 +63,15 @@ def is_stream(source: str) -> bool:
     return (source.isdigit() and not Path(source).exists()) or source.lower().startswith(STREAM_SCHEMES)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as training reads it: (H, W, 3) BGR, uint8, turned upright by its EXIF tag.
-
-    Grey is repeated into three channels, an alpha channel is dropped, 16 bits keep their high byte.
-
-    Raises:
-        Unreadable: missing, empty, truncated or not an image.
-    """
-    try:
-        if path.stat().st_size == 0:
-            raise Unreadable("empty file")
-        if not _is_closed(path):
-            with Image.open(path) as image:  # decodes strictly, where OpenCV fills what is missing with grey
-                image.load()
-        image_bgr = imread(path, cv2.IMREAD_COLOR)
-    except OSError as error:
-        raise Unreadable(error.strerror.lower() if error.strerror else str(error)) from None
-    except (cv2.error, Image.DecompressionBombError, SyntaxError, ValueError) as error:
-        raise Unreadable(" ".join(str(error).split())) from None
-    if image_bgr is None:
-        raise Unreadable("not an image, or its data are corrupt")
-    return np.repeat(image_bgr, 3, axis=2) if image_bgr.shape[2] == 1 else image_bgr
-
-
-def _is_closed(path: Path) -> bool:
-    """True when the file ends as its format demands, or the format has no end marker we know."""
-    with path.open("rb") as file:
-        marker = END_MARKERS.get(file.read(2))
-        file.seek(max(0, path.stat().st_size - TAIL_BYTES))
-        return marker is None or marker in file.read()
-
-
 @dataclass(frozen=True)
 class Picture:
-    """An image as a reading thread hands it on: (H, W, 3) BGR uint8, the same prepared for the network, the seconds."""
+    """An image as a reading thread hands it on: (H, W, 3) BGR uint8, the same prepared for the network, the seconds, and
+    what of the file is not looked at."""
 
     image_bgr: np.ndarray
     prepared: np.ndarray
     seconds: float
+    note: str = ""
 
     @property
     def nbytes(self) -> int:
@@ -164,22 +126,23 @@ class MediaSource:
         for number, ((path, relative), loading) in enumerate(read, start=1):
             try:
                 picture = loading.result()
-                if picture is None and _is_video(path):
+                if picture is None:
                     yield from self._frames(path, relative, number)
-                else:
-                    yield self._image(path, relative, number, picture or self._read(path))
+                    continue
+                yield self._image(path, relative, number, picture)
+                if picture.note:
+                    self.skip(path, picture.note)
             except Unreadable as error:
                 self.skip(path, str(error))
 
     def _load(self, listed: tuple[Path, PurePath]) -> Picture | None:
-        """Read an image in a thread; None for what only the caller's thread can read. Raises `Unreadable`."""
+        """Read an image in a thread; None for a video, which only the caller's thread can read. Raises `Unreadable`."""
         path, _ = listed
-        return None if _is_video(path) or path.suffix.lower() in LAZY_SUFFIXES else self._read(path)
-
-    def _read(self, path: Path) -> Picture:
+        if _is_video(path):
+            return None
         began = perf_counter()
-        image_bgr = read_image(path)
-        return Picture(image_bgr, self.prepare(image_bgr), perf_counter() - began)
+        read = read_image(path)
+        return Picture(read.pixels, self.prepare(read.pixels), perf_counter() - began, read.note)
 
     def _image(self, path: Path, relative: PurePath, number: int, picture: Picture) -> tuple[Item, np.ndarray]:
         label = f"image {number}/{self.files.total}"

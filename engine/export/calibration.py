@@ -11,31 +11,40 @@ from ultralytics.data.augment import LetterBox
 
 from cfg.errors import UserError
 from data.dataset import part_paths
-from data.layout import list_images
-from engine.detection.sources import Unreadable, read_image
+from data.files import list_images
+from data.images import read_pixels
+from data.reader import read_samples
+from engine.dataset import tell_left_out
 
 
 def calibration_files(content: dict[str, Any], data: str, wanted: int) -> list[Path]:
     """Return up to `wanted` training images of a resolved data YAML, evenly spaced, so that sorted classes all occur.
 
+    Of these, images that training would leave out are named and left out.
+
     Raises:
-        UserError: the training part holds no image.
+        UserError: the training part holds no image that can be used.
     """
     files = [file for part in part_paths(content, "train") for file in list_images(part)]
-    if not files:
-        place = part_paths(content, "train")[0]
-        raise UserError(f"--data {data}: expected training images to calibrate on in {place}, got none; put them there")
-    if len(files) < wanted:
-        print(f"--calibration-images {wanted}: the training part has {len(files)}, which are used")
     number = min(wanted, len(files))
-    return [files[index * len(files) // number] for index in range(number)]
+    chosen = [files[index * len(files) // number] for index in range(number)]
+    samples = list(read_samples(chosen, content.get("nc")))
+    used = [sample.image for sample in samples if not sample.reason]
+    tell_left_out([sample for sample in samples if sample.reason])
+    if not used:
+        place = part_paths(content, "train")[0]
+        raise UserError(f"--data {data}: expected training images to calibrate on in {place}, got none that can be used; "
+                        f"see `python -m data.check --data {data}`")  # fmt: skip
+    if len(used) < wanted:
+        print(f"--calibration-images {wanted}: the training part has {len(used)} that can be used, which are")
+    return used
 
 
 class Calibration:
     """The inputs of calibration, read anew at each pass: arrays (batch, 3, H, W), float32, RGB from 0 to 1.
 
     Args:
-        files: images; what cannot be read is left out.
+        files: images that can be read.
         size: (height, width) of the input.
         batch: images at once; the last batch is filled up from its beginning.
         padding: None pads to `size`, as detect.py does for a model of fixed size; a stride pads to a multiple of it
@@ -47,24 +56,16 @@ class Calibration:
         self.letterbox = LetterBox(tuple(size), auto=padding is not None, stride=padding or 32)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the inputs. Raises `UserError` when no image can be read."""
+        """Yield the inputs."""
         waiting: list[np.ndarray] = []
-        found = False
         for file in self.files:
-            try:
-                image = self.letterbox(image=read_image(file))
-            except Unreadable:
-                continue
-            found = True
+            image = self.letterbox(image=read_pixels(file))
             waiting.append(image[..., ::-1].transpose(2, 0, 1))
             if len(waiting) == self.batch:
                 yield _stack(waiting)
                 waiting = []
         if waiting:
             yield _stack([waiting[index % len(waiting)] for index in range(self.batch)])
-        if not found:
-            raise UserError(f"{self.files[0]}: expected an image to calibrate on, but none of {len(self.files)} can be "
-                            "read; see `python -m data.check`")  # fmt: skip
 
 
 def _stack(images: list[np.ndarray]) -> np.ndarray:

@@ -20,8 +20,8 @@ from ultralytics.utils.metrics import box_iou
 from ultralytics.utils.nms import non_max_suppression
 
 from cfg.errors import UserError
-from engine.detection.listing import IMAGE_SUFFIXES
-from engine.detection.sources import Unreadable, read_image
+from data.files import find_images
+from data.images import Unreadable, read_pixels
 
 MOST_IMAGES = 4
 VISIBLE_SCORE = 1e-3  # anchors above it are also reported by themselves: they can become detections
@@ -92,10 +92,10 @@ def check_images(folder: str | None) -> list[np.ndarray]:
     if not root.is_dir():
         raise UserError(f"--check-images {folder}: expected a folder with images, but nothing is there; check the path")
     images: list[np.ndarray] = []
-    for path in sorted(root.rglob("*")):
-        if path.suffix.lower() in IMAGE_SUFFIXES and len(images) < MOST_IMAGES:
+    for path in find_images(root):
+        if len(images) < MOST_IMAGES:
             try:
-                images.append(read_image(path))
+                images.append(read_pixels(path))
             except Unreadable:
                 continue
     if len(images) < 2:

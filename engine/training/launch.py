@@ -33,7 +33,8 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
-    """Train as the arguments say; return the run folder, or None where another process does so.
+    """Train as the arguments say; return the run folder, or None where another process does so. Images that were left out
+    are named there, in `engine.dataset.LEFT_OUT`.
 
     Args:
         given: arguments by name, as on the command line (`engine.settings`).
@@ -51,8 +52,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
         settings = complete(given)
     check_devices(settings)
     if needs_processes(settings):
-        start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
-        return None
+        return start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
     names = check_data(settings)
     join_processes(settings)
     init_seeds(settings.get("seed") or 0)
@@ -216,21 +216,28 @@ def check_shared(settings: dict[str, Any], processes: int) -> None:
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
 
-def start_processes(settings: dict[str, Any], command: list[str]) -> None:
-    """Run the same command once per GPU with torch's launcher; they share the CPU cores."""
+def start_processes(settings: dict[str, Any], command: list[str]) -> Path:
+    """Run the same command once per GPU with torch's launcher; they share the CPU cores. Returns their run folder."""
+    folder = run_folder(settings)
     count = len(devices_of(settings))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     environment = dict(os.environ)
     if environment.get("OMP_NUM_THREADS") == str(available_cpus()):  # our own default, which is for one process
         environment["OMP_NUM_THREADS"] = str(max(available_cpus() // count, 1))
-    done = subprocess.run([*launcher, str(ROOT / "train.py"), *command], env=environment, check=False)
-    if done.returncode:
+    command = [str(ROOT / "train.py"), *command, f"--save_dir={folder}"]
+    if subprocess.run([*launcher, *command], env=environment, check=False).returncode:
         raise UserError(f"--device {settings['device']}: a training process failed; its message is above")
+    return folder
+
+
+def is_one_of_several() -> bool:
+    """Whether torchrun started this process beside others."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def join_processes(settings: dict[str, Any]) -> None:
     """Under torchrun: join the process group, and agree on one run folder and this machine's devices."""
-    if int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if not is_one_of_several():
         return
     on_cpu = str(settings.get("device")) == "cpu" or not torch.cuda.is_available()
     if on_cpu:

@@ -20,9 +20,8 @@ from cfg import UserError
 from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_atomic, save_student
-from engine.host import (
-    cpu_data_parallel, has_fast_bfloat16, leave_images_alone, leave_no_border, no_amp_probe, use_all_cores, without_decay,
-)  # fmt: skip
+from engine.dataset import record_left_out, use_own_data
+from engine.host import cpu_data_parallel, has_fast_bfloat16, no_amp_probe, use_all_cores, without_decay
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
 from engine.training.dynamic_teacher import save_dynamic_teacher
@@ -30,7 +29,7 @@ from engine.training.report import TensorBoard, column, header, heading, plot_we
 from engine.training.run_state import restore, run_state
 from engine.validation.validator import Validator
 
-DATA_COMPLAINTS = ("No valid images", "No labels found", "final batch=1", "Error loading data")  # ultralytics' words
+DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 
 
 class Trainer(DetectionTrainer):
@@ -52,8 +51,7 @@ class Trainer(DetectionTrainer):
         self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
-        leave_images_alone()
-        leave_no_border()
+        use_own_data()
         super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
@@ -143,6 +141,9 @@ class Trainer(DetectionTrainer):
             if not any(sign in str(error) for sign in DATA_COMPLAINTS):
                 raise
             raise UserError(f"{self.args.data}: {' '.join(str(error).split())}") from error
+        if RANK in {-1, 0}:
+            loaders = {"train": self.train_loader, self.args.split: self.test_loader}
+            record_left_out(self.save_dir, {part: loader.dataset.reading for part, loader in loaders.items()})
         student = unwrap_model(self.model).student
         if self.args.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
             note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)

@@ -15,10 +15,9 @@ from ultralytics.utils.metrics import smooth
 
 from cfg import UserError
 from data import resolve
-from data.dataset import part_paths
-from data.layout import list_images
 from engine.checkpoint import install, load_detector
-from engine.host import leave_images_alone, leave_no_border, use_own_backend
+from engine.dataset import record_left_out, use_own_data
+from engine.host import use_own_backend
 from engine.locate import locate_weights
 from engine.profile import profile
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
@@ -54,7 +53,7 @@ def evaluate(
         device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
         conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
         save_dir: run folder; plots and the resolved `data.yaml` go there.
-        border: with the border that ultralytics adds (see `engine.host.leave_no_border`).
+        border: with the border that ultralytics adds (see `engine.dataset.Dataset`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
 
@@ -68,8 +67,7 @@ def evaluate(
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
     """
     install()
-    leave_images_alone()
-    leave_no_border(not border)
+    use_own_data()
     use_own_backend()
     target, weights = pick_device(device or ""), locate_weights(weights)
     source, facts = _open(weights, target)
@@ -84,14 +82,8 @@ def evaluate(
         iou=iou, plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
     )  # fmt: skip
     validator = Validator(save_dir=save_dir, args=args)
-    validator.collect = True
-    try:
-        validator(model=source if isinstance(source, nn.Module) else None)
-    except RuntimeError as error:
-        if "No valid images" not in str(error):
-            raise
-        advice = f"see `python -m data.check --data {data}`"
-        raise UserError(f"{data}: expected images that can be read in split '{split}', got none; {advice}") from error
+    validator.collect, validator.args.border = True, border
+    validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
     if detections:
@@ -100,14 +92,14 @@ def evaluate(
     settings = dict(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
         device=str(target), conf=conf, iou=iou, half=half, border=border, images=len(validator.truths), save_dir=str(save_dir),
-        images_dropped=_dropped(data, content, split, len(validator.truths)),
+        images_dropped=record_left_out(save_dir, {split: validator.dataloader.dataset.reading}),
     )  # fmt: skip
     if settings["imgsz"] != imgsz:
         print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
     report = _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
-        told.teacher, told.collect = teacher, True
+        told.teacher, told.collect, told.args.border = teacher, True, border
         told(model=source)
         report["dynamic_teacher"] = _report(told, content["names"])
     return report
@@ -146,15 +138,6 @@ def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --save-dir") from None
     return path
-
-
-def _dropped(data: str | Path, content: dict[str, Any], split: str, used: int) -> int:
-    """Count images that the host left out, which it does without failing where an image or its labels are damaged."""
-    missing = max(0, sum(len(list_images(part)) for part in part_paths(content, split)) - used)
-    if missing:
-        print(f"{data}: {missing} images of split '{split}' were left out as damaged (or repeated); see "
-              f"`python -m data.check --data {data}`", file=sys.stderr)  # fmt: skip
-    return missing
 
 
 def check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:

@@ -36,6 +36,8 @@ from models.heads.anchor import AnchorDetect  # noqa: E402
 from models.heads.base import Head  # noqa: E402
 from models.heads.gfl import GFLDetect  # noqa: E402
 from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir  # noqa: E402
+from ultralytics.data import base as data_base  # noqa: E402
+from ultralytics.data import build as data_build  # noqa: E402
 from ultralytics.data import loaders  # noqa: E402
 from ultralytics.data import utils as data_utils  # noqa: E402
 from ultralytics.data.augment import LetterBox  # noqa: E402
@@ -129,7 +131,9 @@ ATTRIBUTES: list[tuple[Any, str]] = [
     (tasks.DetectionModel, "forward loss predict _predict_once fuse info load is_fused set_head_attr end2end _apply"),
     (tasks, "torch_safe_load load_checkpoint guess_model_task guess_model_scale DetectionModel"),
     (ultralytics.nn, "torch_safe_load"),
-    (data_utils, "check_image _replace_image IMG_FORMATS VID_FORMATS"),
+    (data_utils, "VID_FORMATS"),
+    (data_build, "YOLODataset build_yolo_dataset"),
+    (data_base, "imread BaseDataset"),
     (torch_utils, "NUM_THREADS ModelEMA unwrap_model initialize_weights init_seeds select_device"),
     (host_trainer, "check_amp"),
     (host_trainer.BaseTrainer, "add_callback run_callbacks preprocess_batch build_optimizer"),
@@ -188,8 +192,12 @@ LINES: list[tuple[Any, str, str]] = [
     (tasks.BaseModel._apply, "m.stride = fn(m.stride)", "the head's strides follow the model's device"),
     (tasks.BaseModel.fuse, "m.fuse()", "Head.fuse is called"),
     (tasks.BaseModel.loss, "self.init_criterion()", "Detector.init_criterion"),
-    (data_utils.verify_image_label, "check_image(im_file)", "looked up when it runs: engine.host.leave_images_alone"),
-    (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.host.leave_no_border"),
+    (data_build.build_yolo_dataset, "dataset = YOLODataset", "looked up when it runs: engine.dataset.use_own_data"),
+    (BaseDataset.load_image, "im = imread(f, flags=self.cv2_flag)", "looked up when it runs: engine.dataset.use_own_data"),
+    (BaseDataset.load_image, "self.npy_files[i]", "engine.dataset.Dataset.npy_files"),
+    (BaseDataset.cache_images_to_disk, "f = self.npy_files[i]", "engine.dataset.Dataset.npy_files"),
+    (BaseDataset.__init__, "self.im_files = self.get_img_files(self.img_path) self.labels = self.get_labels()", "read once"),
+    (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.dataset.Dataset.set_rectangle"),
     (BasePredictor.stream_inference, "self.setup_source(", "ours gives our sources"),
     (nms.non_max_suppression, "i = TorchNMS.nms(boxes, scores, iou_thres)", "torchvision's operator is put there"),
 ]

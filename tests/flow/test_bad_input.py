@@ -295,7 +295,8 @@ def test_truncated_images_are_left_out_and_left_alone(tmp_path, caplog):
     with caplog.at_level("INFO"):
         run_training(training(tmp_path, epochs=1))
     for name in ("half.jpg", "half.png"):
-        assert f"{name}: ignoring corrupt image" in caplog.text
+        assert f"{name}: truncated" in caplog.text
+        assert f"{tmp_path / 'images/train' / name},truncated" in (tmp_path / "runs/exp/left-out.csv").read_text()
     assert "Using 9 train, 4 val images" in caplog.text  # the JPEG whose end is padded is whole
     for name, content in files.items():
         assert (tmp_path / "images/train" / name).read_bytes() == content
@@ -306,6 +307,6 @@ def test_no_image_can_be_read(tmp_path):
     write_model(tmp_path / "model.yaml")
     for path in (tmp_path / "images/train").iterdir():
         path.write_bytes(path.read_bytes()[:200])
-    with pytest.raises(UserError, match="No valid images found"):
+    with pytest.raises(UserError, match="expected images that can be used, got none .*0.png: truncated"):
         run_training(training(tmp_path))
     assert not (tmp_path / "runs/exp").exists()

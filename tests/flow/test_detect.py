@@ -29,7 +29,8 @@ from engine.detection.detect_run import DetectOptions, Run  # noqa: E402
 from engine.detection.listing import FileList  # noqa: E402
 from engine.detection.predictor import Predictor, batch_size  # noqa: E402
 from engine.detection.predictor import detect as run_detect  # noqa: E402
-from engine.detection.sources import StreamSource, Unreadable, read_image  # noqa: E402
+from data.images import Unreadable, read_pixels  # noqa: E402
+from engine.detection.sources import StreamSource  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_folder_in_all_formats(weights: Path, images: Path, tmp_path: Path, caps
     assert set(labels) == {"a.jpg.txt", "a.png.txt", "north/a.txt", "north/Riß ☃.txt"}
     assert [image["file_name"] for image in coco["images"]] == listed and content["skipped"] == []
     for name in listed:
-        drawn, source = read_image(out / name), read_image(images / name)
+        drawn, source = read_pixels(out / name), read_pixels(images / name)
         assert drawn.shape == source.shape and (drawn != source).any()
     # The same box in three formats.
     box, annotation = content["images"][0]["detections"][0]["box"], coco["annotations"][0]["bbox"]
@@ -103,7 +104,7 @@ def test_unreadable_images_are_skipped_and_counted(weights: Path, images: Path, 
     printed, content = capsys.readouterr().out, read_json(tmp_path / "runs")
     assert len(content["images"]) == 4
     skipped = {Path(entry["image"]).name: entry["reason"] for entry in content["skipped"]}
-    assert set(skipped) == {"cut.jpg", "cut.png", "empty.jpg", "text.png"} and skipped["empty.jpg"] == "empty file"
+    assert set(skipped) == {"cut.jpg", "cut.png", "empty.jpg", "text.png"} and skipped["empty.jpg"] == "file is empty"
     assert f"skipped {images / 'cut.jpg'}: " in printed and "Skipped: 4 unreadable" in printed
 
 
@@ -115,7 +116,7 @@ def test_list_glob_video_and_several_sources(weights: Path, images: Path, tmp_pa
     assert run(weights, [listing], project, "--save-json", "--name", "list") == 1
     content = read_json(project, "list")
     assert [image["image"] for image in content["images"]] == ["a.jpg", "north/a.jpg"]
-    assert "no such file" in content["skipped"][0]["reason"]
+    assert "file is missing" in content["skipped"][0]["reason"]
     assert run(weights, [f"{images}/**/*.jpg"], project, "--save-json", "--name", "glob") == 0
     assert [image["image"] for image in read_json(project, "glob")["images"]] == ["a.jpg", "north/a.jpg"]
     options = ("--save-json", "--save-txt", "--conf", "0.05", "--name", "both")
@@ -150,7 +151,7 @@ def test_a_stream_is_read_frame_by_frame(tmp_path: Path) -> None:
 )
 def test_unusual_modes_become_8_bit_colour(tmp_path: Path, make) -> None:
     make(tmp_path / "x.png")
-    image = read_image(tmp_path / "x.png")
+    image = read_pixels(tmp_path / "x.png")
     assert image.shape == (32, 48, 3) and image.dtype == np.uint8 and (image == 100).all()
 
 
@@ -158,12 +159,12 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by 90 degrees
     Image.new("RGB", (48, 32)).save(tmp_path / "x.jpg", exif=exif)
-    assert read_image(tmp_path / "x.jpg").shape == (48, 32, 3)
+    assert read_pixels(tmp_path / "x.jpg").shape == (48, 32, 3)
 
 
 def test_a_missing_image_has_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="no such file"):
-        read_image(tmp_path / "none.jpg")
+    with pytest.raises(Unreadable, match="file is missing"):
+        read_pixels(tmp_path / "none.jpg")
 
 
 def test_the_run_folder_is_not_a_source(images: Path) -> None:
@@ -323,7 +324,7 @@ def test_a_drawing_that_cannot_be_written_ends_the_run(weights: Path, images: Pa
 
 def test_an_image_given_twice_is_written_twice_and_whole(weights: Path, images: Path, tmp_path: Path) -> None:
     assert run(weights, [images / "a.png"] * 12, tmp_path / "runs") == 0
-    assert read_image(tmp_path / "runs/exp/a.png").shape == (SIZE, SIZE, 3)
+    assert read_pixels(tmp_path / "runs/exp/a.png").shape == (SIZE, SIZE, 3)
 
 
 def test_boxes_are_suppressed_alike_with_and_without_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:

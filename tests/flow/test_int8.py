@@ -15,7 +15,7 @@ import detect  # noqa: E402
 import engine.export.quantise as quantise_module  # noqa: E402
 import export  # noqa: E402
 from cfg.errors import guard  # noqa: E402
-from engine.detection.sources import read_image  # noqa: E402
+from data.images import read_pixels  # noqa: E402
 from engine.export.exporter import target_path  # noqa: E402
 from engine.validation.evaluate import evaluate  # noqa: E402
 from engine.validation.nms import complete_nms  # noqa: E402
@@ -30,7 +30,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, seeds in (("train", range(10)), ("val", range(10, 22))):
         (folder / "labels" / part).mkdir(parents=True)
         for seed in seeds:
-            image = read_image(write_image(folder / f"images/{part}/{seed}.png", seed))
+            image = read_pixels(write_image(folder / f"images/{part}/{seed}.png", seed))
             inputs = torch.from_numpy(image[..., ::-1].transpose(2, 0, 1).copy())[None] / 255
             with torch.no_grad():
                 found = complete_nms(detector(inputs), 0.05, 0.45, False, 6, False)[0]

@@ -10,7 +10,8 @@ from data.check import check_data
 from data.dataset import resolve, validate
 from data.images import read_pixels
 from data.labels import read_labels
-from data.layout import find_images, label_path, rows_to_xyxy
+from data.files import find_images
+from data.layout import label_path, rows_to_xyxy
 from data.sample import box_of, make_sample
 from data.steel import DEFECTS, draw_plate
 

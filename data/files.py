@@ -1,0 +1,88 @@
+"""Find image files: which suffixes count, folders with links, list files. The same for data sets and for detect.py."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from cfg import UserError
+
+# What the suffix says decides only what is looked at; what a file holds is decided by its content (`data.decode`).
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .dng .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+)
+
+
+def is_image(path: str | Path) -> bool:
+    """Whether a path's suffix is one of an image."""
+    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def walk(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, exclude: Path | None = None) -> Iterator[Path]:
+    """Yield the files below a folder whose suffix (in lower case) is among `suffixes`, hidden files and folders left out.
+
+    Linked folders are entered after all others, each real folder once: links may form loops. Files come in alphabetical
+    order within a folder; one folder's names are in memory at a time.
+
+    Args:
+        folder: where to begin.
+        exclude: a folder, resolved, that is never entered.
+    """
+    seen: set[str] = {str(exclude)} if exclude else set()
+    waiting = [str(folder)]
+    for start in waiting:  # grows: the links found on the way
+        for here, folders, names in os.walk(start):
+            real = os.path.realpath(here)
+            if real in seen:
+                folders.clear()
+                continue
+            seen.add(real)
+            shown = sorted(name for name in folders if not name.startswith("."))
+            waiting += [os.path.join(here, name) for name in shown if os.path.islink(os.path.join(here, name))]
+            folders[:] = [name for name in shown if not os.path.islink(os.path.join(here, name))]
+            for name in sorted(names):
+                if not name.startswith(".") and os.path.splitext(name)[1].lower() in suffixes:
+                    yield Path(here, name)
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Return all images below a folder, sorted (see `walk`)."""
+    return sorted(walk(folder))
+
+
+def list_images(entry: Path) -> list[Path]:
+    """Return the images that one entry of a data YAML stands for: a folder, an image, or a text file with one path per line.
+
+    The files that a list names need not exist.
+
+    Raises:
+        UserError: the entry is a file that is not readable text.
+    """
+    if entry.is_dir():
+        return find_images(entry)
+    return [entry] if is_image(entry) else [place_listed(line, entry.parent) for line in read_list(entry)]
+
+
+def read_list(path: Path) -> list[str]:
+    """Return the lines of a text file without blanks at their ends, empty lines and comments (`#`).
+
+    Raises:
+        UserError: it is not readable text.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: expected a folder or a text file with one path per line ({error}); correct it") from None
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def place_listed(line: str, folder: Path) -> Path:
+    """Return the file that a line of a list means: as in ultralytics, `./` is the list's own folder, and other relative
+    paths are of the working folder; where that has no such file, the other way round. Windows' `\\` is read as `/`."""
+    for text in dict.fromkeys((line, line.replace("\\", "/"))):
+        places = [folder / text, Path(text)]
+        for place in places if text.startswith("./") else places[::-1]:
+            if place.exists():
+                return place
+    return folder / line
