@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import struct
 import threading
+import warnings
 
 import cv2
 import numpy as np
@@ -56,7 +57,9 @@ def pages(data: bytes) -> int:
     if not data.startswith(MAY_HAVE_PAGES):
         return 1
     try:
-        with _pillow, Image.open(io.BytesIO(data)) as image:
+        with _pillow, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data))
             count = getattr(image, "n_frames", 1)
             if count == 1 or image.format != "TIFF":
                 return count

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ class Memory:
             part.write_text(json.dumps({"version": VERSION, "images": self.known | self.new}), encoding="utf-8")
             os.replace(part, self.path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Reading:
         return sum(not len(sample.rows) for sample in self.samples)
 
 
-def read_images(entries: Iterable[Path], nc: int, remember: bool = True, first: int | None = None,
+def read_images(entries: Iterable[Path], nc: int | None, remember: bool = True, first: int | None = None,
                 progress: Progress | None = None) -> Reading:  # fmt: skip
     """Read all images and labels behind some entries of a data YAML.
 

@@ -57,7 +57,8 @@ class Dataset(YOLODataset):
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Read the part; return the images that are used. Raises `UserError` when there is none."""
         entries = [Path(p) for p in (img_path if isinstance(img_path, list) else [img_path])]
-        self.reading = read_images(entries, len(self.data["names"]), first=self._wanted(entries), progress=_bar)
+        nc = None if self.single_cls else len(self.data["names"])  # with one class, the index does not matter
+        self.reading = read_images(entries, nc, first=self._wanted(entries), progress=_bar)
         used, left_out = self.reading.samples, self.reading.left_out
         if LOCAL_RANK in {-1, 0}:
             counts = f"{len(used)} images, {self.reading.background} backgrounds, {len(left_out)} corrupt"

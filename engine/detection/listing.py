@@ -67,8 +67,14 @@ def _one(source: str) -> Iterator[Path]:
 
 
 def _match(pattern: str) -> Iterator[Path]:
-    found = sorted(glob.glob(pattern, recursive=True))
-    return (_absolute(name) for name in found if Path(name).suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(name))
+    """Yield the media files of a glob in alphabetical order, those of a real folder once: linked ones may form loops."""
+    seen: set[str] = set()
+    for name in sorted(glob.glob(pattern, recursive=True), key=lambda name: (name.count(os.sep), name)):
+        folder, file = os.path.split(name)
+        real = os.path.join(os.path.realpath(folder), file)
+        if Path(name).suffix.lower() in MEDIA_SUFFIXES and os.path.isfile(name) and real not in seen:
+            seen.add(real)
+            yield _absolute(name)
 
 
 def _read_list(path: Path) -> Iterator[Path]:

@@ -213,3 +213,19 @@ def test_info_prints_without_training(place):
     parameters = sum(p.numel() for p in build_detector(place / "model.yaml").parameters())
     assert f"{parameters:,} parameters" in text and not (place / "runs/info").exists()
     assert "strides [8, 16]" in text and "GFLOPs at 64 px" in text
+
+
+@pytest.mark.parametrize(("options", "images", "boxes"), [({"single_cls": True}, 8, 12), ({"fraction": 0.5}, 4, 6), ({"fraction": 3}, 3, 4),
+                                                          ({"classes": [1]}, 8, 4)])  # fmt: skip
+def test_what_part_of_the_data_is_trained_on(place, options, images, boxes):
+    from data import resolve
+    from engine.dataset import Dataset
+    from ultralytics.cfg import get_cfg
+
+    hyp = get_cfg(overrides={"mosaic": 0.0})
+    data = resolve(place / "data.yaml") | {"channels": 3}
+    data |= {"names": {0: "item"}} if "single_cls" in options else {}
+    dataset = Dataset(img_path=data["train"], data=data, hyp=hyp, imgsz=64, augment=False, prefix="train: ", **options)
+    assert len(dataset) == images and sum(len(label["cls"]) for label in dataset.labels) == boxes
+    assert not options.get("single_cls") or not any(label["cls"].any() for label in dataset.labels)
+    assert not dataset.reading.left_out and dataset[0]["img"].shape == (3, 64, 64)
