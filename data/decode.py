@@ -24,7 +24,9 @@ RANGES = (1, 255, 65535)  # what the largest value of a float image can stand fo
 _pillow = threading.Lock()  # it registers its formats at first use, which threads disturb
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # its own limit is 179 million: large scans are no attack
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a damaged file is told by us, with its name
+# A damaged file is told by us, with its name.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 class Unreadable(ValueError):
@@ -57,9 +59,7 @@ def pages(data: bytes) -> int:
     if not data.startswith(MAY_HAVE_PAGES):
         return 1
     try:
-        with _pillow, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            image = Image.open(io.BytesIO(data))
+        with _pillow, Image.open(io.BytesIO(data)) as image:
             count = getattr(image, "n_frames", 1)
             if count == 1 or image.format != "TIFF":
                 return count

@@ -71,10 +71,12 @@ def read_list(path: Path) -> list[str]:
         UserError: it is not readable text.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise ValueError("it holds zero bytes")
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a folder or a text file with one path per line ({error}); correct it") from None
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 def place_listed(line: str, folder: Path) -> Path:

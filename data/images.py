@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +69,12 @@ def inspect_image(path: Path) -> ImageFacts:
 def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) in pixels, from the file's header where that is certain. Raises as `read_image`."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                orientation = image.getexif().get(ORIENTATION)
-                if orientation in UPRIGHT:
-                    return image.size
-                if image.format in TOLD_BY_HEADER:
-                    return image.size[::-1] if orientation in TURNED else image.size
+        with Image.open(path) as image:
+            orientation = image.getexif().get(ORIENTATION)
+            if orientation in UPRIGHT:
+                return image.size
+            if image.format in TOLD_BY_HEADER:
+                return image.size[::-1] if orientation in TURNED else image.size
     except Exception:  # whatever a damaged header does: the decoder tells the reason
         pass
     height, width = read_pixels(path).shape[:2]

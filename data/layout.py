@@ -24,7 +24,7 @@ def label_path(image: Path) -> Path:
         if parts[i] == "images":
             parts[i] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    return Path(f"{os.path.splitext(Path(*parts))[0]}.txt")  # with_suffix refuses what is no file name
 
 
 def unique_stems(keys: Sequence[str]) -> list[str]:
