@@ -10,7 +10,11 @@ from collections.abc import Callable, Iterable
 
 
 class UserError(ValueError):
-    """Wrong input from outside (an argument, a file, a data set). Its message is shown to the user as it is."""
+    """Wrong input from outside (an argument, a file, a data set). Its message is shown to the user, on one line."""
+
+    def __str__(self) -> str:
+        """The message, with line ends and what else cannot be shown, which may be in a name of the user's, escaped."""
+        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

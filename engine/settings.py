@@ -146,6 +146,9 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     for name, flag in (("model", "--cfg s-model.yaml"), ("data", "--data neu-det.yaml")):
         if not settings.get(name):
             raise UserError(f"{name}: none given; say for example {flag}")
+    for name in TEXT:
+        if not isinstance(settings.get(name), (str, type(None))):
+            raise UserError(f"{name}: expected a name or path, got {settings[name]!r}; correct it or leave it out")
     if isinstance(settings.get("pretrained"), str):  # ultralytics' name for the same thing
         settings["weights"] = settings["weights"] or settings.pop("pretrained")
     # Absolute: ultralytics moves relative projects elsewhere under pytest, and a run may be resumed from any folder.

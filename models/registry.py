@@ -42,7 +42,7 @@ class Registry:
     def get(self, name: str) -> Any:
         """Return the part called `name`. Raises `UserError` naming the nearest known part."""
         self._load()
-        if name not in self._parts:
+        if not isinstance(name, str) or name not in self._parts:
             known = ", ".join(sorted(self._parts))
             raise UserError(f"unknown {self.kind} '{name}'{nearest(name, self._parts)} (known: {known})")
         return self._parts[name]
