@@ -170,6 +170,7 @@ def check(settings: dict[str, Any]) -> None:
     Raises:
         UserError: names the argument, what was expected and what was given.
     """
+    import models.environment  # noqa: F401  (before ultralytics)
     from ultralytics.cfg import get_cfg
 
     normal = defaults()
