@@ -19,6 +19,8 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --teacher-init B start the student from the teacher's tensors where they fit (default: True)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
     --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
+    --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1
+                     says), bf16, fp32; a resumed run keeps it
     --tensorboard    write TensorBoard events to the run folder
     --info           print layers, parameters, size and GFLOPs of --cfg, and stop
 

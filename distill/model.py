@@ -20,6 +20,7 @@ from distill.gradients import HeadInputs, StopGradient, walked_once
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
+from models.losses.precision import all_at_least_float32
 
 BOX_TERMS = {True: "dfl_loss", False: "l1_loss"}  # ultralytics' third term: by whether boxes are distributions
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
@@ -60,7 +61,7 @@ class TrainingModel(nn.Module):
             teacher.fold()
         self.spec = spec_of(student, "student")
         self.progress = 0.0  # of training, 0..1; set by the trainer
-        self.bfloat16_cpu = False  # autocast on the CPU; ultralytics' own covers GPUs only
+        self.bfloat16_cpu = False  # forward passes of training in bfloat16 on a CPU; ultralytics' own autocast is for GPUs
         self.channels_last = False
         self.task, self.names, self.nc = "detect", student.names, self.spec.nc
         self.stride, self.yaml = student.stride, student.yaml
@@ -102,6 +103,7 @@ class TrainingModel(nn.Module):
             watched = self.training and self.distiller is not None
             with StopGradient(self.frozen_layers()), HeadInputs(self.student.model[-1], watched) as neck:
                 preds = self._run(lambda: self.student(images))
+        preds = all_at_least_float32(preds)
         if self.distiller is not None:
             watch(self.student)
         vector, items = self.student.loss(batch, preds)

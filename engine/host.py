@@ -1,4 +1,4 @@
-"""The few places where ultralytics' own training loop has to be told something, and what the processor can do."""
+"""The few places where ultralytics' own training loop has to be told something."""
 
 from __future__ import annotations
 
@@ -31,13 +31,6 @@ def use_own_backend() -> None:
     host_validator.AutoBackend = Backend
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 matrices in hardware: AMX or AVX-512 BF16. Emulated it is slow.
-
-    oneDNN's own answer (`torch.ops.mkldnn._is_mkldnn_bf16_supported`) is True for every AVX-512 processor: it emulates.
-    """
-    probes = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
 
 
 def without_decay(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:

@@ -81,7 +81,7 @@ def no_bfloat16(device: str) -> str | None:
     """Why bfloat16 is not worth timing on a device, None where it is."""
     import torch
 
-    from engine.host import has_fast_bfloat16
+    from engine.precision import has_fast_bfloat16
 
     if device != "cpu":
         fast = torch.cuda.get_device_capability(torch.device(device)) >= (8, 0)

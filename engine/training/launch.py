@@ -20,6 +20,7 @@ from ultralytics.utils.torch_utils import init_seeds, parse_device
 from cfg import UserError
 from data import resolve, validate
 from engine.checkpoint import RUN, install, load_detector, read
+from engine.precision import training_precision
 from engine.profile import profile
 from engine.settings import RESUMABLE, check, complete
 from engine.training.build import build_detector, build_networks
@@ -53,6 +54,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     check_devices(settings)
     if needs_processes(settings):
         return start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
+    on_cpu = runs_on_cpu(settings) and "mps" not in devices_of(settings)
+    settings["amp"] = training_precision(settings.get("amp", DEFAULT_CFG_DICT["amp"]), on_cpu)
     names = check_data(settings)
     join_processes(settings)
     init_seeds(settings.get("seed") or 0)
@@ -177,6 +180,11 @@ def devices_of(settings: dict[str, Any]) -> list[str]:
     return [part for part in parse_device("" if device is None else device).split(",") if part]
 
 
+def runs_on_cpu(settings: dict[str, Any]) -> bool:
+    """Whether no GPU takes part: none was named, or there is none."""
+    return devices_of(settings) in (["cpu"], ["mps"]) or not torch.cuda.device_count()
+
+
 def check_devices(settings: dict[str, Any]) -> None:
     """Refuse GPUs that are not here, more processes than GPUs, and options that several processes cannot share."""
     present, wanted = torch.cuda.device_count(), devices_of(settings)
@@ -187,9 +195,8 @@ def check_devices(settings: dict[str, Any]) -> None:
             f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; "
             "say --device cpu"
         )
-    on_cpu = wanted in (["cpu"], ["mps"]) or not present
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
-    if here > 1 and not on_cpu and here > gpus:
+    if here > 1 and not runs_on_cpu(settings) and here > gpus:
         raise UserError(
             f"--device {','.join(wanted) or 'all'}: expected a GPU for each of the {here} processes on this machine, "
             f"got {gpus}; start {gpus}: torchrun --nproc_per_node {gpus}"
@@ -236,10 +243,10 @@ def is_one_of_several() -> bool:
 
 
 def join_processes(settings: dict[str, Any]) -> None:
-    """Under torchrun: join the process group, and agree on one run folder and this machine's devices."""
+    """Under torchrun: join the process group, and agree on one run folder and arithmetic, and this machine's devices."""
     if not is_one_of_several():
         return
-    on_cpu = str(settings.get("device")) == "cpu" or not torch.cuda.is_available()
+    on_cpu = runs_on_cpu(settings)
     if on_cpu:
         settings["device"] = "cpu"
     else:
@@ -248,9 +255,9 @@ def join_processes(settings: dict[str, Any]) -> None:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    where = [str(run_folder(settings))]
-    dist.broadcast_object_list(where, 0)
-    settings["save_dir"] = where[0]
+    agreed = [str(run_folder(settings)), settings["amp"]]
+    dist.broadcast_object_list(agreed, 0)
+    settings["save_dir"], settings["amp"] = agreed
 
 
 def finish_processes(trainer: Trainer) -> None:

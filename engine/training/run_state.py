@@ -8,19 +8,24 @@ from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
 
+from engine.training.repeat import keep_mosaic_images, lay_out_state, mosaic_images, pending_gradients
 from engine.training.report import trim_results
 
 
 def run_state(trainer: BaseTrainer) -> dict[str, Any]:
     """All that training goes on from, as plain data: live and averaged weights, optimiser, scaler, best, early stop."""
     averaged = {k: v for k, v in trainer.ema.ema.state_dict().items() if not k.startswith("student.")}
+    live = unwrap_model(trainer.model)
     return {
         "epoch": trainer.epoch,
-        "live": unwrap_model(trainer.model).state_dict(),
+        "live": live.state_dict(),
         "averaged": averaged,  # the student's part is the checkpoint's own `state`
         "updates": trainer.ema.updates,
         "optimizer": trainer.optimizer.state_dict(),
         "scaler": trainer.scaler.state_dict(),
+        "waiting": trainer.waiting,
+        "gradients": pending_gradients(live) if trainer.waiting else {},
+        "mosaic_images": mosaic_images(trainer.train_loader),
         "finished": bool(trainer.stop),
         "best_fitness": trainer.best_fitness,
         "stopper": {"best_fitness": trainer.stopper.best_fitness, "best_epoch": trainer.stopper.best_epoch},
@@ -30,12 +35,14 @@ def run_state(trainer: BaseTrainer) -> dict[str, Any]:
 def restore(trainer: BaseTrainer, ckpt: dict[str, Any]) -> None:
     """Continue epochs, optimiser, distiller, adaptive weights and EMA where last.pt (its content: `ckpt`) left them.
 
-    The live weights are in the model already (`Trainer.setup_model`): the optimiser was made from it.
+    The live weights are in the model already (`Trainer.setup_model`): the optimiser was made from it. Gradients that wait
+    for the optimiser are put back when the first epoch starts (`Trainer._start_epoch`): the host discards any before.
     """
     run = ckpt["run"]
     for saved, group in zip(run["optimizer"]["param_groups"], trainer.optimizer.param_groups):
         saved["fused"] = group.get("fused")  # what is fastest on this device, not on the checkpoint's
     trainer.optimizer.load_state_dict(run["optimizer"])
+    lay_out_state(trainer.optimizer)
     trainer.scaler.load_state_dict(run["scaler"])
     trainer.ema = ModelEMA(trainer.model, updates=run["updates"])
     student = {f"student.{k}": v for k, v in ckpt["state"].items()}
@@ -48,6 +55,8 @@ def restore(trainer: BaseTrainer, ckpt: dict[str, Any]) -> None:
         criterion.updates = trainer.start_epoch - 1
         criterion.update()
     unwrap_model(trainer.model).student.criterion = criterion
+    if trainer.args.mosaic:
+        keep_mosaic_images(trainer.train_loader, run.get("mosaic_images", []))
     if RANK in {-1, 0}:
         trim_results(trainer.csv, trainer.start_epoch)
         for part in trainer.wdir.glob(".*.part"):  # a checkpoint that the kill left half-written

@@ -21,10 +21,12 @@ from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_atomic, save_student
 from engine.dataset import record_left_out, use_own_data
-from engine.host import cpu_data_parallel, has_fast_bfloat16, no_amp_probe, use_all_cores, without_decay
+from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
+from engine.precision import described
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
 from engine.training.dynamic_teacher import save_dynamic_teacher
+from engine.training.repeat import put_gradients, seed_epoch
 from engine.training.report import TensorBoard, column, header, heading, plot_weights
 from engine.training.run_state import restore, run_state
 from engine.validation.validator import Validator
@@ -36,18 +38,19 @@ class Trainer(DetectionTrainer):
     """One training run, with or without a teacher, on one device or several.
 
     Differs from ultralytics' trainer in what it trains (`TrainingModel`), in checkpoints (plain data; `last.pt` holds
-    the live weights too: a resumed run goes on from these, with images in an order drawn anew), and in using a CPU
+    the live weights too, and all that a resumed run needs to end as if it had not been interrupted), and in using a CPU
     fully (threads, bfloat16, channels_last).
 
     Args:
-        settings: complete arguments (`engine.settings.complete`).
+        settings: complete arguments (`engine.settings.complete`); on a CPU, `amp` is bf16 or fp32
+            (`engine.precision.training_precision`).
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """
 
     def __init__(self, settings: dict[str, Any], networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
         self.networks, self.checkpoint = networks, checkpoint
-        self.batches_seen = 0
+        self.batches_seen = self.waiting = 0  # of all batches; of those whose gradients wait for the optimiser's next step
         self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
@@ -55,11 +58,13 @@ class Trainer(DetectionTrainer):
         super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
+        self.amp_kept = self.args.amp  # in checkpoints: a resumed run goes on in the same arithmetic
         if self.device.type == "cpu":  # ultralytics refuses bf16 and warns of channels_last there; both are ours
-            self.args.amp = self.args.amp not in {False, "fp32"}
+            self.args.amp = False
             self.args.channels_last = self.args.channels_last is not False and None
-        self.add_callback("on_train_epoch_start", Trainer._count_from_epoch)
+        self.add_callback("on_train_epoch_start", Trainer._start_epoch)
         self.add_callback("on_train_batch_start", Trainer._note_progress)
+        self.add_callback("on_train_batch_end", Trainer._step_when_due)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
         if self.args.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
@@ -88,7 +93,7 @@ class Trainer(DetectionTrainer):
         given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
         model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
         on_cpu = self.device.type == "cpu"
-        model.bfloat16_cpu = on_cpu and self.args.amp is True and has_fast_bfloat16()
+        model.bfloat16_cpu = on_cpu and self.amp_kept == "bf16"
         model.channels_last = self.args.channels_last is not False and self.device.type in {"cpu", "cuda"}
         if model.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -97,7 +102,7 @@ class Trainer(DetectionTrainer):
         model.__dict__["student_model"] = model.student  # where ultralytics looks for the head; no second child
         self.model = model
         if RANK in {-1, 0}:
-            precision = "bfloat16" if model.bfloat16_cpu else "float32" if on_cpu else f"amp={self.args.amp}"
+            precision = described(self.amp_kept, on_cpu, self.resume)
             LOGGER.info("\n".join(header(self.args.model, model.spec, self.networks.notes, precision)))
         return self.checkpoint
 
@@ -135,6 +140,7 @@ class Trainer(DetectionTrainer):
 
     def _build_train_pipeline(self) -> None:
         """Build the loaders, and fit the anchors to the boxes they give."""
+        self.waiting = 0
         try:
             super()._build_train_pipeline()
         except (ValueError, RuntimeError) as error:
@@ -220,9 +226,14 @@ class Trainer(DetectionTrainer):
         metrics, fitness = super().validate()
         return metrics and metrics | self.labelled["val"], fitness
 
-    def _count_from_epoch(self) -> None:
+    def _start_epoch(self) -> None:
         """Before an epoch: also before one that starts anew with a smaller batch because memory ran out."""
         self.batches_seen = self.epoch * len(self.train_loader)
+        seed_epoch(self.args.seed, self.epoch, self.train_loader)
+        run = self.checkpoint["run"] if self.checkpoint else {}
+        if gradients := run.pop("gradients", {}):
+            self.waiting = run["waiting"]
+            put_gradients(unwrap_model(self.model), gradients)
 
     def _note_progress(self) -> None:
         """Before a batch: tell methods with a schedule how far the run is."""
@@ -230,6 +241,16 @@ class Trainer(DetectionTrainer):
         position = self.batches_seen % steps
         unwrap_model(self.model).progress = (self.epoch + position / steps) / self.epochs
         self.batches_seen += 1
+
+    def optimizer_step(self) -> None:
+        """Nothing: ultralytics' count of the batches since the last step begins anew in a resumed run (`_step_when_due`)."""
+
+    def _step_when_due(self) -> None:
+        """After a batch: the optimiser's step, when gradients of `accumulate` batches wait for it."""
+        self.waiting += 1
+        if self.waiting >= self.accumulate:
+            super().optimizer_step()
+            self.waiting = 0
 
     def _adapt_weights(self) -> None:
         """After an epoch: new weights from its mean losses, the same on every process."""
@@ -265,11 +286,7 @@ class Trainer(DetectionTrainer):
         """Write last.pt (all a resumed run needs) and, when this epoch is the best so far, best.pt (the student)."""
         student = self.ema.ema.student
         self._check_weights()
-        meta = {
-            "train_args": vars(self.args),
-            "epoch": self.epoch,
-            "metrics": {k: float(v) for k, v in self.metrics.items()} | {"fitness": float(self.fitness or 0.0)},
-        }
+        meta = self._meta({"fitness": float(self.fitness or 0.0)})
         self.wdir.mkdir(parents=True, exist_ok=True)
         if self.best_fitness == self.fitness:
             save_student(self.best, student, meta)
@@ -277,6 +294,12 @@ class Trainer(DetectionTrainer):
             save_student(self.wdir / f"epoch{self.epoch}.pt", student, meta)
         save_atomic(self.last, pack(student, meta, RUN) | {"run": run_state(self)})
         return True
+
+    def _meta(self, more: dict[str, float] | None = None) -> dict[str, Any]:
+        """What a checkpoint says of the run: its arguments, the epoch, the latest metrics and `more` of them."""
+        arguments = vars(self.args) | {"amp": self.amp_kept}
+        metrics = {k: float(v) for k, v in self.metrics.items()} | (more or {})
+        return {"train_args": arguments, "epoch": self.epoch, "metrics": metrics}
 
     def _check_weights(self) -> None:
         """Refuse to replace a good checkpoint by one that a gradient made useless (the loss shows it a step later)."""
@@ -292,8 +315,7 @@ class Trainer(DetectionTrainer):
     def final_eval(self) -> None:
         """Validate best.pt, and then, when a resumed run needs it no more, keep the student alone in last.pt too."""
         if RANK in {-1, 0}:
-            figures = {k: float(v) for k, v in self.metrics.items()}
-            meta = {"train_args": vars(self.args), "epoch": self.epoch, "metrics": figures}
+            meta = self._meta()
             if self.ema.ema.head_statistics is not None:
                 save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all

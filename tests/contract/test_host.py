@@ -84,7 +84,7 @@ def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
 OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
     "_build_train_pipeline build_optimizer get_validator _do_train progress_string label_loss_items "
-    "validate _setup_scheduler _handle_nan_recovery "
+    "validate _setup_scheduler _handle_nan_recovery optimizer_step "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results pre_transform postprocess",
@@ -165,6 +165,9 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_epoch_end")', "adaptive weights"),
     (host_trainer.BaseTrainer._do_train, "self._handle_nan_recovery(epoch)", "ours never recovers"),
     (host_trainer.BaseTrainer._do_train, 'with batch={old_batch}. "f"Reducing to batch=', "kd.py refuses a halved batch"),
+    (host_trainer.BaseTrainer._do_train, "if ni - last_opt_step >= self.accumulate: self.optimizer_step()",
+     "the only step, which ours takes after the batch"),  # fmt: skip
+    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_end")', "the optimiser's step"),
     (host_trainer.BaseTrainer._do_train, "self.save_model()", "our checkpoints"),
     (host_trainer.BaseTrainer._do_train, "self.final_eval()", "ours strips and validates"),
     (host_trainer.BaseTrainer._setup_train, "ckpt = self.setup_model()", "ours wraps the student"),
@@ -198,6 +201,9 @@ LINES: list[tuple[Any, str, str]] = [
     (BaseDataset.cache_images_to_disk, "f = self.npy_files[i]", "engine.dataset.Dataset.npy_files"),
     (BaseDataset.__init__, "self.im_files = self.get_img_files(self.img_path) self.labels = self.get_labels()", "read once"),
     (BaseDataset.set_rectangle, "self.imgsz / self.stride + self.pad", "engine.dataset.Dataset.set_rectangle"),
+    (data_build.build_dataloader, "generator=generator,", "engine.training.repeat seeds the order of images"),
+    (data_build.InfiniteDataLoader.reset, "self.iterator = None", "engine.training.repeat starts each epoch's order anew"),
+    (BaseDataset.load_image, "self.buffer.append(i)", "engine.training.repeat keeps the images of mosaics"),
     (BasePredictor.stream_inference, "self.setup_source(", "ours gives our sources"),
     (nms.non_max_suppression, "i = TorchNMS.nms(boxes, scores, iou_thres)", "torchvision's operator is put there"),
 ]

@@ -74,13 +74,14 @@ def _scalars(folder: Path) -> set[str]:
     return set(events.Tags()["scalars"])
 
 
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
 @pytest.mark.parametrize("teacher", ["own", "stock", "end2end", "stock-pickle", "end2end-pickle"])
 @pytest.mark.parametrize("student", ["model", "stock", "end2end"])
-def test_any_teacher_any_student(place, student, teacher):
+def test_any_teacher_any_student(place, student, teacher, amp):
     weights = place / f"{teacher}.pt"
     before = weights.read_bytes()
-    options = {"model": str(place / f"{student}.yaml"), "teacher": str(weights), "epochs": 1}
-    folder = train(training(place, name=f"{student}-{teacher}", **options))
+    options = {"model": str(place / f"{student}.yaml"), "teacher": str(weights), "epochs": 1, "amp": amp}
+    folder = train(training(place, name=f"{student}-{teacher}-{amp}", **options))
     row = results(folder)[0]
     assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in (*TERMS, "box_loss", "cls_loss"))
     assert weights.read_bytes() == before

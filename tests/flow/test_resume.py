@@ -23,9 +23,10 @@ from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4
-# All images in each batch and no augmentation: the order of images, which a resumed run draws anew, changes nothing.
-STILL = {"batch": 8, "nbs": 8, "epochs": EPOCHS, "lr0": 0.01, "fliplr": 0.0, "flipud": 0.0, "scale": 0.0,
-         "translate": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "warmup_epochs": 3.0}  # fmt: skip
+# All that an epoch may leave behind: images in random order, mosaics of images read before, masks drawn at random, and
+# gradients that wait for the optimiser (4 batches an epoch, a step every 3).
+LIVELY = {"batch": 2, "nbs": 6, "epochs": EPOCHS, "lr0": 0.01, "warmup_epochs": 1.0, "mosaic": 0.7, "close_mosaic": 1,
+          "mixup": 0.3, "multi_scale": 0.5, "distill": "attention+mgd"}  # fmt: skip
 
 
 class Killed(BaseException):
@@ -52,18 +53,24 @@ def place(tmp_path_factory) -> Path:
 
 
 def distilled(place: Path, **changes):
-    return training(place, teacher=str(place / "t.pt"), **STILL, **changes)
+    return training(place, teacher=str(place / "t.pt"), **LIVELY, **changes)
 
 
-@pytest.fixture(scope="module")
-def whole(place) -> tuple[list[dict[str, float]], dict]:
-    """Results and last state of a run that nothing interrupts."""
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def whole(place, request) -> tuple[str, list[dict[str, float]], dict]:
+    """Arithmetic, results and last state of a run that nothing interrupts."""
+    folder, state = states_of(distilled(place, name=f"whole-{request.param}", amp=request.param))
+    return request.param, results(folder), state
+
+
+def states_of(options: dict) -> tuple[Path, dict | None]:
+    """Train; return the run folder and the last state that was saved, None where none was."""
     states: list[dict] = []
     original = trainer.run_state
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "run_state", lambda run: states.append(original(run)) or states[-1])
-        folder = train(distilled(place, name="whole"))
-    return results(folder), plain.plain(states[-1])
+        patch.setattr(trainer, "run_state", lambda run: states.append(plain.plain(original(run))) or states[-1])
+        folder = train(options)
+    return folder, states[-1] if states else None
 
 
 def die_after_epoch(self):
@@ -130,54 +137,58 @@ KILLS = [kill_at_model_save, kill_mid_epoch, kill_between_row_and_checkpoint, ki
 
 @pytest.mark.parametrize("kill", KILLS)
 def test_resumed_run_equals_an_uninterrupted_one(place, whole, monkeypatch, kill):
-    name = kill.__name__
+    amp, rows, state = whole
+    name = f"{kill.__name__}-{amp}"
     with monkeypatch.context() as patch:
         kill(patch)
         with pytest.raises(Killed):
-            train(distilled(place, name=name))
+            train(distilled(place, name=name, amp=amp))
     last = place / "runs" / name / "weights/last.pt"
     interrupted = torch.load(last, weights_only=True)
     assert interrupted["format"] == "tandem-run"
-    states: list[dict] = []
-    original = trainer.run_state
-    monkeypatch.setattr(trainer, "run_state", lambda run: states.append(original(run)) or states[-1])
-    folder = train({"resume": str(last)})
+    # Another machine: what it would choose by itself does not count, the run's own arithmetic does.
+    monkeypatch.setenv("TANDEM_BF16", "01"[amp == "fp32"])
+    folder, resumed = states_of({"resume": str(last)})
     assert folder == last.parent.parent
-    rows, state = whole
     _same_rows(results(folder), rows)
     if kill is not kill_in_final_validation:
-        _same(states[-1], state)
+        _same(resumed, state)
     assert not list(folder.rglob("*.part"))
     for file in ("last.pt", "best.pt"):
-        assert torch.load(folder / "weights" / file, weights_only=True)["format"] == "tandem-detector"
+        content = torch.load(folder / "weights" / file, weights_only=True)
+        assert content["format"] == "tandem-detector" and content["meta"]["train_args"]["amp"] == amp
     with pytest.raises(UserError, match=r"last\.pt: expected the last\.pt of an interrupted run"):
         train({"resume": str(last)})
 
 
 def _same_rows(got: list[dict[str, float]], wanted: list[dict[str, float]]) -> None:
+    without_time = [[{k: v for k, v in row.items() if k != "time"} for row in rows] for rows in (got, wanted)]
     assert [row["epoch"] for row in got] == list(range(1, EPOCHS + 1))
-    for row, other in zip(got, wanted, strict=True):
-        assert row.keys() == other.keys()
-        for key in set(row) - {"time"}:
-            assert row[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), (row["epoch"], key)
+    assert without_time[0] == without_time[1]
 
 
 def _same(got: dict, wanted: dict) -> None:
-    """Parameters of student and adapters, adaptive weights, averages, optimiser and counters."""
+    """Parameters of student and adapters, adaptive weights, averages, optimiser, waiting gradients and counters, to the bit."""
     for part in ("live", "averaged"):
-        assert got[part].keys() == wanted[part].keys()
-        assert any(key.startswith("distiller.adapters") for key in got[part])
-        assert any(key.startswith("weights.") for key in got[part])
-        for key, value in got[part].items():
-            torch.testing.assert_close(
-                value.float(), wanted[part][key].float(), rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
-            )
-    assert got["updates"] == wanted["updates"] == EPOCHS
-    assert got["stopper"]["best_epoch"] == wanted["stopper"]["best_epoch"]
-    steps = {int(entry["step"]) for entry in got["optimizer"]["state"].values()}
-    assert steps == {EPOCHS} == {int(entry["step"]) for entry in wanted["optimizer"]["state"].values()}
-    for group, other in zip(got["optimizer"]["param_groups"], wanted["optimizer"]["param_groups"], strict=True):
-        assert group["lr"] == pytest.approx(other["lr"])
+        assert any(".adapters." in key for key in got[part]) and any(key.startswith("weights.") for key in got[part])
+    assert wanted["waiting"] and wanted["gradients"], "this test shall have gradients wait at the end of an epoch"
+    got, wanted = (dict(flattened(state)) for state in (got, wanted))
+    assert got.keys() == wanted.keys()
+    different = [name for name in got if not _equal(got[name], wanted[name])]
+    assert not different, different[:5]
+
+
+def flattened(value, name: str = ""):
+    """Pairs of name and leaf of nested dicts and lists."""
+    if isinstance(value, (dict, list)):
+        for key, child in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flattened(child, f"{name}/{key}")
+    else:
+        yield name, value
+
+
+def _equal(one, other) -> bool:
+    return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
 def test_killed_process_resumes_in_another_folder(place, tmp_path):
@@ -223,7 +234,7 @@ def test_end_to_end_student_of_ultralytics(place, monkeypatch):
             with pytest.raises(Killed):
                 train(options)
         got = results(train({"resume": str(place / "runs/e2e-parts/weights/last.pt")}))
-    assert balance["whole"] == pytest.approx(balance["parts"]) and len(set(balance["whole"])) == 3
+    assert balance["whole"] == balance["parts"] and len(set(balance["whole"])) == 3
     _same_rows(got, rows)
 
 

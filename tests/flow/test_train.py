@@ -34,8 +34,9 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def test_learns_and_leaves_a_whole_run_folder(place):
-    folder = train(training(place, name="learns", epochs=12, batch=2, nbs=2, lr0=0.01))
+@pytest.mark.parametrize("amp", ["fp32", "bf16"])
+def test_learns_and_leaves_a_whole_run_folder(place, amp):
+    folder = train(training(place, name=f"learns-{amp}", epochs=12, batch=2, nbs=2, lr0=0.01, amp=amp))
     rows = results(folder)
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert rows[-1]["train/box_loss"] < 0.8 * rows[0]["train/box_loss"]
@@ -83,6 +84,25 @@ def test_options(place, monkeypatch, options):
     assert len(results(folder)) == 2
     detector, _ = load_detector(folder / "weights/best.pt")
     assert detector.names == ({0: "item"} if "single_cls" in options else {0: "dark", 1: "bright"})
+
+
+@pytest.mark.parametrize(
+    ("amp", "said", "kept"), [(True, "1", "bf16"), (True, "0", "fp32"), ("bf16", "0", "bf16"), (False, "1", "fp32")]
+)
+def test_the_arithmetic_is_a_setting_that_is_said_and_kept(place, monkeypatch, caplog, amp, said, kept):
+    monkeypatch.setenv("TANDEM_BF16", said)
+    with caplog.at_level("INFO"):
+        folder = train(training(place, name="arithmetic", epochs=1, amp=amp, exist_ok=True))
+    assert f"forward pass in {'bfloat16' if kept == 'bf16' else 'float32'}" in caplog.text
+    assert f"\namp: {kept}\n" in (folder / "args.yaml").read_text()
+    assert torch.load(folder / "weights/best.pt", weights_only=True)["meta"]["train_args"]["amp"] == kept
+
+
+def test_a_wrong_switch_of_the_arithmetic_starts_nothing(place, monkeypatch):
+    monkeypatch.setenv("TANDEM_BF16", "maybe")
+    with pytest.raises(UserError, match="TANDEM_BF16=maybe: expected 1"):
+        train(training(place, name="maybe"))
+    assert not (place / "runs/maybe").exists()
 
 
 def test_image_size_is_rounded_up_and_said(place, caplog):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -147,14 +145,3 @@ def test_threads_are_those_of_the_environment(monkeypatch, environment, threads)
     select_device("cpu", verbose=False)  # ultralytics sets its own number here
     monkeypatch.setattr(host.host_torch, "NUM_THREADS", before)
     assert set_to == [threads, threads]
-
-
-@pytest.mark.parametrize(
-    ("amx", "avx512", "expected"), [(True, False, True), (False, True, True), (False, False, False)]
-)
-def test_bfloat16_only_in_hardware(monkeypatch, amx, avx512, expected):
-    probes = SimpleNamespace(_is_amx_tile_supported=lambda: amx, _is_avx512_bf16_supported=lambda: avx512)
-    monkeypatch.setattr(torch, "cpu", probes)
-    assert host.has_fast_bfloat16() is expected
-    monkeypatch.setattr(torch, "cpu", SimpleNamespace())  # a torch without these probes
-    assert host.has_fast_bfloat16() is False

@@ -103,9 +103,9 @@ def test_missing_runtimes_say_what_helps(monkeypatch):
     assert why_not("onnx", "fp32", "cpu", None) is None
     assert "--data" in why_not("onnx", "int8", "cpu", None) and why_not("onnx", "int8", "cpu", "neu.yaml") is None
     assert "openvino" in why_not("onnx", "bf16", "cpu", None)
-    monkeypatch.setattr("engine.host.has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr("engine.precision.has_fast_bfloat16", lambda: False)
     assert all("no bfloat16" in why_not(name, "bf16", "cpu", None) for name in ("torch", "openvino"))
-    monkeypatch.setattr("engine.host.has_fast_bfloat16", lambda: True)
+    monkeypatch.setattr("engine.precision.has_fast_bfloat16", lambda: True)
     assert why_not("openvino", "bf16", "cpu", None) is None
 
 

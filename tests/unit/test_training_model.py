@@ -34,11 +34,12 @@ STOCK: dict[str, Any] = {
 }
 
 
-def stock() -> DetectionModel:
+def stock(end2end: bool = False) -> DetectionModel:
     """A stock ultralytics detector with strides 4 and 8."""
     torch.manual_seed(0)
-    model = DetectionModel(deepcopy(STOCK), nc=2, verbose=False)
-    model.args = type("Arguments", (), {"box": 7.5, "cls": 0.5, "dfl": 1.5, "overlap_mask": False})()
+    model = DetectionModel(deepcopy(STOCK) | ({"end2end": True} if end2end else {}), nc=2, verbose=False)
+    settings = {"box": 7.5, "cls": 0.5, "dfl": 1.5, "overlap_mask": False, "epochs": 2}
+    model.args = type("Arguments", (), settings)()
     return model
 
 
@@ -230,6 +231,23 @@ def test_bfloat16_on_the_cpu_is_for_training_and_leaves_losses_in_float32() -> N
     assert total.dtype == torch.float32 and all(v.dtype == torch.float32 for v in items.values())
     assert model.eval()(whole["img"])[0].dtype == torch.float32
     assert whole["img"].shape[-1] == SIZE
+
+
+@pytest.mark.parametrize("end2end", [False, True], ids=["one head", "end to end"])
+def test_losses_of_ultralytics_are_computed_in_float32_too(end2end: bool) -> None:
+    """In bfloat16 the class loss of a young detector is exactly 0: a difference of two numbers that round alike."""
+    found = {}
+    for bfloat16 in (False, True):
+        student = stock(end2end)
+        student.model[-1].bias_init()  # scores start near 0.0004
+        model = TrainingModel(student).train()
+        model.bfloat16_cpu = bfloat16
+        total, found[bfloat16] = model(batch(2))
+        assert total.dtype == torch.float32
+        total.sum().backward()
+    assert all(found[False][name] > 0 for name in found[False])
+    for name, value in found[True].items():
+        assert value.item() == pytest.approx(found[False][name].item(), rel=5e-3), name
 
 
 # -- what a method may use besides features ------------------------------------------------------------------------------
