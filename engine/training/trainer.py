@@ -64,7 +64,7 @@ class Trainer(DetectionTrainer):
             self.args.channels_last = self.args.channels_last is not False and None
         self.add_callback("on_train_epoch_start", Trainer._start_epoch)
         self.add_callback("on_train_batch_start", Trainer._note_progress)
-        self.add_callback("on_train_batch_end", Trainer._step_when_due)
+        self.add_callback("on_train_batch_end", Trainer._step_late)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
         if self.args.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
@@ -236,21 +236,26 @@ class Trainer(DetectionTrainer):
             put_gradients(unwrap_model(self.model), gradients)
 
     def _note_progress(self) -> None:
-        """Before a batch: tell methods with a schedule how far the run is."""
+        """Before a batch: count it, and tell methods with a schedule how far the run is."""
         steps = len(self.train_loader)
         position = self.batches_seen % steps
         unwrap_model(self.model).progress = (self.epoch + position / steps) / self.epochs
         self.batches_seen += 1
+        self.waiting += 1
 
     def optimizer_step(self) -> None:
-        """Nothing: ultralytics' count of the batches since the last step begins anew in a resumed run (`_step_when_due`)."""
-
-    def _step_when_due(self) -> None:
-        """After a batch: the optimiser's step, when gradients of `accumulate` batches wait for it."""
-        self.waiting += 1
-        if self.waiting >= self.accumulate:
+        """The step, where it is due: the host counts batches anew in a resumed run, which may have gradients waiting."""
+        if self._is_due():
             super().optimizer_step()
             self.waiting = 0
+
+    def _is_due(self) -> bool:
+        return self.waiting >= self.accumulate
+
+    def _step_late(self) -> None:
+        """After a batch: the step that the host did not see was due."""
+        if self._is_due():
+            self.optimizer_step()
 
     def _adapt_weights(self) -> None:
         """After an epoch: new weights from its mean losses, the same on every process."""

@@ -166,8 +166,8 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._do_train, "self._handle_nan_recovery(epoch)", "ours never recovers"),
     (host_trainer.BaseTrainer._do_train, 'with batch={old_batch}. "f"Reducing to batch=', "kd.py refuses a halved batch"),
     (host_trainer.BaseTrainer._do_train, "if ni - last_opt_step >= self.accumulate: self.optimizer_step()",
-     "the only step, which ours takes after the batch"),  # fmt: skip
-    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_end")', "the optimiser's step"),
+     "Trainer.optimizer_step counts for itself"),  # fmt: skip
+    (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_end")', "a step the host did not see was due"),
     (host_trainer.BaseTrainer._do_train, "self.save_model()", "our checkpoints"),
     (host_trainer.BaseTrainer._do_train, "self.final_eval()", "ours strips and validates"),
     (host_trainer.BaseTrainer._setup_train, "ckpt = self.setup_model()", "ours wraps the student"),
