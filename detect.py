@@ -11,7 +11,7 @@ import argparse
 import sys
 
 from cfg.errors import guard
-from engine.arguments import count, fraction, image_size
+from engine.arguments import add_precision, count, fraction, image_size
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
@@ -32,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--batch", type=count, help="images at once (default: small ones together, as many pixels as one of 640 x 640)")
     add("--classes", nargs="+", help="report these classes only: indices or names")
     add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
-    add("--half", action="store_true", help="float16, where the device allows it")
+    add_precision(parser)
     add("--save-txt", action="store_true", help="labels/NAME.txt in YOLO format")
     add("--save-conf", action="store_true", help="with confidence in labels/NAME.txt (implies --save-txt)")
     add("--save-json", action="store_true", help="results.json")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError, guard
-from engine.arguments import count, fraction
+from engine.arguments import add_precision, count, fraction
 from engine.locate import locate_weights
 
 
@@ -28,7 +28,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
     parser.add_argument("--border", action="store_true", help="leave a grey border of half a stride around every image, "
                         "as ultralytics' own validation does (default: none, as in detect.py)")  # fmt: skip
-    parser.add_argument("--half", action="store_true", help="half precision (GPU)")
+    add_precision(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
@@ -70,7 +70,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     locate_weights(args.weights)  # before the imports that take seconds
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
-    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "half", "detections")
+    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
     options += ("eval_teacher", "border")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
 

@@ -32,3 +32,13 @@ def count(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got '{text}'")
     return int(text)
+
+
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """Add ``--precision`` and its short form ``--half``, which exclude each other, as `precision` (`engine.backend.Backend`)."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("--precision", choices=("fp32", "bf16"), default="fp32",
+                       help="arithmetic: float32, the same on every processor, or bfloat16, with OpenVINO where the "
+                       "processor has it (default: fp32)")  # fmt: skip
+    group.add_argument("--half", dest="precision", action="store_const", const="half", default=argparse.SUPPRESS,
+                       help="16 bits: float16 on a GPU, bfloat16 on a CPU, where weights and device allow it")  # fmt: skip

@@ -1,14 +1,16 @@
-"""ultralytics' AutoBackend with two habits changed that cost a start-up or a busy machine dearly."""
+"""ultralytics' AutoBackend on our terms: as many threads as torch has, and the arithmetic that was asked for."""
 
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Any, ClassVar
 
 import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
+from ultralytics.nn.backends.openvino import OpenVINOBackend
 
 
 def onnx_options(threads: int) -> Any:
@@ -26,17 +28,77 @@ def onnx_options(threads: int) -> Any:
     return options
 
 
+def openvino_options(precision: str, threads: int) -> dict[str, Any]:
+    """How OpenVINO compiles a model for the CPU, wherever Tandem runs one: for single inputs, on so many threads.
+
+    Left alone it computes in bfloat16 where the processor has it, so that the same file finds other boxes elsewhere.
+
+    Args:
+        precision: ``fp32``; ``bf16`` or ``half``: bfloat16, where the processor has it, for all that is not INT8.
+    """
+    import openvino  # late: only these weights need it
+
+    kind = openvino.Type.f32 if precision == "fp32" else openvino.Type.bf16
+    return {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": kind}
+
+
+def openvino_has_bfloat16() -> bool:
+    """Whether OpenVINO computes in bfloat16 on this processor when asked to; else it stays in float32."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 class OnnxBackend(ONNXBackend):
-    """ONNX Runtime with as many threads as torch has."""
+    """ONNX Runtime with as many threads as torch has. On x86 it computes in the precision of the file, and in no other."""
 
     def __init__(self, weight: Any, device: torch.device, fp16: bool = False, format: str = "onnx") -> None:
         super().__init__(weight, device, fp16, format, onnx_options(torch.get_num_threads()))
 
 
-class Backend(AutoBackend):
-    """A model in any format, ready to run. Arguments and attributes as those of AutoBackend."""
+class OpenVinoBackend(OpenVINOBackend):
+    """OpenVINO on the CPU, with `openvino_options`; its images are never rounded to float16."""
 
-    _BACKEND_MAP: ClassVar[dict[str, Any]] = AutoBackend._BACKEND_MAP | {"onnx": OnnxBackend}
+    def __init__(self, weight: Any, device: torch.device, fp16: bool = False, precision: str = "fp32") -> None:
+        self.precision = precision
+        super().__init__(weight, device)
+
+    @property
+    def compile_model(self) -> partial[Any]:
+        """What compiles a model: the base class puts it here, and calls it, also anew for another size of input."""
+        return self._compile
+
+    @compile_model.setter
+    def compile_model(self, theirs: partial[Any]) -> None:
+        options = openvino_options(self.precision, torch.get_num_threads())
+        self._compile = partial(theirs.func, device_name="CPU", config=theirs.keywords["config"] | options)
+
+
+class Backend(AutoBackend):
+    """A model in any format, ready to run. Attributes, and arguments but for `precision`, are those of AutoBackend.
+
+    Args:
+        precision: ``fp32``; ``bf16``, which OpenVINO has on some processors; or ``half``, the 16 bits of the device:
+            float16 on a GPU, bfloat16 on a CPU. What is not to be had is float32: see `computes_in`.
+    """
+
+    _BACKEND_MAP: ClassVar[dict[str, Any]] = AutoBackend._BACKEND_MAP | {"onnx": OnnxBackend, "openvino": OpenVinoBackend}
+
+    def __init__(
+        self, model: Any, device: torch.device | None = None, precision: str = "fp32", fp16: bool = False, **options: Any
+    ) -> None:
+        kinds = type(self)._BACKEND_MAP
+        self._BACKEND_MAP = kinds | {"openvino": partial(kinds["openvino"], precision=precision)}
+        on_gpu = torch.device(device or "cpu").type != "cpu"
+        super().__init__(model, device=device, fp16=fp16 or precision == "half" and on_gpu, **options)
+
+    @property
+    def computes_in(self) -> str:
+        """``fp32``, ``bf16`` or ``fp16``: what was to be had of the precision asked for."""
+        if self.format == "openvino":
+            kind = self.backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            return {"f32": "fp32", "f16": "fp16"}.get(kind, kind)
+        return "fp16" if self.fp16 else "fp32"
 
     def warmup(self, imgsz: tuple[int, int, int, int] = (1, 3, 640, 640), im: torch.Tensor | None = None) -> None:
         """Run once before the clock starts, where the first run is slower: on a GPU, and in TorchScript.

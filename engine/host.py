@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
@@ -26,11 +27,15 @@ def use_all_cores() -> None:
     torch.set_num_threads(threads)
 
 
-def use_own_backend() -> None:
-    """Have ultralytics' validators run exported models as detect.py does: with our threads, not with all of the machine."""
-    host_validator.AutoBackend = Backend
-
-
+@contextmanager
+def own_backend(precision: str = "fp32") -> Iterator[None]:
+    """Have ultralytics' validators run models as detect.py does: `engine.backend.Backend`, in this precision."""
+    original = host_validator.AutoBackend
+    host_validator.AutoBackend = partial(Backend, precision=precision)
+    try:
+        yield
+    finally:
+        host_validator.AutoBackend = original
 
 
 def without_decay(optimizer: torch.optim.Optimizer, parameter: nn.Parameter) -> None:

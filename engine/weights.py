@@ -52,13 +52,13 @@ def pick_device(device: str) -> torch.device:
     return picked
 
 
-def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[Backend, list[int]]:
+def open_backend(path: Path, device: torch.device, precision: str = "fp32") -> tuple[Backend, list[int]]:
     """Load weights of any form for inference.
 
     Args:
         path: as `locate_weights` returned it.
         device: where it runs.
-        half: float16, where device and format allow it.
+        precision: of `Backend`.
 
     Returns:
         The model, fused, and the input size (height, width) or (side,) that it was trained or exported with.
@@ -69,11 +69,11 @@ def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[
     if path.suffix == ".pt":
         detector, _ = load_detector(path, device)
         size = trained_size(detector)
-        return Backend(detector, device=device, fp16=half, verbose=False), size
+        return Backend(detector, device, precision, verbose=False), size
     try:
         with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-            backend = Backend(str(path), device=device, fp16=half, verbose=False)
+            backend = Backend(str(path), device, precision, verbose=False)
     except UserError:
         raise
     except Exception as error:  # each runtime raises its own classes for a file that it cannot read
@@ -83,6 +83,14 @@ def open_backend(path: Path, device: torch.device, half: bool = False) -> tuple[
         raise UserError(f"{path}: expected a detection model, got one for '{backend.task}'")
     size = getattr(backend, "imgsz", None) or [DEFAULT_SIZE]
     return backend, [int(side) for side in size]
+
+
+def tell_precision(asked: str, got: str) -> None:
+    """Say so when a model computes in float32 (`Backend.computes_in`) though 16 bits were asked for (`Backend`)."""
+    if asked != "fp32" and got == "fp32":
+        flag = "--half" if asked == "half" else f"--precision {asked}"
+        print(f"{flag}: not possible with these weights on this device, running in float32 (16 bits take a GPU and --half, "
+              "or an OpenVINO model and a processor with AMX or AVX-512 BF16)")  # fmt: skip
 
 
 def trained_size(detector: nn.Module) -> list[int]:

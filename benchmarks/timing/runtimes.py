@@ -14,7 +14,7 @@ from torch import Tensor
 from ultralytics.nn.autobackend import AutoBackend
 
 from cfg import UserError
-from engine.backend import onnx_options
+from engine.backend import onnx_options, openvino_options
 from engine.checkpoint import load_detector
 
 Forward = Callable[[Tensor], Any]  # (B, 3, H, W) -> (B, 4 + nc, N) or, without NMS to do, (B, n, 6); maybe in a tuple
@@ -72,10 +72,8 @@ def _onnx(file: str, precision: str, device: torch.device, threads: int) -> Forw
 def _openvino(file: str, precision: str, device: torch.device, threads: int) -> Forward:
     import openvino
 
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    if precision != "int8":  # there, what is not INT8 runs in the processor's own choice, as in use
-        config["INFERENCE_PRECISION_HINT"] = openvino.Type.bf16 if precision == "bf16" else openvino.Type.f32
-    compiled = openvino.Core().compile_model(next(Path(file).glob("*.xml")), "CPU", config)
+    options = openvino_options("bf16" if precision == "bf16" else "fp32", threads)
+    compiled = openvino.Core().compile_model(next(Path(file).glob("*.xml")), "CPU", options)
 
     def forward(images: Tensor) -> Any:
         return torch.from_numpy(next(iter(compiled(images.numpy()).values())))

@@ -38,7 +38,7 @@ class DetectOptions:
     batch: int | None = None
     classes: list[str] | None = None
     agnostic_nms: bool = False
-    half: bool = False
+    precision: str = "fp32"
     save_txt: bool = False
     save_conf: bool = False
     save_json: bool = False

@@ -21,7 +21,7 @@ from engine.detection.detect_run import DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, StreamSource, open_source
 from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
-from engine.weights import fit_size, open_backend, pick_device
+from engine.weights import fit_size, open_backend, pick_device, tell_precision
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
 
@@ -118,8 +118,8 @@ def detect(options: DetectOptions) -> Summary:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
         source = open_source(options.source, run.skip, exclude=folder)
         stack.callback(getattr(source, "close", _nothing))
-        backend, trained_size = open_backend(weights, device, options.half)
-        _announce_half(options, backend)
+        backend, trained_size = open_backend(weights, device, options.precision)
+        tell_precision(options.precision, backend.computes_in)
         size = input_size(options.imgsz, trained_size, backend)
         if isinstance(source, MediaSource):
             source.batch = batch_size(options, backend, size)
@@ -164,11 +164,6 @@ def class_indices(chosen: list[str] | None, names: dict[int, str]) -> list[int] 
             hint = nearest(given, names.values())
             raise UserError(f"--classes {given}: expected an index or name of the model's classes ({known}){hint}")
     return [by_name[given] for given in chosen]
-
-
-def _announce_half(options: DetectOptions, backend: AutoBackend) -> None:
-    if options.half and not backend.fp16:
-        print("--half: not possible with these weights on this device, running in float32")
 
 
 def batch_size(options: DetectOptions, backend: AutoBackend, size: list[int]) -> int:

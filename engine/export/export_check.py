@@ -82,7 +82,7 @@ def check(
     options: ExportOptions,
     device: torch.device,
 ) -> None:
-    """Run the exported model beside PyTorch on every image and size and print the differences.
+    """Run the exported model beside PyTorch on every image and size, as detect.py and val.py run it; print the differences.
 
     Raises:
         UserError: a difference is above the limit.
@@ -90,7 +90,7 @@ def check(
     limit = half_limit(size) if options.half else FLOAT32
     with warnings_only():
         reference = AutoBackend(deepcopy(detector), device=device, verbose=False, end2end=False)
-        exported = float32_backend(made, device, options.half)
+        exported, _ = open_backend(made, device, "half" if options.half and device.type != "cpu" else "fp32")
     stride = int(detector.stride.max())
     # The boxes of an export with NMS inside are bound to its own batch; a dynamic raw one takes any.
     batch = options.batch if options.nms or not options.dynamic else max(2, options.batch)
@@ -113,26 +113,6 @@ def check(
             f"  warning: no detection above --conf {options.conf} in these images: only emptiness was compared; "
             "give --check-images with defects, or a lower --conf"
         )
-
-
-def float32_backend(made: Path, device: torch.device, half: bool) -> AutoBackend:
-    """Load an exported model so that it calculates in the precision it was exported in.
-
-    OpenVINO calculates in bfloat16 by itself on processors that have it, which says nothing about the file. So its
-    precision is pinned here, for this comparison only.
-    """
-    backend, _ = open_backend(made, device, half)
-    if made.is_dir():
-        precision = backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-        if precision != "f32":
-            print(
-                f"  OpenVINO calculates in {precision} on this processor: detections will differ a little from "
-                "those of the .pt; compared here in f32"
-            )
-        core = backend.ov.Core()
-        config = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": backend.ov.Type.f32}
-        backend.backend.ov_compiled_model = core.compile_model(next(made.glob("*.xml")), "CPU", config)
-    return backend
 
 
 @torch.inference_mode()

@@ -6,74 +6,23 @@ the export fails when INT8 loses more mAP50-95 than allowed.
 
 from __future__ import annotations
 
-import statistics
-import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 import yaml
 from torch import nn
 
 from cfg.errors import UserError
 from data import resolve
 from engine.export.calibration import Calibration, calibration_files
-from engine.export.export_check import ExportOptions, warnings_only
+from engine.export.export_check import ExportOptions
+from engine.export.int8_table import Measured, measure
 from engine.export.quantise import quantise
 from engine.locate import require
-from engine.validation.evaluate import check_names, evaluate
-from engine.weights import open_backend, read_metadata
+from engine.validation.evaluate import check_names
+from engine.weights import read_metadata
 
 FORMATS = ("onnx", "openvino")
-METRICS = ("mAP50", "mAP50-95")
-TIMED, WARM_UP, TIME_BUDGET_S = 30, 3, 20.0
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A float32 export and its INT8 form, side by side; each pair is (float32, INT8).
-
-    Attributes:
-        scores: mAP50 and mAP50-95, from 0 to 1.
-        images: validation images they were measured on.
-        megabytes: of the files, 10^6 bytes.
-        milliseconds: median time of one input in this runtime on this machine, without NMS.
-    """
-
-    scores: dict[str, tuple[float, float]]
-    images: int
-    megabytes: tuple[float, float]
-    milliseconds: tuple[float, float]
-
-    @property
-    def loss(self) -> float:
-        """Points of mAP50-95 (0 to 100) that INT8 loses; below 0 when it gains."""
-        before, after = self.scores["mAP50-95"]
-        return 100 * (before - after)
-
-    def text(self) -> str:
-        """Return what export.py prints of it."""
-        lines = [f"  {'':16}{'float32':>9}{'INT8':>9}"]
-        for name, (before, after) in self.scores.items():
-            row = f"{100 * before:9.2f}{100 * after:9.2f}   {100 * (after - before):+.2f} points"
-            lines.append(f"  {name:16}{row} ({self.images} validation images)")
-        for name, (before, after), better in (
-            ("size (MB)", self.megabytes, "smaller"),
-            ("one input (ms)", self.milliseconds, "as fast on this machine"),
-        ):
-            lines.append(f"  {name:16}{before:9.1f}{after:9.1f}   {before / after:.2f} times {better}")
-        return "\n".join(lines)
-
-    def metadata(self) -> dict[str, Any]:
-        """Return what is stored of it in the file, in plain types."""
-        names = ("float32", "int8")
-        stored: dict[str, Any] = {}
-        for name, pair in self.scores.items():
-            stored[name] = dict(zip(names, (round(value, 5) for value in pair), strict=True))
-            stored[name]["difference"] = round(pair[1] - pair[0], 5)
-        return stored | {"validation_images": self.images}
 
 
 def check_options(options: ExportOptions, formats: list[str]) -> None:
@@ -133,40 +82,12 @@ class Int8:
             raise UserError(f"{source.name}: cannot be quantised ({detail}); export without --int8") from error
         facts: dict[str, Any] = {"calibrated_on": Path(self.options.data).name, "calibration_images": files}
         if self.options.check:
-            measured = measure(source, target, self.calibration, self.options, folder)
+            measured = measure(source, target, next(iter(self.calibration)), self.options, folder)
             print(measured.text())
             check_loss(target.name, measured, self.options.max_loss)
             facts |= measured.metadata()
         write_metadata(target, facts)
         return target
-
-
-def measure(source: Path, target: Path, inputs: Calibration, options: ExportOptions, scratch: Path) -> Measured:
-    """Validate both exports on the validation part of ``--data`` and time them, one after the other at every input."""
-    how = {"batch": options.batch, "device": "cpu", "plots": False, "save_dir": scratch}
-    with warnings_only():
-        reports = [evaluate(path, options.data, **how) for path in (source, target)]
-    scores = {name: tuple((report["metrics"][name] or 0.0) for report in reports) for name in METRICS}
-    sizes = tuple(report["model"]["file_mb"] for report in reports)
-    return Measured(scores, reports[0]["settings"]["images"], sizes, latencies((source, target), next(iter(inputs))))
-
-
-@torch.inference_mode()
-def latencies(paths: tuple[Path, Path], images: np.ndarray) -> tuple[float, float]:
-    """Return the median milliseconds of one pass of each model over `images` (B, 3, H, W), in turns, on the CPU."""
-    with warnings_only():
-        backends = [open_backend(path, torch.device("cpu"))[0] for path in paths]
-    inputs = torch.from_numpy(images)
-    times: list[list[float]] = [[], []]
-    started = time.perf_counter()
-    for turn in range(WARM_UP + TIMED):
-        if turn > WARM_UP and time.perf_counter() - started > TIME_BUDGET_S:
-            break
-        for backend, kept in zip(backends, times, strict=True):
-            start = time.perf_counter()
-            backend(inputs)
-            kept.append(1e3 * (time.perf_counter() - start))
-    return statistics.median(times[0][WARM_UP:]), statistics.median(times[1][WARM_UP:])
 
 
 def check_loss(name: str, measured: Measured, allowed: float | None) -> None:

@@ -17,7 +17,7 @@ from cfg import UserError
 from data import resolve
 from engine.checkpoint import install, load_detector
 from engine.dataset import record_left_out, use_own_data
-from engine.host import use_own_backend
+from engine.host import own_backend
 from engine.locate import locate_weights
 from engine.profile import profile
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
@@ -25,7 +25,7 @@ from engine.validation.box_files import save_boxes
 from engine.validation.coco_metrics import coco_metrics
 from engine.validation.latency import time_single_images
 from engine.validation.validator import Validator
-from engine.weights import DEFAULT_SIZE, open_backend, pick_device
+from engine.weights import DEFAULT_SIZE, open_backend, pick_device, tell_precision
 
 
 def evaluate(
@@ -39,7 +39,7 @@ def evaluate(
     iou: float = 0.7,
     plots: bool = True,
     save_dir: str | Path = "runs/val/exp",
-    half: bool = False,
+    precision: str = "fp32",
     detections: str | Path | None = None,
     eval_teacher: bool = False,
     border: bool = False,
@@ -52,6 +52,7 @@ def evaluate(
         imgsz: input size in pixels; what the weights were trained or exported with when None; rounded up to the stride.
         device: ``cpu``, a GPU's number, or None for the first GPU if there is one.
         conf, iou: score threshold and NMS IoU threshold; AP needs the low default of the first.
+        precision: ``fp32``, ``bf16`` or ``half`` (`engine.backend.Backend`).
         save_dir: run folder; plots and the resolved `data.yaml` go there.
         border: with the border that ultralytics adds (see `engine.dataset.Dataset`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
@@ -68,30 +69,33 @@ def evaluate(
     """
     install()
     use_own_data()
-    use_own_backend()
     target, weights = pick_device(device or ""), locate_weights(weights)
-    source, facts = _open(weights, target)
+    source, facts = _open(weights, target, precision)
+    tell_precision(precision, facts["precision"])
     content = _read_data(data, split)
     check_names(weights, facts["names"], data, content["names"])
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
-    imgsz, half = _check_imgsz(imgsz or facts["imgsz"], facts["stride"]), _check_half(half, target)
+    imgsz = _check_imgsz(imgsz or facts["imgsz"], facts["stride"])
     save_dir = Path(save_dir).resolve()
     resolved = _write_data(save_dir, content)
     args = dict(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
-        iou=iou, plots=plots, rect=True, quantize=16 if half else None, task="detect", mode="val", verbose=False,
+        iou=iou, plots=plots, rect=True, task="detect", mode="val", verbose=False,
     )  # fmt: skip
     validator = Validator(save_dir=save_dir, args=args)
     validator.collect, validator.args.border = True, border
-    validator(model=source if isinstance(source, nn.Module) else None)
+    with own_backend(precision):
+        validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
     if detections:
         save_boxes(detections, validator.dataloader.dataset.im_files, validator.truths, validator.found)
-    speed = time_single_images(source, validator.dataloader.dataset.im_files, validator.args.imgsz, target, iou, half)
+    files, size = validator.dataloader.dataset.im_files, validator.args.imgsz
+    speed = time_single_images(source, files, size, target, iou, precision)
     settings = dict(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
-        device=str(target), conf=conf, iou=iou, half=half, border=border, images=len(validator.truths), save_dir=str(save_dir),
+        device=str(target), conf=conf, iou=iou, precision=facts["precision"], border=border,
+        images=len(validator.truths), save_dir=str(save_dir),
         images_dropped=record_left_out(save_dir, {split: validator.dataloader.dataset.reading}),
     )  # fmt: skip
     if settings["imgsz"] != imgsz:
@@ -100,26 +104,29 @@ def evaluate(
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
         told.teacher, told.collect, told.args.border = teacher, True, border
-        told(model=source)
+        with own_backend(precision):
+            told(model=source)
         report["dynamic_teacher"] = _report(told, content["names"])
     return report
 
 
-def _open(weights: Path, device: torch.device) -> tuple[nn.Module | str, dict[str, Any]]:
-    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, model (size, computation)."""
+def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Module | str, dict[str, Any]]:
+    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, precision, model (size, computation)."""
     if weights.suffix == ".pt":
         module, ckpt = load_detector(weights)
         size = profile(module) | {"file_mb": weights.stat().st_size / 1e6, "format": "pytorch"}
         trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
-        facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size)
+        kind = "fp16" if precision == "half" and device.type != "cpu" else "fp32"
+        facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size, precision=kind)
         return module.to(device), facts
-    backend, imgsz = open_backend(weights, device)
+    backend, imgsz = open_backend(weights, device, precision)
     if not backend.metadata:
         raise UserError(f"{weights}: expected a model that was exported with its class names and size; use export.py")
     parts = [p for p in weights.rglob("*") if p.is_file()] if weights.is_dir() else [weights]
     mb = sum(p.stat().st_size for p in parts) / 1e6
     size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
-    return str(weights), dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
+    facts = dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
+    return str(weights), facts | {"precision": backend.computes_in}
 
 
 def _read_data(data: str | Path, split: str) -> dict[str, Any]:
@@ -157,12 +164,6 @@ def _check_imgsz(imgsz: int, stride: int) -> int:
     if rounded != imgsz:
         print(f"--imgsz {imgsz} is not a multiple of the model's stride {stride}: using {rounded}", file=sys.stderr)
     return rounded
-
-
-def _check_half(half: bool, device: torch.device) -> bool:
-    if half and device.type == "cpu":
-        print("--half: half precision needs a GPU; using full precision", file=sys.stderr)
-    return half and device.type != "cpu"
 
 
 def _report(validator: Validator, names: dict[int, str]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def time_single_images(
     imgsz: int | list[int],
     device: torch.device,
     iou: float,
-    half: bool = False,
+    precision: str = "fp32",
 ) -> dict[str, Any]:
     """Time the model on one image at a time, as in use: batch 1, score threshold 0.25, images already in memory.
 
@@ -35,7 +35,7 @@ def time_single_images(
         ``fps`` = 1000 / median(inference + NMS), ``images`` timed, ``imgsz`` (height, width).
     """
     source = deepcopy(source) if isinstance(source, nn.Module) else source  # the backend fuses it in place
-    backend = Backend(source, device=device, fp16=half, verbose=False)
+    backend = Backend(source, device, precision, verbose=False)
     size = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     letterbox = LetterBox(size, auto=False, stride=backend.stride)
     pictures = [picture for file in files[:TIMED_IMAGES] if (picture := imread(file)) is not None]

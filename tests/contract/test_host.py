@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import ROOT, batch, detector, distilling  # noqa: E402
 
 import ultralytics  # noqa: E402
-from engine.backend import Backend, OnnxBackend  # noqa: E402
+from engine.backend import Backend, OnnxBackend, OpenVinoBackend  # noqa: E402
 from engine.export.exporter import DetectorExporter  # noqa: E402
 from engine.detection.predictor import Predictor  # noqa: E402
 from engine.detection.sources import MediaSource, StreamSource  # noqa: E402
@@ -50,6 +50,7 @@ from ultralytics.engine.results import Results  # noqa: E402
 from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
 from ultralytics.nn import autobackend, tasks  # noqa: E402
 from ultralytics.nn.backends.base import BaseBackend  # noqa: E402
+from ultralytics.nn.backends.openvino import OpenVINOBackend  # noqa: E402
 from ultralytics.nn.distill_model import DistillationModel  # noqa: E402
 from ultralytics.nn.modules.head import Detect  # noqa: E402
 from ultralytics.utils import SETTINGS, nms, ops, torch_utils  # noqa: E402
@@ -90,6 +91,7 @@ OVERRIDES: dict[type, str] = {
     Predictor: "setup_source construct_results pre_transform postprocess",
     Backend: "_BACKEND_MAP warmup",
     OnnxBackend: "",
+    OpenVinoBackend: "",
     Detector: "init_criterion fuse",
     Head: "fuse xyxy",
     AnchorDetect: "forward bias_init",
@@ -183,7 +185,10 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer.__init__, "self.check_resume(", "ours only notes it"),
     (host_trainer.BaseTrainer.__init__, "self.get_dataset()", "ours writes the data YAML first"),
     (host_validator.BaseValidator.__call__, "model.loss(batch, preds)[1]", "validation loss under the training's names"),
-    (host_validator.BaseValidator.__call__, "model = AutoBackend(", "engine.host.use_own_backend"),
+    (host_validator.BaseValidator.__call__, "model = AutoBackend(", "engine.host.own_backend"),
+    (OpenVINOBackend.load_model, "self.compile_model = partial(core.compile_model, device_name=device_name, config=config)",
+     "OpenVinoBackend changes what is put there"),  # fmt: skip
+    (OpenVINOBackend.load_model, "self.ov_compiled_model = self.compile_model(ov_model)", "and has it called"),
     (torch_utils.ModelEMA.__init__, "deepcopy(unwrap_model(model))", "FrozenTeacher.__deepcopy__ shares the teacher"),
     (torch_utils.unwrap_model, "m = m.module", "nothing of ours may be called module"),
     (torch_utils.select_device, "torch.set_num_threads(NUM_THREADS)", "engine.host sets NUM_THREADS"),

@@ -14,8 +14,10 @@ from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image  # noqa: E4
 
 import detect  # noqa: E402
 import export  # noqa: E402
+import val  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
 from cfg.version import VERSION  # noqa: E402
+from engine.backend import openvino_has_bfloat16  # noqa: E402
 from engine.export.exporter import check_student_only, target_path  # noqa: E402
 from engine.export.parity import FLOAT32, batches, check_images, check_sizes, nms_difference, raw_difference  # noqa: E402
 from engine.weights import open_backend, read_metadata  # noqa: E402
@@ -58,8 +60,7 @@ def test_file_says_the_same_and_tells_its_origin(exported: Path, name: str) -> N
     with torch.no_grad():
         expected = stock_detector()(inputs)[0]
     difference = raw_difference(expected, output, SIZE)
-    # OpenVINO calculates in bfloat16 by itself where the processor has it.
-    assert difference.pixels < (2.0 if name == "openvino" else 0.01), difference
+    assert difference.pixels < 0.01, difference
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -76,10 +77,29 @@ def test_detect_finds_the_same_with_the_export(weights: Path, exported: Path, tm
     images = zip(*found, strict=True)
     pairs = [pair for one, two in images for pair in zip(one["detections"], two["detections"], strict=True)]
     assert len(pairs) > 5
-    tolerance = 2.0 if name == "openvino" else 0.02
     for one, two in pairs:
         assert one["class"] == two["class"]
-        assert list(one["box"].values()) == pytest.approx(list(two["box"].values()), abs=tolerance)
+        assert list(one["box"].values()) == pytest.approx(list(two["box"].values()), abs=0.02)
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("flags", [(), ("--half",), ("--precision", "bf16")], ids=" ".join)
+def test_arithmetic_is_float32_unless_16_bits_are_asked_for_and_there(exported: Path, tmp_path, capsys, name, flags) -> None:
+    write_image(tmp_path / "image.png", 0)
+    arguments = ["--weights", str(exported / FILES[name]), "--source", str(tmp_path / "image.png"), "--no-draw"]
+    assert detect.main([*arguments, "--project", str(tmp_path), "--device", "cpu", *flags]) == 0
+    possible = name == "openvino" and openvino_has_bfloat16()
+    assert ("not possible with these weights" in capsys.readouterr().out) == (bool(flags) and not possible)
+    precision = {(): "fp32", ("--half",): "half"}.get(flags, "bf16")
+    backend, _ = open_backend(exported / FILES[name], torch.device("cpu"), precision)
+    assert backend.computes_in == ("bf16" if flags and possible else "fp32")
+
+
+def test_half_and_precision_exclude_each_other(capsys) -> None:
+    for program, where in ((detect, "--source"), (val, "--data")):
+        with pytest.raises(SystemExit) as stopped:
+            program.parse(["--weights", "a", where, "b", "--half", "--precision", "bf16"])
+        assert stopped.value.code == 2 and "not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", FILES)

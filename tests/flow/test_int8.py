@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,8 @@ import engine.export.quantise as quantise_module  # noqa: E402
 import export  # noqa: E402
 from cfg.errors import guard  # noqa: E402
 from data.images import read_pixels  # noqa: E402
+from engine.export import int8_table  # noqa: E402
+from engine.export.export_check import ExportOptions  # noqa: E402
 from engine.export.exporter import target_path  # noqa: E402
 from engine.validation.evaluate import evaluate  # noqa: E402
 from engine.validation.nms import complete_nms  # noqa: E402
@@ -103,6 +106,24 @@ def test_int8_openvino(place: Path, tmp_path: Path, capsys) -> None:
     told = read_metadata(folder)
     assert told["names"] == NAMES and told["int8"]["calibration_images"] == 10
     assert told["int8"]["mAP50"]["int8"] > 0.6 and "FakeQuantize" in next(folder.glob("*.xml")).read_text()
+
+
+def test_on_a_processor_with_bfloat16_openvino_is_measured_in_it_too(place: Path, tmp_path: Path, monkeypatch) -> None:
+    """The float32 export stands for its INT8 form too: what is said of each column is by the way it was run."""
+    assert run(place, tmp_path, "--no-check", formats="openvino") == 0
+    folder, asked = tmp_path / "best_openvino_model", []
+    original = int8_table.evaluate
+    monkeypatch.setattr(int8_table, "openvino_has_bfloat16", lambda: True)
+    monkeypatch.setattr(int8_table, "evaluate", lambda *a, **k: asked.append(k["precision"]) or original(*a, **k))
+    options = ExportOptions(weights=str(place / "best.pt"), data=str(place / "data.yaml"))
+    images = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
+    measured = int8_table.measure(folder, folder, images, options, tmp_path)
+    assert asked == ["fp32", "bf16", "fp32", "bf16"]
+    assert list(measured.milliseconds) == ["float32", "bfloat16", "INT8", "INT8+bf16"]
+    assert all(0 < ms < 1000 for ms in measured.milliseconds.values()) and measured.images == 12
+    scores = measured.scores["mAP50-95"]
+    assert scores["float32"] == scores["INT8"] > 0.5 and scores["bfloat16"] == scores["INT8+bf16"]
+    assert scores["bfloat16"] == pytest.approx(scores["float32"], abs=0.1)
 
 
 def test_a_missing_nncf_is_told_with_the_pip_line(place: Path, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -1,18 +1,20 @@
-"""What our AutoBackend does differently: threads of ONNX Runtime, and when a first run is made."""
+"""What our AutoBackend does differently: threads, arithmetic, and when a first run is made."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from engine.backend import Backend, OnnxBackend, onnx_options
-from engine.host import use_own_backend
+from engine.backend import Backend, OnnxBackend, OpenVinoBackend, onnx_options, openvino_options
+from engine.host import own_backend
 from ultralytics.engine import validator
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
+from ultralytics.nn.backends.openvino import OpenVINOBackend
 
 
 def test_onnx_runtime_gets_as_many_threads_as_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +44,46 @@ def test_threads_of_onnx_runtime_wait_as_those_of_torch(monkeypatch: pytest.Monk
             onnx_options(1).get_session_config_entry(entry)
 
 
-def test_validation_runs_models_as_detection_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validator, "AutoBackend", AutoBackend)
-    use_own_backend()
-    assert validator.AutoBackend is Backend
+@pytest.mark.parametrize(("precision", "kind"), [("fp32", "f32"), ("bf16", "bf16"), ("half", "bf16")])
+def test_openvino_is_told_its_arithmetic_and_threads_at_every_compilation(
+    monkeypatch: pytest.MonkeyPatch, precision: str, kind: str
+) -> None:
+    """Also at those that the base class makes for another size of input, and not on a graphics chip that it prefers."""
+    pytest.importorskip("openvino")
+    asked = []
+
+    def load_model(self, weight) -> None:
+        assert self.fp16 is False, "images would be rounded"
+        theirs = {"PERFORMANCE_HINT": "LATENCY", "EXECUTION_MODE_HINT": "ACCURACY"}
+        compile_ = lambda model, device_name, config: asked.append((model, device_name, config))  # noqa: E731
+        self.compile_model = partial(compile_, device_name="AUTO", config=theirs)
+        self.compile_model("first")
+        self.compile_model("reshaped")
+
+    monkeypatch.setattr(OpenVINOBackend, "load_model", load_model)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    OpenVinoBackend("x", torch.device("cpu"), fp16=True, precision=precision)
+    expected = {"EXECUTION_MODE_HINT": "ACCURACY"} | openvino_options(precision, 3)
+    assert asked == [("first", "CPU", expected), ("reshaped", "CPU", expected)]
+    assert expected["INFERENCE_PRECISION_HINT"].get_type_name() == kind and expected["INFERENCE_NUM_THREADS"] == 3
+
+
+def test_validation_runs_models_as_detection_does() -> None:
+    theirs = validator.AutoBackend
+    with own_backend("bf16"):
+        assert validator.AutoBackend.func is Backend and validator.AutoBackend.keywords == {"precision": "bf16"}
+    assert validator.AutoBackend is theirs
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "half"),
+    [("cpu", "half", False), ("cpu", "bf16", False), ("cuda:0", "half", True), ("cuda:0", "bf16", False)],
+)
+def test_half_is_float16_on_a_gpu_only(monkeypatch, device: str, precision: str, half: bool) -> None:
+    seen = {}
+    monkeypatch.setattr(AutoBackend, "__init__", lambda self, model, **given: seen.update(given))
+    Backend("x.pt", torch.device(device), precision)
+    assert seen == {"device": torch.device(device), "fp16": half}
 
 
 @pytest.mark.parametrize(

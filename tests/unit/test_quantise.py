@@ -15,7 +15,9 @@ from tiny import write_image  # noqa: E402
 
 from cfg.errors import UserError  # noqa: E402
 from engine.export.calibration import Calibration, calibration_files  # noqa: E402
-from engine.export.int8 import Measured, check_loss  # noqa: E402
+from engine.export import int8_table  # noqa: E402
+from engine.export.int8 import check_loss  # noqa: E402
+from engine.export.int8_table import Measured, columns  # noqa: E402
 from engine.export.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise  # noqa: E402
 from export import loss, parse  # noqa: E402
 
@@ -135,19 +137,57 @@ def test_calibration_without_a_readable_image_is_refused(tmp_path: Path) -> None
     assert calibration_files({"train": str(tmp_path / "images")}, "d", 3) == [good]
 
 
+def measured(int8: float = 0.293, **milliseconds: float) -> Measured:
+    """Float32 scores mAP50 0.62 and mAP50-95 0.3 in 10 ms, INT8 0.63 and `int8` in 4 ms; other columns as float32."""
+    ms = {"float32": 10.0, "INT8": 4.0} | {name.replace("_", "+"): value for name, value in milliseconds.items()}
+    high, low = dict.fromkeys(ms, 0.62) | {"INT8": 0.63}, dict.fromkeys(ms, 0.3) | {"INT8": int8}
+    return Measured({"mAP50": high, "mAP50-95": low}, 360, dict.fromkeys(ms, 7.0) | {"INT8": 2.0}, ms)
+
+
 def test_the_loss_is_in_points_and_limited() -> None:
-    measured = Measured({"mAP50": (0.62, 0.63), "mAP50-95": (0.30, 0.293)}, 360, (7.0, 2.0), (10.0, 4.0))
-    assert measured.loss == pytest.approx(0.7)
-    check_loss("x", measured, 0.8)
-    check_loss("x", measured, None)
+    found = measured()
+    assert found.loss == pytest.approx(0.7)
+    check_loss("x", found, 0.8)
+    check_loss("x", found, None)
     with pytest.raises(UserError, match="at most 0.5 points of mAP50-95, got 0.70"):
-        check_loss("x", measured, 0.5)
+        check_loss("x", found, 0.5)
     with pytest.raises(UserError):
-        check_loss("x", Measured(measured.scores | {"mAP50-95": (0.3, float("nan"))}, 1, (1, 1), (1, 1)), 0.5)
-    text = measured.text()
+        check_loss("x", measured(int8=float("nan")), 0.5)
+    text = found.text()
     assert "+1.00 points" in text and "-0.70 points" in text and "3.50 times" in text and "2.50 times" in text
-    stored = measured.metadata()
-    assert stored["mAP50-95"] == {"float32": 0.3, "int8": 0.293, "difference": -0.007}
+    assert found.metadata()["mAP50-95"] == {"float32": 0.3, "int8": 0.293, "difference": -0.007}
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "advice"),
+    [
+        ({}, ""),
+        ({"INT8": 10.5}, "saves space, not time (float32 10.0 ms, INT8 10.5)"),
+        ({"bfloat16": 5.0, "INT8_bf16": 4.5}, ""),
+        ({"bfloat16": 5.0, "INT8_bf16": 3.5}, "fastest with --half"),
+        ({"bfloat16": 3.0, "INT8_bf16": 3.5}, "runs bfloat16 faster than INT8 (3.0 ms, INT8 3.5): export without --int8"),
+    ],
+    ids=str,
+)
+def test_the_table_names_each_arithmetic_and_advises_the_fastest(milliseconds: dict[str, float], advice: str) -> None:
+    found = measured(**milliseconds)
+    head, *rows = found.text().splitlines()
+    assert head.split() == list(found.milliseconds) and (advice in found.advice() if advice else not found.advice())
+    times = next(row for row in rows if "one input" in row).split()[3:]
+    assert [float(value) for value in times[: len(found.milliseconds)]] == list(found.milliseconds.values())
+    assert (found.advice() in rows[-1]) if advice else "validation images" in rows[-1]
+    assert set(found.metadata()["mAP50"]) == {"float32", "int8", "difference"}, "the file knows no processor"
+
+
+def test_what_is_compared_depends_on_runtime_and_processor(tmp_path: Path, monkeypatch) -> None:
+    both = (tmp_path, tmp_path / "int8")
+    for has, names in ((False, ["float32", "INT8"]), (True, ["float32", "bfloat16", "INT8", "INT8+bf16"])):
+        monkeypatch.setattr(int8_table, "openvino_has_bfloat16", lambda has=has: has)
+        assert list(columns(*both)) == names
+        assert list(columns(tmp_path / "a.onnx", tmp_path / "b.onnx")) == ["float32", "INT8"]
+    runs = columns(*both)
+    assert runs["bfloat16"] == (both[0], "bf16") and runs["INT8+bf16"] == (both[1], "bf16")
+    assert runs["INT8"] == (both[1], "fp32") and runs["float32"] == (both[0], "fp32")
 
 
 def test_values_of_the_arguments(capsys) -> None:
