@@ -2,7 +2,8 @@
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
 
-Exit status: 0 all pictures were looked at, 1 some could not be read, 2 wrong arguments or input, 130 interrupted.
+Exit status: 0 all pictures were looked at, 1 some could not be read, received or drawn, 2 wrong arguments or input,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 import sys
 
 from cfg.errors import guard
-from engine.arguments import add_precision, count, fraction, image_size
+from engine.arguments import add_precision, count, fraction, image_size, seconds
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
@@ -44,6 +45,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--name", default="exp", help="name of this run; numbered when it exists (default %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--view", action="store_true", help="show the results in a window; q ends the run")
+    add("--reconnect", type=seconds, default=30.0, help="seconds in which a stream that has broken off is connected again, "
+        "or given up; 0: at once (default %(default)g)")
     return parser.parse_args(argv)
 
 
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         from engine.detection.detect_run import DetectOptions
         from engine.detection.predictor import detect
 
-    return 1 if detect(DetectOptions(**vars(arguments))).skipped else 0
+    return 0 if detect(DetectOptions(**vars(arguments))).complete else 1
 
 
 if __name__ == "__main__":

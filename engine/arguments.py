@@ -42,3 +42,14 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
                        "processor has it (default: fp32)")  # fmt: skip
     group.add_argument("--half", dest="precision", action="store_const", const="half", default=argparse.SUPPRESS,
                        help="16 bits: float16 on a GPU, bfloat16 on a CPU, where weights and device allow it")  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """Parse a number of at least 0; ``inf`` is one."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value >= 0.0:
+        raise argparse.ArgumentTypeError(f"expected seconds, a number of at least 0, got '{text}'")
+    return value

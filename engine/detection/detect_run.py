@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from time import perf_counter
 from typing import Any
 
@@ -16,10 +16,10 @@ from ultralytics.engine.results import Results
 from ultralytics.utils.checks import check_imshow
 
 from cfg.errors import UserError
-from engine.detection.drawings import Drawings
+from engine.detection.drawings import Draw, Drawings, attempt
+from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
 from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
-from engine.detection.sources import Item
 
 STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
@@ -50,13 +50,18 @@ class DetectOptions:
     name: str = "exp"
     exist_ok: bool = False
     view: bool = False
+    reconnect: float = 30.0
 
 
 @dataclass
 class Summary:
-    """Outcome of a run: pictures seen, objects by class name, skipped sources, run folder, and times.
+    """Outcome of a run: pictures seen, objects by class name, run folder, times, and what was not done.
 
     Attributes:
+        skipped: files that could not be read.
+        losses: files read in part only, and times that frames of a stream were lost.
+        undrawn: pictures that were looked at but whose drawing is missing.
+        passed_over: frames of cameras that came while the network was busy with an earlier one.
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
             under writing.
         seconds: from the first picture asked for to the last file written, without loading the model.
@@ -65,9 +70,17 @@ class Summary:
     folder: Path
     images: int = 0
     skipped: int = 0
+    losses: int = 0
+    undrawn: int = 0
+    passed_over: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     milliseconds: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every picture was looked at and, where asked for, drawn."""
+        return not (self.skipped or self.losses or self.undrawn)
 
     def lines(self) -> list[str]:
         """Return the text that ends a run."""
@@ -76,8 +89,14 @@ class Summary:
         if self.images:
             parts = (f"{self.milliseconds[stage] / self.images:.1f} ms {stage}" for stage in STAGES)
             text.append(f"Speed: {', '.join(parts)} per image; {self.images / self.seconds:.1f} images/s")
+        if self.passed_over:
+            text.append(f"Cameras: {self.passed_over} more frames came while the network was busy with an earlier one")
         if self.skipped:
             text.append(f"Skipped: {self.skipped} unreadable, listed above")
+        if self.losses:
+            text.append(f"Incomplete: {self.losses} times pictures were lost, listed above")
+        if self.undrawn:
+            text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
         return [*text, f"Results: {self.folder}"]
 
 
@@ -93,8 +112,10 @@ class Run:
         self.folder, self.options = folder, options
         self.summary = Summary(folder)
         self.writers: list[Writer] = []
-        self.drawings = Drawings(folder) if options.draw else None
+        self.drawings = Drawings(folder, self.undrawn) if options.draw else None
         self.view = options.view and check_imshow(warn=True)
+        self.last_frames: dict[PurePath, int] = {}
+        self.last_undrawn = ("", "")
         self.began = perf_counter()
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
@@ -114,12 +135,26 @@ class Run:
             raise self._unwritable(error) from None
         self.began = perf_counter()
 
-    def skip(self, path: Path, reason: str) -> None:
-        """Report, note and count a picture that cannot be read."""
-        print(f"skipped {path}: {reason}", flush=True)
+    def skip(self, source: Path | str, reason: str) -> None:
+        """Report, note and count a file that cannot be read."""
+        print(f"skipped {source}: {reason}", flush=True)
         self.summary.skipped += 1
         for writer in self.writers:
-            writer.skip(path, reason)
+            writer.skip(source, reason)
+
+    def lose(self, source: Path | str, reason: str) -> None:
+        """Report, note and count that not all pictures of a file or stream came."""
+        print(f"{source}: {reason}", flush=True)
+        self.summary.losses += 1
+        for writer in self.writers:
+            writer.skip(source, reason)
+
+    def undrawn(self, source: str, reason: str, number: int = 1) -> None:
+        """Count pictures whose drawing is missing; report a reason once where a video repeats it."""
+        if (source, reason) != self.last_undrawn:
+            print(f"not drawn {source}: {reason}", flush=True)
+        self.last_undrawn = source, reason
+        self.summary.undrawn += number
 
     def consume(self, results: Iterator[Results]) -> None:
         """Write every result as it comes. Raises `UserError` when the folder cannot be written."""
@@ -138,18 +173,36 @@ class Run:
         found = detections(plain, item)
         for writer in self.writers:
             writer.add(found)
-        draw = partial(plain.plot, line_width=self.options.line_width)
-        if self.view:
-            drawing = draw()
-            draw = partial(_same, drawing)
-        if self.drawings:
-            self.drawings.save(item, draw)
+        goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
+        self._count_passed_over(item)
         self.summary.images += 1
         self.summary.objects.update(result.names[int(index)] for index in found.classes)
         writing = (perf_counter() - began) * 1e3
         self.summary.milliseconds.update({**result.speed, "reading": item.seconds * 1e3, "writing": writing})
         print(line(result, found), flush=True)
-        return not self.view or show(item, drawing)
+        return goes_on
+
+    def _draw(self, item: Item, draw: Draw) -> bool:
+        """Show and save a drawing, as asked for; False when the viewer was closed with q. No failure of it ends the run."""
+        goes_on = True
+        if self.view:
+            drawing = attempt(draw)
+            if isinstance(drawing, str):
+                self.undrawn(item.source, drawing)
+                return True
+            draw = partial(np.asarray, drawing)
+            shown = attempt(partial(show, item, drawing))
+            if isinstance(shown, str):
+                print(f"--view: switched off, the window failed ({shown})", flush=True)
+            self.view, goes_on = not isinstance(shown, str), shown is not False
+        if self.drawings:
+            self.drawings.save(item, draw)
+        return goes_on
+
+    def _count_passed_over(self, item: Item) -> None:
+        if item.kind == "stream":
+            self.summary.passed_over += item.frame - 1 - self.last_frames.get(item.relative, item.frame - 1)
+            self.last_frames[item.relative] = item.frame
 
     def close(self) -> None:
         """Complete all files, also after an error, and print the summary."""
@@ -174,12 +227,12 @@ def line(result: Results, found: Detections) -> str:
     per_class = Counter(found.classes.tolist())
     objects = ", ".join(f"{per_class[index]} {result.names[index]}" for index in sorted(per_class)) or "(no detections)"
     height, width = result.input_size
-    return f"{result.item.label} {result.item.path}: {height}x{width} {objects}, {result.speed['inference']:.1f}ms"
+    return f"{result.item.label} {result.item.source}: {height}x{width} {objects}, {result.speed['inference']:.1f}ms"
 
 
 def show(item: Item, drawing_bgr: np.ndarray) -> bool:
     """Show a drawing in a window; False when q was pressed. An image stays for 0.3 s."""
-    cv2.imshow(str(item.path if item.kind == "stream" else item.relative), drawing_bgr)
+    cv2.imshow(item.source if item.kind == "stream" else str(item.relative), drawing_bgr)
     return cv2.waitKey(300 if item.kind == "image" else 1) & 0xFF != ord("q")
 
 
@@ -197,7 +250,3 @@ def detections(result: Results, item: Item) -> Detections:
         scores=boxes.conf,
         classes=boxes.cls.astype(int),
     )
-
-
-def _same(drawing_bgr: np.ndarray) -> np.ndarray:
-    return drawing_bgr

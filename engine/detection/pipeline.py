@@ -47,9 +47,14 @@ def read_ahead(
 
 
 class WriteBehind(Generic[Key]):
-    """Runs jobs in threads. Two jobs of the same key never overlap and run in the order in which they came."""
+    """Runs jobs in threads. Two jobs of the same key never overlap and run in the order in which they came.
 
-    def __init__(self) -> None:
+    Args:
+        done: called with the key and what the job returned, in the thread that submits.
+    """
+
+    def __init__(self, done: Callable[[Key, Any], None]) -> None:
+        self.done = done
         self.pool = ThreadPoolExecutor(THREADS, thread_name_prefix="writer")
         self.waiting: deque[tuple[Key, Future[Any]]] = deque()
 
@@ -70,4 +75,5 @@ class WriteBehind(Generic[Key]):
                 self._finish_first()
 
     def _finish_first(self) -> None:
-        self.waiting.popleft()[1].result()
+        key, job = self.waiting.popleft()
+        self.done(key, job.result())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,10 +18,13 @@ from ultralytics.utils.nms import non_max_suppression
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
 from engine.detection.detect_run import DetectOptions, Run, Summary
-from engine.detection.sources import MediaSource, StreamSource, open_source
+from engine.detection.sources import MediaSource, open_source
 from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
+
+if TYPE_CHECKING:  # streams need a library that images do not wait for
+    from engine.detection.stream_source import StreamSource
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
 
@@ -62,17 +65,15 @@ class Predictor(DetectionPredictor):
         self.model, self.device, self.media = backend, backend.device, source
         self.imgsz = size
         use_compiled_suppression()
-        if isinstance(source, MediaSource):
-            source.prepare = self.letterbox
+        source.prepare = self.letterbox
 
     def letterbox(self, picture_bgr: np.ndarray) -> np.ndarray:
-        """Return a picture as the network takes it, (h, w, 3) uint8. Called in the source's reading threads."""
+        """Return a picture as the network takes it, (h, w, 3) uint8. Called by the source, which may do so in threads."""
         return super().pre_transform([picture_bgr])[0]
 
     def pre_transform(self, im: list[np.ndarray]) -> list[np.ndarray]:
-        """Return the batch as the source's threads have prepared it; frames of streams are letterboxed here."""
-        prepared = [item.prepared for item in self.batch[2]]
-        return super().pre_transform(im) if prepared[0] is None else prepared
+        """Return the batch as its source has prepared it."""
+        return [item.prepared for item in self.batch[2]]
 
     def setup_source(self, source: Any = None, stride: int | None = None) -> None:
         """Use the source and size given at construction; called by `stream_inference`."""
@@ -104,7 +105,7 @@ class Predictor(DetectionPredictor):
 def detect(options: DetectOptions) -> Summary:
     """Run detection over everything in ``options.source``, write what was asked for, print as it goes.
 
-    Unreadable pictures are printed, skipped and counted. Memory does not grow with the number of pictures.
+    What cannot be read, received or drawn is printed and counted, and ends nothing else. Memory does not grow with the number of pictures.
 
     Raises:
         UserError: weights, source or an option is wrong, or the run folder cannot be written.
@@ -116,13 +117,12 @@ def detect(options: DetectOptions) -> Summary:
     run = Run(folder, options)
     with ExitStack() as stack:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
-        source = open_source(options.source, run.skip, exclude=folder)
-        stack.callback(getattr(source, "close", _nothing))
+        source = open_source(options.source, run.skip, run.lose, folder, options.reconnect)
+        stack.callback(source.close)
         backend, trained_size = open_backend(weights, device, options.precision)
         tell_precision(options.precision, backend.computes_in)
         size = input_size(options.imgsz, trained_size, backend)
-        if isinstance(source, MediaSource):
-            source.batch = batch_size(options, backend, size)
+        source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
         predictor = Predictor(backend, source, options, size, classes)
         run.open(backend.names, {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": options.conf})
@@ -131,10 +131,6 @@ def detect(options: DetectOptions) -> Summary:
         stack.callback(results.close)
         run.consume(results)
     return run.summary
-
-
-def _nothing() -> None:
-    """Close a source that has nothing to close."""
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

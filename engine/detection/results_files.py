@@ -49,8 +49,8 @@ class Writer(Protocol):
     def add(self, found: Detections) -> None:
         """Write one picture's detections."""
 
-    def skip(self, path: Path, reason: str) -> None:
-        """Note a picture that could not be read."""
+    def skip(self, source: Path | str, reason: str) -> None:
+        """Note a file that could not be read, or not whole, or frames that a stream has lost."""
 
     def close(self) -> None:
         """Complete the file; to be called once."""
@@ -138,8 +138,8 @@ class JsonWriter:
             entry["frame"] = found.frame
         self.lists.append("images", entry | {"detections": detections})
 
-    def skip(self, path: Path, reason: str) -> None:
-        self.lists.append("skipped", {"image": str(path), "reason": reason})
+    def skip(self, source: Path | str, reason: str) -> None:
+        self.lists.append("skipped", {"image": str(source), "reason": reason})
 
     def close(self) -> None:
         self.lists.close()
@@ -163,7 +163,7 @@ class CsvWriter:
             name = self.names[int(index)]
             self.rows.writerow([image, frame, int(index), name, f"{score:.5f}", *corners, found.width, found.height])
 
-    def skip(self, path: Path, reason: str) -> None:
+    def skip(self, source: Path | str, reason: str) -> None:
         """Nothing: a table of detections has no row for what was not looked at."""
 
     def close(self) -> None:
@@ -195,7 +195,7 @@ class CocoWriter:
             entry |= {"area": round((x2 - x1) * (y2 - y1), 2), "iscrowd": 0, "score": round(score, 5)}
             self.lists.append("annotations", entry)
 
-    def skip(self, path: Path, reason: str) -> None:
+    def skip(self, source: Path | str, reason: str) -> None:
         """Nothing: an image that was not looked at is no image of the result."""
 
     def close(self) -> None:
@@ -231,7 +231,7 @@ class LabelWriter:
         ]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-    def skip(self, path: Path, reason: str) -> None:
+    def skip(self, source: Path | str, reason: str) -> None:
         """Nothing: no label file is also what says that a picture was not labelled."""
 
     def close(self) -> None:

@@ -1,66 +1,31 @@
-"""What detect.py looks at: images, folders, globs, list files, videos, cameras and network streams.
+"""What detect.py looks at: images, folders, globs, list files and videos here, cameras and streams in `stream_source`.
 
-ultralytics reads videos and streams. Images are listed (`engine.detection.listing`) and read here: a folder must be walked
-recursively without holding it in memory, images are read ahead while the network runs, and an unreadable one must be
-told, skipped and counted.
+Images are listed (`engine.detection.listing`) and read here: a folder must be walked recursively without holding it in
+memory, images are read ahead while the network runs, and an unreadable one must be told, skipped and counted.
 """
 
 from __future__ import annotations
 
-import os
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
-from ultralytics.data.loaders import LoadImagesAndVideos, LoadStreams, SourceTypes
-from ultralytics.utils import ops
+from ultralytics.data.loaders import SourceTypes
 
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES
 from data.images import Unreadable, read_image
+from engine.detection.addresses import is_stream
+from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import VIDEO_SUFFIXES, FileList
-from engine.detection.pipeline import HELD_BYTES, THREADS, read_ahead
+from engine.detection.pipeline import THREADS, read_ahead
 
-STREAM_SCHEMES = ("rtsp://", "rtmp://", "tcp://", "udp://", "http://", "https://")
-
-Batch = tuple[list[str], list[np.ndarray], list["Item"]]
-Skip = Callable[[Path, str], None]
-Prepare = Callable[[np.ndarray], np.ndarray]
-
-
-@dataclass(frozen=True)
-class Item:
-    """One picture on its way through the detector.
-
-    Attributes:
-        path: the file or stream it comes from.
-        relative: where its outputs go below the run folder, with the source's own file name.
-        kind: ``image``, ``video`` or ``stream``.
-        label: how a progress line calls it, such as ``image 3/120``.
-        frame: frame number from 1 in a video or stream, None for an image.
-        fps: frames per second of a video or stream, 0 for an image.
-        prepared: the picture as the network takes it, (h, w, 3) BGR uint8; None where the predictor does that.
-        seconds: how long reading and preparing took.
-    """
-
-    path: Path
-    relative: PurePath
-    kind: str
-    label: str
-    frame: int | None = None
-    fps: float = 0.0
-    prepared: np.ndarray | None = field(default=None, repr=False, compare=False)
-    seconds: float = 0.0
-
-
-def is_stream(source: str) -> bool:
-    """True for a camera index, a stream URL or a ``.streams`` file, and False for everything that lies on a disk."""
-    if Path(source).suffix.lower() == ".streams":
-        return True
-    return (source.isdigit() and not Path(source).exists()) or source.lower().startswith(STREAM_SCHEMES)
+if TYPE_CHECKING:  # videos and streams need a library that images do not wait for
+    from engine.detection.captures import MediaCapture
+    from engine.detection.stream_source import StreamSource
 
 
 @dataclass(frozen=True)
@@ -89,6 +54,7 @@ class MediaSource:
     Args:
         files: what to read.
         skip: called with (path, reason) for everything unreadable, in the order of the files.
+        lose: the same for what is read in part only.
 
     Attributes:
         batch: most pictures per batch, fewer where they are huge. To be set before the iteration, as is `prepare`.
@@ -98,27 +64,16 @@ class MediaSource:
     mode = "image"
     source_type = SourceTypes()
 
-    def __init__(self, files: FileList, skip: Skip) -> None:
-        self.files, self.skip = files, skip
+    def __init__(self, files: FileList, skip: Report, lose: Report) -> None:
+        self.files, self.skip, self.lose = files, skip, lose
         self.batch = 1
-        self.prepare: Prepare = _as_it_is
+        self.prepare: Prepare = np.asarray
 
     def __iter__(self) -> Iterator[Batch]:
-        paths: list[str] = []
-        images: list[np.ndarray] = []
-        items: list[Item] = []
-        for item, image in self._pictures():
-            if items and item.prepared.shape != items[0].prepared.shape:
-                yield paths, images, items
-                paths, images, items = [], [], []
-            paths.append(str(item.path))
-            images.append(image)
-            items.append(item)
-            if len(items) == self.batch or len(items) * image.nbytes > HELD_BYTES:
-                yield paths, images, items
-                paths, images, items = [], [], []
-        if items:
-            yield paths, images, items
+        return batched(self._pictures(), self.batch)
+
+    def close(self) -> None:
+        """Nothing is held open between two iterations."""
 
     def _pictures(self) -> Iterator[tuple[Item, np.ndarray]]:
         ahead = self.batch + THREADS  # the next batch is there when this one is done
@@ -131,7 +86,7 @@ class MediaSource:
                     continue
                 yield self._image(path, relative, number, picture)
                 if picture.note:
-                    self.skip(path, picture.note)
+                    self.lose(path, picture.note)
             except Unreadable as error:
                 self.skip(path, str(error))
 
@@ -146,90 +101,65 @@ class MediaSource:
 
     def _image(self, path: Path, relative: PurePath, number: int, picture: Picture) -> tuple[Item, np.ndarray]:
         label = f"image {number}/{self.files.total}"
-        item = Item(path, relative, "image", label, prepared=picture.prepared, seconds=picture.seconds)
+        item = Item(path, relative, "image", label, str(path), picture.prepared, seconds=picture.seconds)
         return item, picture.image_bgr
 
     def _frames(self, path: Path, relative: PurePath, number: int) -> Iterator[tuple[Item, np.ndarray]]:
+        from engine.detection.captures import CaptureError
+
+        video = _open_video(path)
+        began, broken = perf_counter(), ""
         try:
-            loader = LoadImagesAndVideos([str(path)])
-        except FileNotFoundError:
-            raise Unreadable("not a video, or its data are corrupt" if path.exists() else "no such file") from None
-        try:
-            frame, began = 0, perf_counter()
-            for frame, (_, images, _) in enumerate((b for b in loader if b[1]), start=1):
-                label = f"video {number}/{self.files.total} (frame {frame}/{loader.frames})"
-                prepared = self.prepare(images[0])
+            for frame, image in enumerate(video, start=1):
+                label = f"video {number}/{self.files.total} (frame {frame}{f'/{video.frames}' if video.frames else ''})"
+                prepared = self.prepare(image)
                 seconds = perf_counter() - began
-                yield Item(path, relative, "video", label, frame, loader.fps, prepared, seconds), images[0]
+                yield Item(path, relative, "video", label, str(path), prepared, frame, video.fps, seconds), image
                 began = perf_counter()
-            if frame == 0:
-                raise Unreadable("video without a readable frame")
+        except CaptureError as error:
+            broken = str(error)
         finally:
-            loader.close()
+            video.close()
+        if not video.received:
+            raise Unreadable("video without a readable frame")
+        if missing := video.shortfall() or broken:
+            self.lose(path, missing)
 
 
-def _as_it_is(image_bgr: np.ndarray) -> np.ndarray:
-    return image_bgr
+def _open_video(path: Path) -> MediaCapture:
+    from engine.detection.captures import CaptureError, MediaCapture
+
+    if not path.is_file():  # a pipe would be waited for
+        raise Unreadable("not a file" if path.exists() else "file is missing")
+    try:
+        return MediaCapture(str(path))
+    except CaptureError as error:
+        raise Unreadable(str(error)) from None
 
 
 def _is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and path.suffix.lower() not in IMAGE_SUFFIXES
 
 
-class StreamSource:
-    """Frames of cameras and network streams, all read at once by ultralytics' LoadStreams.
+def open_source(
+    sources: list[str], skip: Report, lose: Report, exclude: Path | None = None, patience: float = 30.0
+) -> MediaSource | StreamSource:
+    """Open what ``--source`` names.
+
+    Args:
+        sources: files and folders, or streams.
+        skip, lose: called with what cannot be read, or in part only, and the reason.
+        exclude: folder that is no source.
+        patience: seconds in which a stream that has broken off is connected again.
 
     Raises:
-        UserError: a stream cannot be opened.
+        UserError: something is missing, empty or cannot be combined.
     """
-
-    mode = "stream"
-    source_type = SourceTypes(stream=True)
-
-    def __init__(self, sources: Iterable[str]) -> None:
-        listed = [name for source in sources for name in _stream_names(source)]
-        for source in listed:
-            if source.lower().startswith("http") and Path(source.split("?")[0]).suffix.lower() in IMAGE_SUFFIXES:
-                raise UserError(f"--source {source}: expected a stream, got the address of an image; download it")
-        self.relative = [PurePath(ops.clean_str(name).replace(os.sep, "_")) for name in listed]
-        self.names = listed
-        with tempfile.TemporaryDirectory() as folder:  # LoadStreams takes several streams only as a list file
-            file = Path(folder) / "list.streams"
-            file.write_text("\n".join(listed), encoding="utf-8")
-            try:
-                self.loader = LoadStreams(str(file), buffer=False)
-            except (ConnectionError, NotImplementedError, ModuleNotFoundError) as error:
-                raise UserError(f"--source {' '.join(listed)}: expected a stream that opens, got: {error}; check the "
-                                "camera number, address and network") from None
-
-    def __iter__(self) -> Iterator[Batch]:
-        for number, (_, images, _) in enumerate(self.loader, start=1):
-            items = [
-                Item(Path(name), relative, "stream", f"{i}: frame {number}", number, self.loader.fps[i])
-                for i, (name, relative) in enumerate(zip(self.names, self.relative, strict=True))
-            ]
-            yield self.names, images, items
-
-    def close(self) -> None:
-        """Stop the reading threads and release the captures."""
-        self.loader.close()
-
-
-def _stream_names(source: str) -> list[str]:
-    if Path(source).suffix.lower() != ".streams":
-        return [source]
-    try:
-        names = Path(source).read_text(encoding="utf-8-sig").split()
-    except OSError as error:
-        raise UserError(f"--source {source}: cannot be read ({error}); give a file with one stream per line") from None
-    if not names:
-        raise UserError(f"--source {source}: expected one stream per line, got an empty file")
-    return names
-
-
-def open_source(sources: list[str], skip: Skip, exclude: Path | None = None) -> MediaSource | StreamSource:
-    """Open what ``--source`` names. Raises `UserError` when something is missing, empty or cannot be combined."""
     streams = [source for source in sources if is_stream(source)]
     if streams and len(streams) < len(sources):
         raise UserError(f"--source {streams[0]}: expected files only or streams only, got both; run them separately")
-    return StreamSource(streams) if streams else MediaSource(FileList(sources, exclude), skip)
+    if not streams:
+        return MediaSource(FileList(sources, exclude), skip, lose)
+    from engine.detection.stream_source import StreamSource
+
+    return StreamSource(streams, lose, patience)

@@ -1,0 +1,80 @@
+"""Pictures on their way through the detector, and the batches in which they go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+import cv2
+import numpy as np
+
+from engine.detection.pipeline import HELD_BYTES
+
+Batch = tuple[list[str], list[np.ndarray], list["Item"]]
+Report = Callable[["Path | str", str], None]  # takes a file or stream, and what is wrong with it
+Prepare = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture on its way through the detector.
+
+    Attributes:
+        path: the file or stream it comes from.
+        relative: where its outputs go below the run folder, with the source's own file name.
+        kind: ``image``, ``video`` or ``stream``.
+        label: how a progress line calls it, such as ``image 3/120``.
+        source: how the file or stream is called where the user reads of it.
+        frame: number from 1 among the frames that were received of a video or stream, None for an image.
+        fps: frames per second that a video or stream says it has, 0 for an image.
+        prepared: the picture as the network takes it, (h, w, 3) BGR uint8.
+        seconds: how long reading and preparing took.
+    """
+
+    path: Path
+    relative: PurePath
+    kind: str
+    label: str
+    source: str
+    prepared: np.ndarray = field(repr=False, compare=False)
+    frame: int | None = None
+    fps: float = 0.0
+    seconds: float = 0.0
+
+
+def batched(pictures: Iterable[tuple[Item, np.ndarray]], most: int) -> Iterator[Batch]:
+    """Yield pictures in batches of one prepared size, in their order, in the form that ultralytics' predictor takes.
+
+    Args:
+        pictures: each with its item, (H, W, 3) BGR uint8.
+        most: pictures in a batch; fewer where they are huge.
+    """
+    batch: Batch = ([], [], [])
+    for item, image in pictures:
+        paths, images, items = batch
+        if items and item.prepared.shape != items[0].prepared.shape:
+            yield batch
+            batch = paths, images, items = [], [], []
+        paths.append(str(item.path))
+        images.append(image)
+        items.append(item)
+        if len(items) == most or len(items) * image.nbytes > HELD_BYTES:
+            yield batch
+            batch = ([], [], [])
+    if batch[0]:
+        yield batch
+
+
+def as_bgr(image: np.ndarray) -> np.ndarray:
+    """Return a picture of 1, 3 or 4 channels, 8 or 16 bits, as (H, W, 3) BGR uint8; 16 bits keep their high byte."""
+    eight = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
+    channels = 1 if eight.ndim == 2 else eight.shape[2]
+    if channels == 3:
+        return eight
+    return cv2.cvtColor(eight, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR)
+
+
+def believable_fps(fps: float) -> float:
+    """Return frames per second as a source tells them, 0 where it tells the ticks of its clock (90,000), NaN or nothing."""
+    return fps if 0.01 <= fps < 1000 else 0.0
