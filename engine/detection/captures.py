@@ -18,6 +18,7 @@ import numpy as np
 from cv2.utils import logging as cv2_log
 
 from engine.detection.items import as_bgr, believable_fps
+from engine.detection.timeline import Timeline
 
 USUAL_FPS = 25.0
 SILENCE = 15.0  # seconds in which a stream has to answer, and then to send its next picture
@@ -63,7 +64,6 @@ class MediaCapture:
     Attributes:
         frames: how many frames its header promises, 0 where it does not say.
         measured: whether its header says how many frames or seconds it has.
-        received: frames given until now.
 
     Raises:
         CaptureError: it cannot be opened, or holds no video.
@@ -84,11 +84,12 @@ class MediaCapture:
         self.fps = believable_fps(float(self.stream.average_rate or self.stream.guessed_rate or 0))
         self.frames = self.stream.frames
         self.duration = (self.container.duration or 0) / av.time_base
+        self.closed = not (local and self.container.format.name == "gif") or _is_closed_gif(Path(address))
         self.alone = len(self.container.streams) == 1
         self.measured = bool(self.frames or self.duration)
         self.finite = local or self.measured or (self.container.size > 0 and not self._is_playlist())
-        self.received = self.damaged = self.discarded = 0
-        self.began = self.until = 0.0  # seconds: start of the first frame, end of the last
+        self.damaged = self.discarded = 0
+        self.timeline = Timeline(self.fps or USUAL_FPS)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for packet in self._packets():
@@ -99,8 +100,13 @@ class MediaCapture:
                 self._note_damage()
                 continue
             for frame, image in whole:
-                self._note_time(frame)
+                self.timeline.note(frame.time or 0.0, float(frame.duration * frame.time_base))
                 yield image
+
+    @property
+    def received(self) -> int:
+        """Frames given until now."""
+        return self.timeline.frames
 
     def _is_playlist(self) -> bool:
         return not PLAYLISTS.isdisjoint(self.container.format.name.split(","))
@@ -120,23 +126,18 @@ class MediaCapture:
         # One who joins a stream lacks what its first frames refer to; that is no loss.
         self.damaged += self.finite or self.received > 0
 
-    def _note_time(self, frame: av.VideoFrame) -> None:
-        time = frame.time or 0.0
-        if not self.received:
-            self.began = time
-        self.received += 1
-        self.until = time + (float(frame.duration * frame.time_base) if frame.duration else 1 / (self.fps or USUAL_FPS))
-
     def shortfall(self) -> str:
         """Say what of a file that has been read to its end did not come; an empty text where nothing is missing."""
         shown = self.frames - self.discarded  # an edited file keeps frames that are not to be shown
-        promised = max(shown, self.received + self.damaged)
+        promised = max(shown, self.received + max(self.damaged, 0 if self.frames else self.timeline.missing))
         if self.received < promised:
             return f"only {self.received} of {promised} frames can be read"
+        if not self.closed:
+            return "it ends in the middle of a frame"
         if self.frames:
             return ""
-        seen = self.until - self.began
-        slack = max(2 / (self.fps or USUAL_FPS), 0.02 * self.duration, 0.0 if self.alone else 1.0)  # a sound may go on
+        seen = self.timeline.until - self.timeline.began
+        slack = max(2 / self.timeline.fps, 0.02 * self.duration, 0.0 if self.alone else 1.0)  # a sound may go on
         return f"only {seen:.1f} of {self.duration:.1f} s can be read" if seen < self.duration - slack else ""
 
     def close(self) -> None:
@@ -190,6 +191,11 @@ def _upright(frame: av.VideoFrame) -> np.ndarray:
     image = frame.to_ndarray(format="bgr24")
     quarters = round(frame.rotation / 90) % 4  # as a phone held it
     return np.ascontiguousarray(np.rot90(image, quarters)) if quarters else image
+
+
+def _is_closed_gif(path: Path) -> bool:
+    """Whether a GIF ends with its end marker: FFmpeg takes what there is for all there was."""
+    return path.read_bytes().rstrip(b"\0").endswith(b";")
 
 
 def _options() -> dict[str, str]:

@@ -30,7 +30,6 @@ from engine.detection.listing import FileList  # noqa: E402
 from engine.detection.predictor import Predictor, batch_size  # noqa: E402
 from engine.detection.predictor import detect as run_detect  # noqa: E402
 from data.images import Unreadable, read_pixels  # noqa: E402
-from engine.detection.sources import StreamSource  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -129,15 +128,6 @@ def test_list_glob_video_and_several_sources(weights: Path, images: Path, tmp_pa
     assert drawn.get(cv2.CAP_PROP_FRAME_COUNT) == 5
     drawn.release()
     assert (project / "both/labels/clips/clip_1.txt").is_file()
-
-
-def test_a_stream_is_read_frame_by_frame(tmp_path: Path) -> None:
-    source = StreamSource([str(write_video(tmp_path / "camera.avi", frames=3))])
-    try:
-        paths, frames, items = next(iter(source))
-    finally:
-        source.close()
-    assert frames[0].shape == (SIZE, SIZE, 3) and items[0].kind == "stream" and items[0].frame == 1
 
 
 @pytest.mark.parametrize(

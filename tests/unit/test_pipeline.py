@@ -11,6 +11,10 @@ from engine.detection import pipeline
 from engine.detection.pipeline import THREADS, WriteBehind, read_ahead
 
 
+def ignore(key: object, returned: object) -> None:
+    """What a job returned is of no interest here."""
+
+
 def alive(kind: str) -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith(kind)]
 
@@ -86,7 +90,7 @@ def test_jobs_of_one_key_run_one_after_another() -> None:
         written.append(number)
         running.release()
 
-    writing: WriteBehind[str] = WriteBehind()
+    writing: WriteBehind[str] = WriteBehind(ignore)
     for number in range(8):
         writing.submit("same", job, number)
     writing.close()
@@ -95,7 +99,7 @@ def test_jobs_of_one_key_run_one_after_another() -> None:
 
 def test_jobs_wait_when_there_are_too_many() -> None:
     gate = threading.Event()
-    writing: WriteBehind[int] = WriteBehind()
+    writing: WriteBehind[int] = WriteBehind(ignore)
     for key in range(2 * THREADS):
         writing.submit(key, gate.wait)
     late = threading.Thread(target=writing.submit, args=(99, gate.wait))
@@ -112,9 +116,18 @@ def test_what_a_job_raised_is_raised_and_the_others_are_finished() -> None:
         raise OSError(28, "No space left on device")
 
     done: list[int] = []
-    writing: WriteBehind[int] = WriteBehind()
+    writing: WriteBehind[int] = WriteBehind(ignore)
     writing.submit(0, fail)
     writing.submit(1, done.append, 1)
     with pytest.raises(OSError, match="No space"):
         writing.close()
     assert done == [1] and not alive("writer")
+
+
+def test_what_a_job_returned_is_handed_on_by_the_thread_that_submits() -> None:
+    returned: list[tuple[int, int, str]] = []
+    writing: WriteBehind[int] = WriteBehind(lambda key, value: returned.append((key, value, threading.current_thread().name)))
+    for key in range(20):
+        writing.submit(key, pow, key, 2)
+    writing.close()
+    assert returned == [(key, key * key, threading.current_thread().name) for key in range(20)]
