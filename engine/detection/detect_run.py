@@ -94,7 +94,7 @@ class Summary:
         if self.skipped:
             text.append(f"Skipped: {self.skipped} unreadable, listed above")
         if self.losses:
-            text.append(f"Incomplete: {self.losses} times pictures were lost, listed above")
+            text.append(f"Pictures lost: {self.losses} times, listed above")
         if self.undrawn:
             text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
         return [*text, f"Results: {self.folder}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable
 from itertools import count
@@ -73,15 +74,8 @@ class DrawnVideo:
         self.file = self._free_name()
         self.file.parent.mkdir(parents=True, exist_ok=True)
         _probe(self.file.parent)
-        height, width = fitted_size
-        level = cv2_log.getLogLevel()
-        cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # what fails is said in our own words
-        try:
-            writer = cv2.VideoWriter(str(self.file), cv2.CAP_FFMPEG, CODEC, self.fps, (width, height))
-        finally:
-            cv2_log.setLogLevel(level)
-        self.writer, self.written = (writer if writer.isOpened() else None), 0
-        if begins_anew:
+        self.writer, self.written = _writer(self.file, self.fps, fitted_size), 0
+        if begins_anew and self.writer:
             shape = f"{size[1]} x {size[0]}"
             print(f"{self.source}: frames of {shape} pixels from here on, drawn into {self.file.name}", flush=True)
 
@@ -101,6 +95,19 @@ def fitted(drawing: np.ndarray) -> np.ndarray:
         picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
     height, width = picture.shape[:2]
     return cv2.copyMakeBorder(picture, 0, height % 2, 0, width % 2, cv2.BORDER_CONSTANT)
+
+
+def _writer(file: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter | None:
+    """Return an open writer for drawings of a (height, width), None where none can be opened."""
+    if os.fsencode(file).decode(errors="ignore") != str(file):  # OpenCV crashes on a name that is not UTF-8
+        return None
+    level = cv2_log.getLogLevel()
+    cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # what fails is said in our own words
+    try:
+        writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, CODEC, fps, size[::-1])
+    finally:
+        cv2_log.setLogLevel(level)
+    return writer if writer.isOpened() else None
 
 
 def _probe(folder: Path) -> None:

@@ -18,6 +18,9 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+# A name in another encoding is written escaped; Python reads it back from JSON as the same name.
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+
 
 @dataclass(frozen=True)
 class Detections:
@@ -86,10 +89,10 @@ class JsonLists:
     """
 
     def __init__(self, path: Path, header: dict[str, Any], lists: tuple[str, ...]) -> None:
-        self.file: IO[str] = path.open("w", encoding="utf-8")
+        self.file: IO[str] = path.open("w", **TEXT)
         self.parts: dict[str, IO[str]] = {lists[0]: self.file}
         for name in lists[1:]:
-            self.parts[name] = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)
+            self.parts[name] = tempfile.TemporaryFile("w+", **TEXT, dir=path.parent)
         self.started: set[str] = set()
         fields = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in header.items()]
         self.file.write("{" + "".join(fields) + f"{json.dumps(lists[0])}: [\n")
@@ -152,7 +155,7 @@ class CsvWriter:
 
     def __init__(self, path: Path, names: dict[int, str]) -> None:
         self.names = names
-        self.file = path.open("w", encoding="utf-8", newline="")
+        self.file = path.open("w", **TEXT, newline="")
         self.rows = csv.writer(self.file)
         self.rows.writerow(self.COLUMNS)
 

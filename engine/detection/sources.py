@@ -129,12 +129,12 @@ class MediaSource:
 def _open_video(path: Path) -> MediaCapture:
     from engine.detection.captures import CaptureError, MediaCapture
 
-    if not path.is_file():  # a pipe would be waited for
-        raise Unreadable("not a file" if path.exists() else "file is missing")
     try:
+        if not path.is_file():  # a pipe would be waited for
+            raise Unreadable("not a file" if path.exists() else "file is missing")
         return MediaCapture(str(path))
-    except CaptureError as error:
-        raise Unreadable(str(error)) from None
+    except (CaptureError, OSError) as error:
+        raise Unreadable(getattr(error, "strerror", None) or str(error)) from None
 
 
 def _is_video(path: Path) -> bool:

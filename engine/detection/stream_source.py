@@ -16,7 +16,7 @@ from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.streams import Stream
 
 SIGNALS = 0.5  # seconds between two looks at Ctrl-C, where waiting for a frame does not end at once
-FAREWELL = 2.0  # seconds for the threads to end
+FAREWELL = 0.5  # seconds for the threads to end; one that waits for the network takes longer, and is left
 
 
 class StreamSource:

@@ -341,7 +341,7 @@ from tiny import save_tiny, write_image
 folder = Path(sys.argv[1])
 source, weights = write_image(folder / "a.jpg", 0), save_tiny(folder / "best.pt")
 detect.main(["--weights", f"{weights}", "--source", f"{source}", "--project", f"{folder / 'runs'}", "--device", "cpu"])
-print(*sorted({"torchvision", "torch._dynamo", "matplotlib.pyplot", "pandas", "polars"} & set(sys.modules)))
+print(*sorted({"av", "torchvision", "torch._dynamo", "matplotlib.pyplot", "pandas", "polars"} & set(sys.modules)))
 """
 
 

@@ -43,7 +43,9 @@ class Seen:
                 assert time.monotonic() - began < LONGEST, "the stream goes on for ever"
         finally:
             source.close()
-        assert not any(stream.thread.is_alive() for stream in source.streams)
+        for stream in source.streams:
+            stream.thread.join(5)
+            assert not stream.thread.is_alive()
 
     @property
     def numbers(self) -> list[int]:

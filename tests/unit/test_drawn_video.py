@@ -86,6 +86,14 @@ def test_a_change_of_size_starts_a_file_and_is_said(tmp_path: Path, capsys: pyte
     ]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes there")
+def test_a_name_that_is_no_text_is_said(tmp_path: Path) -> None:
+    target = Target(tmp_path / "\udcff")
+    target.video.write(frame(32, 32))
+    target.video.close()
+    assert len(target.undrawn) == 1
+
+
 def test_a_file_that_cannot_be_opened_is_said_for_each_frame(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "clip.mp4").mkdir()
     target = Target(tmp_path)

@@ -122,3 +122,16 @@ def test_equal_stems_of_different_extensions_keep_apart(tmp_path: Path) -> None:
         assert str(output_stem(tmp_path / name, PurePosixPath(name), (".jpg", ".png"))) == stem
     stream = PurePosixPath("rtsp___10.0.0.1_cam")
     assert output_stem(Path("rtsp://10.0.0.1/cam"), stream, (".jpg",)) == stream
+
+
+def test_names_in_another_encoding_are_written_and_read_back(tmp_path: Path) -> None:
+    name = "\udcff_north.png"  # the byte FF, as Python shows it
+    writers = JsonWriter(tmp_path / "r.json", NAMES, {}), CocoWriter(tmp_path / "coco.json", NAMES, {})
+    for writer in (*writers, CsvWriter(tmp_path / "r.csv", NAMES), LabelWriter(tmp_path / "labels", {".png"}, False)):
+        writer.add(found(name))
+        writer.skip(Path(f"/somewhere/{name}"), "empty file")
+        writer.close()
+    content = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))
+    assert content["images"][0]["image"] == name and content["skipped"][0]["image"] == f"/somewhere/{name}"
+    assert json.loads((tmp_path / "coco.json").read_text(encoding="utf-8"))["images"][0]["file_name"] == name
+    assert "_north.png" in (tmp_path / "r.csv").read_text(encoding="utf-8")
