@@ -207,6 +207,8 @@ def _options() -> dict[str, str]:
 def _reason(error: Exception) -> str:
     if isinstance(error, av.error.ExitError):
         return "nothing came in time"
+    if getattr(error, "errno", None) == errno.EIO:
+        return "no connection, or no video there"
     if isinstance(error, av.error.InvalidDataError):
         return "not a video, or its data are corrupt"
     return str(getattr(error, "strerror", None) or error).lower()

@@ -94,7 +94,7 @@ class Stream:
         self.received = 0
         self.stopped = Event()
         # A daemon: one that waits for an answer from the network must not keep the program from its end.
-        self.thread = Thread(target=self._run, name=f"stream {address}", daemon=True)
+        self.thread = Thread(target=self._run, name="stream", daemon=True)
         self.thread.start()
 
     def stop(self) -> None:
@@ -131,7 +131,7 @@ class Stream:
 
     def _read(self, connection: Connection) -> str:
         """Hand on the frames of a connection; return why it broke off, an empty text where it came to its end."""
-        damage_told = False
+        damage_told = connection.capture.finite  # a file's damage is told at its end
         self.fps = connection.capture.fps
         try:
             for image in connection:

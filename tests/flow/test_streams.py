@@ -181,8 +181,22 @@ def test_a_stream_that_does_not_open_is_one_line(source: Callable[[], str], expe
 
 
 def test_a_server_that_has_no_video_is_one_line() -> None:
-    with camera(file(b"<html>please log in</html>" * 50)) as url, pytest.raises(UserError, match="expected a stream"):
+    with camera(file(b"<html>please log in</html>" * 50)) as url, pytest.raises(UserError, match="no video there"):
         Seen(url)
+
+
+def test_frames_that_arrive_damaged_are_left_out_and_said() -> None:
+    def script(answer) -> None:
+        answer.head()
+        for seed in range(6):
+            if seed == 3:
+                answer.write(b"--f\r\nContent-Type: image/jpeg\r\nContent-Length: 500\r\n\r\n" + bytes(500) + b"\r\n")
+            answer.jpeg(seed)
+            time.sleep(0.05)
+
+    with camera(script) as url:
+        seen = Seen(url, patience=0)
+    assert seen.numbers[-1] == 6 and "frames arrive damaged after frame" in seen.losses[0] and len(seen.losses) == 2
 
 
 @pytest.mark.parametrize("lines", ["", "# nothing yet\n\n", b"\xff\xfe0\x00"], ids=["empty", "comments", "UTF-16"])
