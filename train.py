@@ -17,6 +17,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --weights FILE   start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
     --teacher-init B start the student from the teacher's tensors where they fit (default: True)
+    --map-classes    pair the classes of --weights and --teacher with the data's by name (default: refuse another order)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
     --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
     --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1

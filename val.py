@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError, guard
+from cfg.class_names import shown
 from engine.arguments import add_precision, count, fraction
 from engine.locate import locate_weights
 
@@ -28,6 +29,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
     parser.add_argument("--border", action="store_true", help="leave a grey border of half a stride around every image, "
                         "as ultralytics' own validation does (default: none, as in detect.py)")  # fmt: skip
+    parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name, where "
+                        "they are in another order or more (default: refuse)")  # fmt: skip
     add_precision(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
@@ -71,7 +74,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
-    options += ("eval_teacher", "border")
+    options += ("eval_teacher", "border", "map_classes")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
 
 
@@ -91,14 +94,15 @@ def table(result: dict[str, Any]) -> str:
         return f"{'-':>10}" if value is None else f"{value:>10.4f}"
 
     metrics, model, speed, settings = (result[key] for key in ("metrics", "model", "speed", "settings"))
-    width = max(8, *(len(row["name"]) for row in result["per_class"]))
+    width = max(8, *(len(shown(row["name"])) for row in result["per_class"]))
     columns = ("precision", "recall", "F1", "AP50", "AP50-95", "AP75", "AR100")
     lines = [f"{'class':<{width}}{'boxes':>8}" + "".join(f"{column:>10}" for column in columns)]
     overall = metrics | {"AP50": metrics["mAP50"], "AP50-95": metrics["mAP50-95"]}
     rows = [{"name": "all", "boxes": sum(row["boxes"] for row in result["per_class"])} | overall, *result["per_class"]]
-    lines += [f"{row['name']:<{width}}{row['boxes']:>8}" + "".join(cell(row[c]) for c in columns) for row in rows]
-    more = ("AR1", "AR10", "AR100", "AP_small", "AP_medium", "AP_large")
+    lines += [f"{shown(row['name']):<{width}}{row['boxes']:>8}" + "".join(cell(row[c]) for c in columns) for row in rows]
+    more = ("AR1", "AR10", "AR100", "AR_max", "AP_small", "AP_medium", "AP_large")
     lines += ["", "  ".join(f"{name} {cell(metrics[name]).strip()}" for name in more)]
+    lines += limits(result["limits"])
     lines += [f"precision, recall and F1 at confidence {metrics['best_conf']:.3f}, where F1 is largest"]
     counted = ""
     if model["parameters"] is not None:
@@ -110,6 +114,8 @@ def table(result: dict[str, Any]) -> str:
         f"(inference {speed['inference_ms']:.1f} ms + NMS {speed['postprocess_ms']:.1f} ms; "
         f"letterbox {speed['preprocess_ms']:.1f} ms before)"
     ]
+    if settings["classes"] == "mapped":
+        lines += ["the model's classes were paired with the data's by name"]
     if "dynamic_teacher" in result:
         told = result["dynamic_teacher"]["metrics"]
         names = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10")
@@ -117,6 +123,21 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"dynamic teacher, which is given the labels: {scores}"]
     lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
     return "\n".join(lines)
+
+
+def limits(counted: dict[str, int]) -> list[str]:
+    """Lines that say how many detections counted, and which figures that capped."""
+    usual, boxes = counted["coco"], counted["boxes_per_class"]
+    lines = [f"counted: up to {counted['per_class']} detections of a class in an image, {counted['per_image']} in all"]
+    if boxes > usual:
+        lines[0] += f" (COCO's {usual} is too few: an image has {boxes} boxes of a class)"
+        lines += [f"CAPPED: AR1, AR10 and AR100 stop at 1, 10 and {usual} detections; AR_max does not"]
+    if counted["short_images"]:
+        lines += [
+            f"CAPPED: {counted['short_images']} images have more boxes (up to {counted['boxes_per_image']}) than the "
+            f"{counted['per_image']} that can be found there: recall and AP cannot reach 1"
+        ]
+    return lines
 
 
 if __name__ == "__main__":

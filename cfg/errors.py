@@ -34,6 +34,8 @@ def guard(main: Callable[[], int | None]) -> int:
     That is what `main` returns, 2 after a `UserError` (printed as one line), 130 after Ctrl-C, and 70 (EX_SOFTWARE)
     with the traceback after anything else: 1 says that some inputs could not be used, and a bug must not look like it.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its escape
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main() or 0
     except UserError as error:

@@ -38,10 +38,14 @@ def find(kind: str, name: str | Path) -> Path:
     )
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
-    """Read a YAML mapping. Raises `UserError` naming the file when it is unreadable, not YAML or not a mapping."""
+def read_yaml(path: str | Path, as_text: bool = False) -> dict[str, Any]:
+    """Read a YAML mapping; `as_text` leaves its values as they are written, where YAML sees numbers, dates or `yes` as True.
+
+    Raises:
+        UserError: naming the file when it is unreadable, not YAML or not a mapping.
+    """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader if as_text else yaml.SafeLoader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file") from None
     except yaml.YAMLError as error:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, find, nearest, read_yaml
+from data.class_names import class_names
 from data.files import list_images
 from data.images import image_size
 from data.labels import LABEL_ERRORS, read_labels
@@ -53,7 +54,7 @@ def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> di
     file = Path(data) / "data.yaml" if (Path(data) / "data.yaml").is_file() else find("data", data)
     content = read_yaml(file)
     content.pop("download", None)
-    content["names"] = _names(file, content)
+    content["names"] = class_names(file, content)
     content["nc"] = len(content["names"])
     root = _root(file, content.get("path"))
     content["path"] = str(root)
@@ -103,24 +104,6 @@ def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> 
         fix = re.sub(r"(?<![\w/])datasets/", lambda _: f"{root.rstrip('/')}/", fix)  # the commands, not the addresses
     fix = fix or f"correct 'path' or '{part}' in the YAML, or put the images there"
     return f"{file}: {WHAT[part]} not found: expected {path}; {fix}"
-
-
-def _names(file: Path, content: dict[str, Any]) -> dict[int, str]:
-    names, nc = content.get("names"), content.get("nc")
-    if names is None and isinstance(nc, int) and nc > 0:
-        names = [f"class_{i}" for i in range(nc)]
-    if isinstance(names, list):
-        names = dict(enumerate(names))
-    if not isinstance(names, dict) or not names:
-        raise UserError(f"{file}: expected 'names' to list the classes, got {names!r}; write `names: [scratch, pit]`")
-    if sorted(names, key=str) != sorted(range(len(names)), key=str):
-        raise UserError(f"{file}: expected 'names' to have the keys 0 to {len(names) - 1}, got {list(names)}; renumber")
-    names = {i: str(names[i]) for i in range(len(names))}
-    if len(set(names.values())) < len(names):
-        raise UserError(f"{file}: expected distinct 'names', got {list(names.values())}; rename the repeated class")
-    if nc is not None and nc != len(names):
-        raise UserError(f"{file}: expected 'nc' to be the number of 'names' ({len(names)}), got {nc}; drop 'nc'")
-    return names
 
 
 def _root(file: Path, path: Any) -> Path:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from cfg import UserError
+from cfg.class_names import REORDERED, compare
 from models.registry import Registry
 
 METHODS = Registry("distillation method", "distill.methods")
@@ -181,10 +182,14 @@ def check_classes(student: Spec, teacher: Spec) -> None:
             f"{teacher.label} knows {teacher.nc} classes, {student.label} {student.nc}: "
             "expected the same; train the teacher on the student's data"
         )
-    ours, theirs = list(student.names.values()), list(teacher.names.values())
-    named = all(not str(n).isdigit() for n in ours + theirs)
-    if named and ours != theirs:
-        raise UserError(f"{teacher.label} has classes {theirs}, {student.label} {ours}: expected the same, in the same order")
+    found = compare(teacher.names, student.names)
+    if not found.agrees:
+        reordered = found.relation == REORDERED
+        raise UserError(
+            f"{teacher.label}: expected the classes of {student.label} in the same order, "
+            f"got {'another order' if reordered else 'others'} ({found.difference}); "
+            + ("say --map-classes to pair them by name" if reordered else "train the teacher on the student's data")
+        )
 
 
 def pair_levels(student: Spec, teacher: Spec) -> list[str]:

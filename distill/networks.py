@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -76,12 +76,13 @@ class FrozenTeacher:
         model: a `Network`; it is frozen in place.
         label: what messages call it.
         trained: False for a control with random weights.
+        notes: lines about it for the run's header.
     """
 
-    def __init__(self, model: nn.Module, label: str, trained: bool = True) -> None:
+    def __init__(self, model: nn.Module, label: str, trained: bool = True, notes: Sequence[str] = ()) -> None:
         self.model = model.eval().requires_grad_(False)
         self.spec = spec_of(model, label)
-        self.trained = trained
+        self.trained, self.notes = trained, list(notes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FrozenTeacher:
         return self

@@ -8,7 +8,6 @@ any process, whatever can be imported there. Files of other programs go through 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,18 +23,7 @@ from engine.plain import plain, save_atomic
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
-FIRST_ROW = "model.0."  # where the names of a detector's first row begin
 FIELDS = ("kind", "yaml", "nc", "names", "stride", "state", "meta")
-YOLOV5_FIRST_STRIDE = 8
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """Outcome of `transfer`: `matched` of `total` tensors were copied; `skipped` names those that found no place."""
-
-    matched: int
-    total: int
-    skipped: list[str]
 
 
 def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
@@ -142,36 +130,18 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         UserError: as `read`; or there is not one named tensor in the file.
     """
+    return read_weights(path)[0]
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[int, str] | None]:
+    """As `read_state`, and the class names by index where the file has them, else None."""
     content = read(path)
     module = find_module(content)
     state = harvest_state_dict(module) if module is not None else _named_tensors(content)
     if not state:
         raise UserError(f"{path}: expected a checkpoint with named tensors, got none; give a .pt file of a detector")
-    return state
-
-
-@torch.no_grad()
-def transfer(model: nn.Module, state: dict[str, Tensor]) -> Transfer:
-    """Copy into `model`, in place, every tensor of `state` whose name and shape match one of the model's.
-
-    YOLOv5 stores anchor sizes in grid cells (``....anchors``, (levels, anchors, 2)); a model that keeps them in pixels
-    (``....anchor_wh``) takes them times YOLOv5's strides 8, 16, 32 ... A backbone's own weights (torchvision's, from
-    ImageNet) have no row number in their names; they go to the first row.
-    """
-    own, skipped = model.state_dict(), []
-    if not any(name in own for name in state) and any(f"{FIRST_ROW}{name}" in own for name in state):
-        state = {f"{FIRST_ROW}{name}": tensor for name, tensor in state.items()}
-    for name, tensor in state.items():
-        pixels = f"{name.removesuffix('.anchors')}.anchor_wh"
-        if name.endswith(".anchors") and name not in own and pixels in own:
-            target, tensor = own[pixels], _anchors_in_pixels(tensor)
-        else:
-            target = own.get(name)
-        if target is None or target.shape != tensor.shape:
-            skipped.append(name)
-        else:
-            target.copy_(tensor)
-    return Transfer(len(state) - len(skipped), len(state), skipped)
+    fields = vars(module) if module is not None else content
+    return state, _class_names(fields.get("names"))
 
 
 def install() -> None:
@@ -254,10 +224,11 @@ def _named_tensors(content: Any) -> dict[str, Tensor]:
     return {}
 
 
-def _anchors_in_pixels(anchors: Tensor) -> Tensor:
-    """YOLOv5's anchors (levels, anchors, 2) in grid cells -> pixels."""
-    strides = YOLOV5_FIRST_STRIDE * 2 ** torch.arange(len(anchors), device=anchors.device)
-    return anchors.float() * strides.view(-1, *[1] * (anchors.ndim - 1))
+def _class_names(names: Any) -> dict[int, str] | None:
+    """Class names as a file has them, a list or by index; None for anything else: a foreign file may hold what it likes."""
+    names = dict(enumerate(names)) if isinstance(names, list) else names
+    numbered = isinstance(names, dict) and bool(names) and all(str(key).isdecimal() for key in names)
+    return {int(key): str(name) for key, name in names.items()} if numbered else None
 
 
 def _is_plain(value: Any) -> bool:

@@ -29,6 +29,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
     "teacher_init": True,  # start the student from the teacher's tensors where name and shape match
     "weights": None,  # start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
+    "map_classes": False,  # take the classes of weights and teacher by their names, where these are in another order
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
     "tensorboard": False,  # write TensorBoard events to the run folder
 }

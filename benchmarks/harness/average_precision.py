@@ -12,11 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from engine.validation.coco_metrics import Boxes
+from engine.validation.coco_metrics import Boxes, detection_limit
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
-DETECTIONS = 100  # per image and class, as COCO's AP
 CHUNK = 100  # resamples at a time
 
 
@@ -40,15 +39,17 @@ def match(truths: Sequence[Boxes], found: Sequence[Boxes], classes: int) -> list
     Args:
         truths, found: ground truth and detections per image, same order.
     """
-    return [_match_class(truths, found, c) for c in range(classes) if any((t.classes == c).any() for t in truths)]
+    limit = detection_limit(truths)
+    there = [c for c in range(classes) if any((t.classes == c).any() for t in truths)]
+    return [_match_class(truths, found, c, limit) for c in there]
 
 
-def _match_class(truths: Sequence[Boxes], found: Sequence[Boxes], chosen: int) -> ClassMatches:
+def _match_class(truths: Sequence[Boxes], found: Sequence[Boxes], chosen: int, limit: int) -> ClassMatches:
     scores, hits, counts = [], [], []
     for truth, detections in zip(truths, found, strict=True):
         boxes_xyxy = truth.boxes_xyxy[truth.classes == chosen].astype(float)
         of_class = np.flatnonzero(detections.classes == chosen)
-        order = of_class[np.argsort(-detections.scores[of_class], kind="stable")][:DETECTIONS]
+        order = of_class[np.argsort(-detections.scores[of_class], kind="stable")][:limit]
         scores.append(detections.scores[order])
         hits.append(_match_image(boxes_xyxy, detections.boxes_xyxy[order].astype(float)))
         counts.append(len(boxes_xyxy))

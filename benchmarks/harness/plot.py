@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.report import title_of
+from engine.plots import shielded
 
 COLOURS = {"HELPS": "#1a7f37", "HURTS": "#b42318", "NOT SHOWN": "#57606a"}
 ROOM = 1.6  # the axis reaches this far beyond the seeds and the intervals over images; longer ones end in an arrow
 
 
+@shielded("results.png")
 def plot(result: dict[str, Any], path: Path) -> bool:
-    """Draw the differences in points by method; return False when there is none to draw."""
+    """Draw the differences in points by method; return False (None after an error) when there is no picture."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch

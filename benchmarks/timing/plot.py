@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from engine.plots import shielded
+
 STYLES = {"total": "-", "forward": "--", "loss": ":", "nms": ":", "backward": "-."}
 TITLES = {"imgsz": "pixels per image", "objects": "objects per image", "batch": "images per batch"}
 
 
+@shielded("scaling-*.png")
 def plot(rows: list[dict[str, Any]], axis: str, path: Path) -> bool:
-    """Draw one axis: inference beside training, a colour per model, a style per part. False when there is nothing."""
+    """Draw one axis: inference beside training, a colour per model, a style per part. False when there is nothing, None after an error."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -43,6 +46,9 @@ def _lines(panel: Any, row: dict[str, Any], colour: str) -> None:
 
 def _finish(panel: Any, axis: str, kind: str) -> None:
     panel.set(xscale="log", yscale="log", xlabel=TITLES.get(axis, axis), ylabel="ms per batch", title=kind)
+    for numbers in (panel.xaxis, panel.yaxis):  # the library's own powers of ten are formulas
+        numbers.set_major_formatter("{x:g}")
+        numbers.set_minor_formatter("")
     panel.grid(alpha=0.25, which="both")
     panel.legend(fontsize=7)
     panel.text(0.99, 0.01, "grey: linear", transform=panel.transAxes, ha="right", va="bottom", fontsize=7, color="0.5")

@@ -15,11 +15,13 @@ import numpy as np
 from ultralytics.engine.results import Results
 from ultralytics.utils.checks import check_imshow
 
+from cfg.class_names import shown
 from cfg.errors import UserError
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
 from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
+from engine.plots import drawable
 
 STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
@@ -84,7 +86,7 @@ class Summary:
 
     def lines(self) -> list[str]:
         """Return the text that ends a run."""
-        classes = ", ".join(f"{name} {number}" for name, number in self.objects.most_common()) or "none"
+        classes = ", ".join(f"{shown(name)} {number}" for name, number in self.objects.most_common()) or "none"
         text = [f"{self.images} images, {self.objects.total()} objects: {classes}"]
         if self.images:
             parts = (f"{self.milliseconds[stage] / self.images:.1f} ms {stage}" for stage in STAGES)
@@ -117,10 +119,12 @@ class Run:
         self.last_frames: dict[PurePath, int] = {}
         self.last_undrawn = ("", "")
         self.began = perf_counter()
+        self.drawn_names: dict[int, str] = {}
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
         """Make the folder and start the result files. Raises `UserError` when that is not possible."""
         chosen, folder = self.options, self.folder
+        self.drawn_names = drawable(names)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if chosen.save_txt:
@@ -171,6 +175,7 @@ class Run:
         item: Item = result.item
         plain = result.cpu().numpy()  # no tensors in the threads that draw
         found = detections(plain, item)
+        plain.names = self.drawn_names
         for writer in self.writers:
             writer.add(found)
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
@@ -225,7 +230,7 @@ class Run:
 def line(result: Results, found: Detections) -> str:
     """Return the progress line of a picture: place, size of the network's input, objects by class, inference time."""
     per_class = Counter(found.classes.tolist())
-    objects = ", ".join(f"{per_class[index]} {result.names[index]}" for index in sorted(per_class)) or "(no detections)"
+    objects = ", ".join(f"{per_class[index]} {shown(result.names[index])}" for index in sorted(per_class)) or "(no detections)"
     height, width = result.input_size
     return f"{result.item.label} {result.item.source}: {height}x{width} {objects}, {result.speed['inference']:.1f}ms"
 

@@ -15,7 +15,8 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.nms import non_max_suppression
 
-from cfg.errors import UserError, nearest
+from cfg.class_names import nearest_name, shown
+from cfg.errors import UserError
 from cfg.version import VERSION
 from engine.detection.detect_run import DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, open_source
@@ -150,16 +151,24 @@ def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend
 
 
 def class_indices(chosen: list[str] | None, names: dict[int, str]) -> list[int] | None:
-    """Return the indices of classes given by index or name. Raises `UserError` on an unknown one."""
+    """Return the indices of classes given by name or index. Raises `UserError` on an unknown one.
+
+    A name comes before an index: classes may be called by numbers, and then the class of that name is what is meant.
+    """
     if chosen is None:
         return None
-    by_name = {name: index for index, name in names.items()} | {str(index): index for index in names}
+    by_name = {name: index for index, name in names.items()}
+    found = []
     for given in chosen:
-        if given not in by_name:
-            known = ", ".join(f"{index} {name}" for index, name in names.items())
-            hint = nearest(given, names.values())
+        index = by_name.get(given, int(given) if given.isdecimal() and int(given) in names else None)
+        if index is None:
+            known = ", ".join(f"{number} {shown(name)}" for number, name in names.items())
+            hint = nearest_name(given, names.values())
             raise UserError(f"--classes {given}: expected an index or name of the model's classes ({known}){hint}")
-    return [by_name[given] for given in chosen]
+        if given in by_name and given != str(index) and given.isdecimal() and int(given) in names:
+            print(f"--classes {given}: taken as the name of class {index}, not as class number {given}")
+        found.append(index)
+    return found
 
 
 def batch_size(options: DetectOptions, backend: AutoBackend, size: list[int]) -> int:

@@ -19,7 +19,7 @@ from engine.export.export_check import ExportOptions
 from engine.export.int8_table import Measured, measure
 from engine.export.quantise import quantise
 from engine.locate import require
-from engine.validation.evaluate import check_names
+from engine.validation.classes import match_classes
 from engine.weights import read_metadata
 
 FORMATS = ("onnx", "openvino")
@@ -59,7 +59,7 @@ class Int8:
 
     def __init__(self, detector: nn.Module, options: ExportOptions, size: list[int]) -> None:
         content = resolve(options.data)
-        check_names(options.weights, detector.names, options.data, content["names"])
+        match_classes(options.weights, detector.names, options.data, content["names"])
         files = calibration_files(content, options.data, options.calibration_images)
         stride = int(detector.stride.max())
         self.calibration = Calibration(files, size, options.batch, stride if options.dynamic else None)

@@ -16,9 +16,10 @@ from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
 from distill.networks import FrozenTeacher, spec_of
-from engine.checkpoint import Transfer, read_state, transfer
 from engine.detectors import build_detector
+from engine.training.classes import check_resumed, start_from, start_note
 from engine.training.teachers import load_teacher
+from engine.transfer import transfer
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
@@ -51,37 +52,29 @@ def build_networks(
     """
     fresh = student is None
     student = build_detector(settings["model"], nc, names) if fresh else student.train()
-    _check_student(settings, student, nc)
-    notes = []
+    notes = [] if fresh else check_resumed(student, settings, names)
+    _check_student(settings, student)
     teacher = distiller = None
     if settings["teacher"] or settings["distill"]:
-        teacher = load_teacher(settings["teacher"], nc, names) if settings["teacher"] else None
+        by_name = bool(settings.get("map_classes"))
+        teacher = load_teacher(settings["teacher"], nc, names, by_name) if settings["teacher"] else None
         wanted = settings["distill"] or DEFAULT_METHOD
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name)
         notes += [distillation_note(wanted, settings, teacher, distiller)]
     if teacher:
+        notes += teacher.notes
         if not teacher.trained:  # no start from it: runs of different seeds would all start alike
             notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
         elif settings["teacher_init"] and fresh and not teacher.spec.headless:
-            notes += [transfer_note("teacher", settings["teacher"], transfer(student, teacher.model.state_dict()))]
+            copied = transfer(student, teacher.model.state_dict())
+            notes += [start_note("teacher", settings["teacher"], copied)]
     if settings["weights"] and fresh:
-        copied = transfer(student, read_state(settings["weights"]))
-        if not copied.matched:
-            raise UserError(
-                f"{settings['weights']}: no tensor fits {settings['model']} by name and shape; "
-                "leave --weights out"
-            )
-        notes += [transfer_note("weights", settings["weights"], copied)]
+        notes += start_from(student, settings["weights"], settings, names)
     return Networks(student, teacher, distiller, notes)
 
 
-def _check_student(settings: dict[str, Any], student: nn.Module, nc: int) -> None:
+def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
     """Refuse arguments that this student cannot be trained with."""
-    if student.model[-1].nc != nc:
-        raise UserError(
-            f"{settings['data']}: expected {student.model[-1].nc} classes as in the checkpoint, got {nc}; "
-            "use its own data set"
-        )
     if isinstance(student, Detector):
         student.init_criterion()  # its options are wrong now, or never
     if settings.get("cls_pw") and isinstance(student, Detector):
@@ -160,10 +153,6 @@ def distillation_note(
     balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
     method = f"{wanted} {source}: {distiller.describe()}"
     return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
-
-
-def transfer_note(kind: str, path: str, copied: Transfer) -> str:
-    return f"start: {copied.matched} of {copied.total} tensors of the {kind} {path} fit the student by name and shape"
 
 
 def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from cfg import UserError
 from distill.base import Spec
+from engine.plots import shielded
 
 NO_TEACHER = "distillation: off (give --teacher t.pt to switch it on)"
 
@@ -59,6 +60,7 @@ def trim_results(path: Path, epochs: int) -> None:
 PLOTS = {"weight/": "Adaptive weights of the loss terms", "share/": "Gradient at the student's neck over detection's"}
 
 
+@shielded("weights.png")
 def plot_weights(results: Path, target: Path) -> None:
     """Draw weights and gradient shares of the loss terms over epochs; nothing for a run without distillation."""
     import matplotlib.pyplot as plt

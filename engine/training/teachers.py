@@ -10,9 +10,11 @@ from torch import nn
 
 from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
+from data.class_names import written
 from distill.networks import FrozenTeacher
 from engine.checkpoint import load_detector, read_state
 from engine.detectors import build_detector, is_rtdetr
+from engine.training.classes import renumber_teacher
 from models.foreign import torchvision_fpn
 from models.foreign.base import FeaturePyramid
 from models.foreign.rtdetr import RTDETRPyramid
@@ -21,7 +23,7 @@ KEYS = ("torchvision", "weights", "names", "options", "batch_norm_eps")  # of a 
 BACKGROUND = ("background", "__background__")
 
 
-def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeacher:
+def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: bool = False) -> FrozenTeacher:
     """The frozen teacher of a run.
 
     Args:
@@ -29,6 +31,7 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeac
             YAML of a torchvision detector (a file, or a name in `cfg/teachers`).
         nc, names: classes of the run. An untrained teacher gets them, and the same random weights each time: on every
             process, on resume.
+        map_classes: put the classes of trained weights, the same in another order, in the run's.
 
     Raises:
         UserError: the file is missing, damaged or wrong, or what it holds is no detector with feature levels.
@@ -41,7 +44,9 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str]) -> FrozenTeac
             model, trained = _from_yaml(path, nc, names)
     if is_rtdetr(model):
         model = RTDETRPyramid(model)
-    return FrozenTeacher(model, f"teacher {path}" if trained else f"untrained teacher {path}", trained)
+    note = renumber_teacher(model, str(path), names, map_classes)
+    label = f"teacher {path}" if trained else f"untrained teacher {path}"
+    return FrozenTeacher(model, label, trained, [note] if note else [])
 
 
 def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Module, bool]:
@@ -56,23 +61,23 @@ def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Mod
             others = f" (torchvision's are in cfg/teachers: {', '.join(known)})" if file is None else ""
             raise UserError(f"{error}{others}") from None
     try:
-        return _torchvision(file.parent, content, names), bool(content.get("weights"))
+        return _torchvision(file, content, names), bool(content.get("weights"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
 
 
-def _torchvision(folder: Path, content: dict[str, Any], names: dict[int, str]) -> FeaturePyramid:
-    """A torchvision detector as its YAML describes it; `folder` is what the weights' path is relative to."""
+def _torchvision(yaml: Path, content: dict[str, Any], names: dict[int, str]) -> FeaturePyramid:
+    """A torchvision detector as its YAML describes it; the weights' path is relative to that."""
     for key in content:
         if key not in KEYS:
             raise UserError(f"unknown key '{key}'{nearest(key, KEYS)} (known: {', '.join(KEYS)})")
     options, weights = content.get("options") or {}, content.get("weights")
     if not isinstance(options, dict):
         raise UserError(f"options: expected 'name: value' lines, got {options!r}")
-    classes = _class_names(content.get("names"), names, weights)
+    classes = _class_names(yaml, content.get("names"), names, weights)
     model = torchvision_fpn.build(content["torchvision"], len(classes), options)
     if weights:
-        file = folder / str(weights)
+        file = yaml.parent / str(weights)
         if not file.is_file():
             raise UserError(
                 f"weights: {file} not found; expected what torch.save(model.state_dict(), FILE) wrote, at a path "
@@ -84,7 +89,7 @@ def _torchvision(folder: Path, content: dict[str, Any], names: dict[int, str]) -
     return torchvision_fpn.TorchvisionPyramid(model, classes)
 
 
-def _class_names(given: Any, names: dict[int, str], weights: Any) -> dict[int, str]:
+def _class_names(yaml: Path, given: Any, names: dict[int, str], weights: Any) -> dict[int, str]:
     """The teacher's class names by index, without the background; an untrained teacher without any gets the run's."""
     if given is None and not weights:
         return names
@@ -96,7 +101,7 @@ def _class_names(given: Any, names: dict[int, str], weights: Any) -> dict[int, s
         )
     if str(values[0]).lower() in BACKGROUND:
         raise UserError("names: expected the classes without the background; leave the first one out")
-    return {i: str(name) for i, name in enumerate(values)}
+    return dict(enumerate(written(yaml, "names", values)))
 
 
 def _epsilon(value: Any) -> float:

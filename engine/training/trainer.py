@@ -22,6 +22,7 @@ from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_atomic, save_student
 from engine.dataset import record_left_out, use_own_data
 from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
+from engine.host_plots import shield_plots
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
@@ -55,6 +56,7 @@ class Trainer(DetectionTrainer):
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
         use_own_data()
+        shield_plots()
         super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
@@ -174,8 +176,9 @@ class Trainer(DetectionTrainer):
         return optimizer
 
     def get_validator(self) -> Validator:
-        """Validation within the run, ultralytics' metrics on the EMA weights."""
-        return Validator(self.test_loader, save_dir=self.save_dir, args=self.args, _callbacks=self.callbacks)
+        """Validation within the run, ultralytics' metrics on the EMA weights; plots wait for the checkpoint (`_validate_best`)."""
+        args = vars(self.args) | {"plots": False}
+        return Validator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

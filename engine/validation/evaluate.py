@@ -18,11 +18,13 @@ from data import resolve
 from engine.checkpoint import install, load_detector
 from engine.dataset import record_left_out, use_own_data
 from engine.host import own_backend
+from engine.host_plots import shield_plots
 from engine.locate import locate_weights
 from engine.profile import profile
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
 from engine.validation.box_files import save_boxes
-from engine.validation.coco_metrics import coco_metrics
+from engine.validation.classes import match_classes
+from engine.validation.coco_metrics import COCO_LIMIT, coco_metrics, detection_limit, fullest
 from engine.validation.latency import time_single_images
 from engine.validation.validator import Validator
 from engine.weights import DEFAULT_SIZE, open_backend, pick_device, tell_precision
@@ -43,6 +45,7 @@ def evaluate(
     detections: str | Path | None = None,
     eval_teacher: bool = False,
     border: bool = False,
+    map_classes: bool = False,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -56,24 +59,26 @@ def evaluate(
         save_dir: run folder; plots and the resolved `data.yaml` go there.
         border: with the border that ultralytics adds (see `engine.dataset.Dataset`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
+        map_classes: pair the model's classes with the data's by name, where they are in another order or more.
         detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
         is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
-        ``speed`` (`time_single_images`), ``settings``; with `eval_teacher` also ``dynamic_teacher`` (the first three).
-        Undefined values are None.
+        ``speed`` (`time_single_images`), ``limits`` (`_limits`), ``settings``; with `eval_teacher` also
+        ``dynamic_teacher`` (the first three). Undefined values are None.
 
     Raises:
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
     """
     install()
     use_own_data()
+    shield_plots()
     target, weights = pick_device(device or ""), locate_weights(weights)
     source, facts = _open(weights, target, precision)
     tell_precision(precision, facts["precision"])
     content = _read_data(data, split)
-    check_names(weights, facts["names"], data, content["names"])
+    classes, compared = match_classes(weights, facts["names"], data, content["names"], map_classes)
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
     imgsz = _check_imgsz(imgsz or facts["imgsz"], facts["stride"])
     save_dir = Path(save_dir).resolve()
@@ -83,7 +88,7 @@ def evaluate(
         iou=iou, plots=plots, rect=True, task="detect", mode="val", verbose=False,
     )  # fmt: skip
     validator = Validator(save_dir=save_dir, args=args)
-    validator.collect, validator.args.border = True, border
+    validator.collect, validator.classes, validator.args.border = True, classes, border
     with own_backend(precision):
         validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
@@ -96,14 +101,15 @@ def evaluate(
         weights=str(weights), data=str(data), split=split, imgsz=max(speed["imgsz"]), batch=validator.args.batch,
         device=str(target), conf=conf, iou=iou, precision=facts["precision"], border=border,
         images=len(validator.truths), save_dir=str(save_dir),
-        images_dropped=record_left_out(save_dir, {split: validator.dataloader.dataset.reading}),
+        images_dropped=record_left_out(save_dir, {split: validator.dataloader.dataset.reading}), classes=compared,
     )  # fmt: skip
     if settings["imgsz"] != imgsz:
         print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
-    report = _report(validator, content["names"]) | {"model": facts["model"], "speed": speed, "settings": settings}
+    report = _report(validator, content["names"])
+    report |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
-        told.teacher, told.collect, told.args.border = teacher, True, border
+        told.teacher, told.collect, told.classes, told.args.border = teacher, True, classes, border
         with own_backend(precision):
             told(model=source)
         report["dynamic_teacher"] = _report(told, content["names"])
@@ -147,23 +153,26 @@ def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
     return path
 
 
-def check_names(weights: str | Path, known: dict[int, str], data: str | Path, wanted: dict[int, str]) -> None:
-    ours, theirs = [str(known[k]) for k in sorted(known)], [wanted[k] for k in sorted(wanted)]
-    if ours == theirs:
-        return
-    if len(ours) != len(theirs):
-        reason = f"{len(theirs)} classes in the data, {len(ours)} in the model"
-    else:
-        index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if pair[0] != pair[1])
-        reason = f"class {index} is '{theirs[index]}' in the data, '{ours[index]}' in the model"
-    raise UserError(f"{data}: expected the class names of {weights}, got others ({reason}); use its own data set")
-
-
 def _check_imgsz(imgsz: int, stride: int) -> int:
     rounded = max(stride, math.ceil(int(imgsz) / stride) * stride)
     if rounded != imgsz:
         print(f"--imgsz {imgsz} is not a multiple of the model's stride {stride}: using {rounded}", file=sys.stderr)
     return rounded
+
+
+def _limits(validator: Validator) -> dict[str, int]:
+    """How many detections counted, and whether that was enough.
+
+    Returns:
+        ``per_class``: of a class in an image, for AP and AR_max (``coco``: by COCO's rules); ``per_image``: that the model
+        gives and suppression keeps; ``boxes_per_image``, ``boxes_per_class``: the most there are; ``short_images``:
+        images with more boxes than can be found there: with any, recall and AP cannot reach 1.
+    """
+    boxes_per_image, boxes_per_class = fullest(validator.truths)
+    return {
+        "per_class": detection_limit(validator.truths), "coco": COCO_LIMIT, "per_image": validator.room,
+        "boxes_per_image": boxes_per_image, "boxes_per_class": boxes_per_class, "short_images": validator.short,
+    }  # fmt: skip
 
 
 def _report(validator: Validator, names: dict[int, str]) -> dict[str, Any]:

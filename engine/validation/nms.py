@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from ultralytics.utils.nms import non_max_suppression
 
 CANDIDATES = (2048, 8192, 30000)  # boxes considered, best scores first; the last is ultralytics' own limit
+
+
+def finished(preds: torch.Tensor, end2end: bool) -> bool:
+    """Whether predictions are boxes without duplicates already, (B, n, 6): of an end-to-end head, or exported with NMS."""
+    return end2end or preds.shape[-1] == 6
+
+
+def capacity(preds: Any, end2end: bool) -> int:
+    """The most boxes that a model can give for an image, from predictions as of `complete_nms`."""
+    preds = preds[0] if isinstance(preds, (list, tuple)) else preds
+    return preds.shape[1 if finished(preds, end2end) else 2]
 
 
 def complete_nms(preds: Any, conf: float, iou: float, agnostic: bool, max_det: int, end2end: bool) -> list[torch.Tensor]:
@@ -24,9 +36,26 @@ def complete_nms(preds: Any, conf: float, iou: float, agnostic: bool, max_det: i
         Per image (n, 6): xyxy in pixels, score, class.
     """
     preds = preds[0] if isinstance(preds, (list, tuple)) else preds
-    if end2end or preds.shape[-1] == 6:
+    if finished(preds, end2end):
         return non_max_suppression(preds, conf, iou, max_det=max_det, end2end=end2end)
     return [_one_image(preds[i : i + 1], conf, iou, agnostic, max_det) for i in range(len(preds))]
+
+
+def select_classes(preds: Any, source: Sequence[int], end2end: bool) -> torch.Tensor:
+    """A model's predictions as if it had been trained on other classes: class i is its class `source[i]`, the rest is dropped.
+
+    Args:
+        preds: as of `complete_nms`.
+        source: of the data's classes.
+    """
+    preds = preds[0] if isinstance(preds, (list, tuple)) else preds
+    if not finished(preds, end2end):
+        return preds[:, [0, 1, 2, 3, *(4 + index for index in source)]]
+    preds = preds.clone()
+    chosen = preds[..., 5, None] == torch.tensor(source, device=preds.device)  # (B, n, classes)
+    preds[..., 4] *= chosen.any(-1)  # no score, no detection
+    preds[..., 5] = chosen.float().argmax(-1).to(preds.dtype)
+    return preds
 
 
 def _one_image(preds: torch.Tensor, conf: float, iou: float, agnostic: bool, max_det: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
 from engine.validation.coco_metrics import Boxes
-from engine.validation.nms import complete_nms
+from engine.validation.nms import capacity, complete_nms, select_classes
 
 
 class Validator(DetectionValidator):
@@ -20,23 +20,34 @@ class Validator(DetectionValidator):
 
     Attributes:
         collect: keep ground truth and detections of each image, in original pixels, in `truths` and `found`.
+        room: the most boxes that can be found in an image: that the model gives and suppression keeps.
+        short: images that have more; counted with `collect`.
+        classes: for each class of the data the model's class of that name, where the model has them in another order.
     """
 
     def __init__(self, dataloader=None, save_dir=None, args=None, _callbacks=None) -> None:
         given = vars(args) if isinstance(args, SimpleNamespace) else args or {}
         known = {key: value for key, value in given.items() if key in DEFAULT_CFG_KEYS}  # the host refuses other keys
         super().__init__(dataloader, save_dir, known, _callbacks)
-        self.collect = False
+        self.collect, self.classes = False, None
         self.truths: list[Boxes] = []
         self.found: list[Boxes] = []
+        self.room = self.short = self._room_here = 0
 
     def init_metrics(self, model: nn.Module) -> None:
         """Start a validation pass."""
+        if self.classes:
+            model.names = self.data["names"]
         super().init_metrics(model)
-        self.truths, self.found = [], []
+        self.truths, self.found, self.room, self.short = [], [], 0, 0
+        self._room_here = self.args.max_det  # in images of the size at hand
 
     def postprocess(self, preds: Any) -> list[dict[str, torch.Tensor]]:
         """Boxes per image after suppression: bboxes xyxy in input pixels, conf, cls."""
+        if self.classes:
+            preds = select_classes(preds, self.classes, self.end2end)
+        self._room_here = min(capacity(preds, self.end2end), self.args.max_det)
+        self.room = max(self.room, self._room_here)
         agnostic = self.args.single_cls or self.args.agnostic_nms
         kept = complete_nms(preds, self.args.conf, self.args.iou, agnostic, self.args.max_det, self.end2end)
         return [{"bboxes": x[:, :4], "conf": x[:, 4], "cls": x[:, 5], "extra": x[:, 6:]} for x in kept]
@@ -58,6 +69,7 @@ class Validator(DetectionValidator):
             args = (truth["imgsz"], boxes_xyxy.clone().float(), truth["ori_shape"], truth["ratio_pad"])
             return ops.scale_boxes(*args).cpu().numpy()
 
+        self.short += len(truth["cls"]) > self._room_here
         self.truths.append(Boxes(original(truth["bboxes"]), truth["cls"].cpu().numpy()))
         classes, scores = pred["cls"].cpu().numpy(), pred["conf"].float().cpu().numpy()
         self.found.append(Boxes(original(pred["bboxes"]), classes, scores))

@@ -104,6 +104,15 @@ class AnchorDetect(Head):
                 boxes.view(self.na, -1)[:, 4] += math.log(8 / (640 / stride) ** 2)
                 classes.view(self.na, -1)[:, 5 if coupled else 0 :] += math.log(0.6 / (self.nc - 0.99999))
 
+    def class_rows(self, nc: int) -> dict[str, torch.Tensor]:
+        rows: dict[str, torch.Tensor] = {}
+        for level, branch in enumerate(self.m):
+            coupled = isinstance(branch, nn.Conv2d)  # boxes and objectness before the classes of each anchor
+            name, before = (f"m.{level}", 5) if coupled else (f"m.{level}.class_out", 0)
+            of_anchor = torch.cat((torch.full((before,), -1), torch.arange(nc)))
+            rows |= dict.fromkeys((f"{name}.weight", f"{name}.bias"), of_anchor.repeat(self.na))
+        return rows
+
     def forward(self, features: list[torch.Tensor]) -> Any:
         raw = {"preds": [self._logits(i, x) for i, x in enumerate(features)], "feats": list(features)}
         if self.training:

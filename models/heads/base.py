@@ -54,5 +54,13 @@ class Head(Detect):
                 raise UserError(f"expected options among {', '.join(known)}, got '{name}'{nearest(name, known)}")
         return self.criterion(self, **options)
 
+    def class_rows(self, nc: int) -> dict[str, torch.Tensor]:
+        """Which outputs score which class: parameter name -> (rows,), the class of each row, -1 for rows of none.
+
+        Args:
+            nc: number of classes; the head's own, or that of one like it.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not say which of its outputs score which class")
+
     def fuse(self) -> None:
         """Nothing to remove: our heads have one branch for training and inference."""

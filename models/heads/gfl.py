@@ -99,6 +99,9 @@ class GFLDetect(Head):
                     nn.init.zeros_(module.bias)
         nn.init.constant_(self.class_out.bias, -math.log((1 - RARE) / RARE))
 
+    def class_rows(self, nc: int) -> dict[str, torch.Tensor]:
+        return dict.fromkeys(("class_out.weight", "class_out.bias"), torch.arange(nc))
+
     def forward(self, features: list[torch.Tensor]) -> Any:
         levels = [self._logits(i, x) for i, x in enumerate(features)]
         boxes, scores = (torch.cat([x.flatten(2) for x in part], 2) for part in zip(*levels))

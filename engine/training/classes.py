@@ -1,0 +1,104 @@
+"""What a run does about the class names of the weights that it takes: compare them, copy by name, or refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from cfg import UserError
+from cfg.class_names import REORDERED, check_classes, compare, shown, unknown_note
+from engine.checkpoint import read_weights
+from engine.transfer import ClassSource, Transfer, transfer
+from models.class_rows import class_rows, reorder_classes
+
+LISTED = 5  # class names in a note
+
+
+def start_from(student: nn.Module, path: str, settings: dict[str, Any], names: dict[int, str]) -> list[str]:
+    """Start the student, in place, from a file's tensors that fit; return notes for the run's header.
+
+    Args:
+        path: weights of ours, ultralytics' or YOLOv5's, or a bare state dict.
+        settings: of the run; `map_classes` takes class outputs by the classes' names.
+        names: the student's classes.
+
+    Raises:
+        UserError: nothing fits, or the classes are the student's in another order.
+    """
+    state, known = read_weights(path)
+    classes, note = _class_source(student, state, known, names, path, settings)
+    copied = transfer(student, state, classes)
+    if not copied.matched:
+        raise UserError(f"{path}: no tensor fits {settings['model']} by name and shape; leave --weights out")
+    return [start_note("weights", path, copied), *([note] if note else [])]
+
+
+def start_note(kind: str, path: str, copied: Transfer) -> str:
+    """What the header says of a start from the teacher or from weights."""
+    return f"start: {copied.matched} of {copied.total} tensors of the {kind} {path} fit the student by name and shape"
+
+
+def _class_source(
+    student: nn.Module, state: dict[str, Tensor], known: Mapping[int, str] | None, names: Mapping[int, str], path: str,
+    settings: dict[str, Any],
+) -> tuple[ClassSource | None, str]:  # fmt: skip
+    """Where the student's class outputs come from (None: copied as they are, if they fit), and what to say of it."""
+    if not _has_class_outputs(student, state, len(known or names)):
+        return None, ""
+    if known is None:
+        return None, f"class names of {path} are not known: classes are taken by their numbers"
+    found = compare(known, names)
+    if found.agrees:
+        return None, unknown_note(path, found)
+    by_name = settings.get("map_classes")
+    if found.relation == REORDERED and not by_name:
+        raise UserError(
+            f"{path}: expected the classes of {settings['data']}, got the same in another order ({found.difference}); "
+            "say --map-classes to start each class from the one of its name"
+        )
+    source = found.by_name if by_name else found.in_place
+    if not by_name and found.known != len(names):
+        source = (None,) * len(names)
+    return ClassSource(source, found.known), _taken(path, names, source, any(s is not None for s in found.by_name))
+
+
+def _has_class_outputs(student: nn.Module, state: dict[str, Tensor], known: int) -> bool:
+    """Whether the file has class outputs of a head like the student's, with `known` classes."""
+    own = student.state_dict()
+    wanted = {name: (len(rows), *own[name].shape[1:]) for name, rows in class_rows(student, known).items()}
+    return any(name in state and tuple(state[name].shape) == shape for name, shape in wanted.items())
+
+
+def _taken(path: str, names: Mapping[int, str], source: tuple[int | None, ...], some_by_name: bool) -> str:
+    left = [shown(names[index]) for index, other in enumerate(source) if other is None]
+    if not left:
+        return f"class outputs of {path}: taken by name"
+    listed = ", ".join(left[:LISTED]) + (" ..." if len(left) > LISTED else "")
+    taken = len(source) - len(left)
+    hint = "" if taken or not some_by_name else "; --map-classes takes those of the same name"
+    return f"class outputs of {path}: {taken} of {len(source)} taken, not those of other classes, for {listed}{hint}"
+
+
+def renumber_teacher(model: nn.Module, path: str, names: dict[int, str], by_name: bool) -> str:
+    """Put a teacher's classes in the run's order, in place, where `by_name` and they are the same; return a note or nothing.
+
+    A teacher of other classes is left as it is: the distiller refuses it.
+    """
+    found = compare(model.names, names)
+    if found.relation != REORDERED or not by_name:
+        return unknown_note(f"teacher {path}", found)
+    if hasattr(model, "headless"):  # features only, which have no order of classes
+        model.names = dict(names)
+    else:
+        reorder_classes(model, found.by_name, names)
+    return f"teacher {path}: its classes were put in the data's order by name"
+
+
+def check_resumed(student: nn.Module, settings: dict[str, Any], names: dict[int, str]) -> list[str]:
+    """Refuse a data set whose classes are not those of the run that is resumed; return notes for its header."""
+    last = settings.get("resume") or "the checkpoint"
+    fix = f"a resumed run keeps its classes: leave --data out, or start a new run with --weights {last} --map-classes"
+    note = check_classes(str(last), student.names, str(settings["data"]), names, fix)
+    return [note] if note else []
