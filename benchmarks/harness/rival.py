@@ -19,6 +19,7 @@ if __name__ == "__main__":  # started as a file: Python looks beside it, not in 
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from cfg import UserError, guard
+from cfg.class_names import check_classes
 
 
 def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
@@ -29,10 +30,10 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
         names: classes of the data set.
 
     Raises:
-        UserError: a student of ours, a teacher that cannot be read or has other classes, or a pair that ultralytics
-            refuses.
+        UserError: a student of ours, a teacher or weights that cannot be read or have other classes, or a pair that
+            ultralytics refuses.
     """
-    from engine.checkpoint import install, load_detector
+    from engine.checkpoint import install, load_detector, read_weights
     from engine.detectors import build_detector
     from models.detector import Detector
     from ultralytics.cfg import DEFAULT_CFG_DICT
@@ -42,16 +43,17 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     if isinstance(student, Detector):
         raise UserError(f"{settings['model']}: expected a stock model of ultralytics, which its trainer can train, got "
                         "one of ours; say --rival-cfg yolo11n.yaml")  # fmt: skip
+    if settings["weights"]:
+        known = read_weights(settings["weights"])[1]
+        if known and len(known) == len(names):  # else ultralytics leaves the class outputs out
+            check_classes(settings["weights"], known, settings["data"], names, "give other --weights, or none")
     if settings["teacher"]:
         install()
         teacher = load_detector(settings["teacher"])[0]
-        given, wanted = (", ".join(map(str, known.values())) for known in (teacher.names, names))
         if isinstance(teacher, Detector):
             raise UserError(f"{settings['teacher']}: expected a stock model of ultralytics, whose scores its "
                             "distillation reads, got one of ours; say --rival-teacher yolo11s.pt")  # fmt: skip
-        if given != wanted:
-            raise UserError(f"{settings['teacher']}: expected a teacher of the classes {wanted}, got {given}; "
-                            "train it on this data set")  # fmt: skip
+        check_classes(settings["teacher"], teacher.names, settings["data"], names, "train the teacher on this data set")
         student.args = SimpleNamespace(**DEFAULT_CFG_DICT | {"imgsz": settings.get("imgsz") or 640})
         try:
             DistillationModel(teacher, student)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from cfg import UserError
-from cfg.class_names import REORDERED, check_classes, compare, shown, unknown_note
+from cfg.class_names import REORDERED, Comparison, check_classes, compare, shown, unknown_note
 from engine.checkpoint import read_weights
 from engine.transfer import ClassSource, Transfer, transfer
 from models.class_rows import class_rows, reorder_classes
@@ -58,10 +58,11 @@ def _class_source(
             f"{path}: expected the classes of {settings['data']}, got the same in another order ({found.difference}); "
             "say --map-classes to start each class from the one of its name"
         )
-    source = found.by_name if by_name else found.in_place
     if not by_name and found.known != len(names):
-        source = (None,) * len(names)
-    return ClassSource(source, found.known), _taken(path, names, source, any(s is not None for s in found.by_name))
+        note = f"class outputs of {path}: none taken, it has {found.known} classes and the data {len(names)}"
+        return None, note + _hint(found)
+    source = found.by_name if by_name else found.in_place
+    return ClassSource(source, found.known), _taken(path, names, source, "" if by_name else _hint(found))
 
 
 def _has_class_outputs(student: nn.Module, state: dict[str, Tensor], known: int) -> bool:
@@ -71,14 +72,18 @@ def _has_class_outputs(student: nn.Module, state: dict[str, Tensor], known: int)
     return any(name in state and tuple(state[name].shape) == shape for name, shape in wanted.items())
 
 
-def _taken(path: str, names: Mapping[int, str], source: tuple[int | None, ...], some_by_name: bool) -> str:
+def _taken(path: str, names: Mapping[int, str], source: tuple[int | None, ...], hint: str) -> str:
     left = [shown(names[index]) for index, other in enumerate(source) if other is None]
     if not left:
         return f"class outputs of {path}: taken by name"
     listed = ", ".join(left[:LISTED]) + (" ..." if len(left) > LISTED else "")
     taken = len(source) - len(left)
-    hint = "" if taken or not some_by_name else "; --map-classes takes those of the same name"
-    return f"class outputs of {path}: {taken} of {len(source)} taken, not those of other classes, for {listed}{hint}"
+    return f"class outputs of {path}: taken for {taken} of {len(source)} classes; left out for {listed}, whose names it does not have there{hint}"
+
+
+def _hint(found: Comparison) -> str:
+    """What else could be taken by name."""
+    return "; --map-classes takes those of the same name" if found.by_name != found.in_place else ""
 
 
 def renumber_teacher(model: nn.Module, path: str, names: dict[int, str], by_name: bool) -> str:

@@ -9,6 +9,7 @@ import torch
 from ultralytics.utils.nms import non_max_suppression
 
 CANDIDATES = (2048, 8192, 30000)  # boxes considered, best scores first; the last is ultralytics' own limit
+PER_BOX = 4  # candidates, at least, for each box that may be kept
 
 
 def finished(preds: torch.Tensor, end2end: bool) -> bool:
@@ -61,7 +62,7 @@ def select_classes(preds: Any, source: Sequence[int], end2end: bool) -> torch.Te
 def _one_image(preds: torch.Tensor, conf: float, iou: float, agnostic: bool, max_det: int) -> torch.Tensor:
     """(1, 4 + nc, N) -> (n, 6)."""
     candidates = int((preds[:, 4:] > conf).sum())
-    for limit in CANDIDATES:
+    for limit in (*CANDIDATES[:-1], max(CANDIDATES[-1], PER_BOX * max_det)):
         kept = non_max_suppression(preds, conf, iou, agnostic=agnostic, multi_label=True, max_det=max_det, max_nms=limit)[0]
         if len(kept) >= max_det or candidates <= limit:
             break

@@ -11,6 +11,7 @@ from torch import nn
 from ultralytics.models.yolo.detect import DetectionValidator
 from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
+from engine.plots import drawable
 from engine.validation.coco_metrics import Boxes
 from engine.validation.nms import capacity, complete_nms, select_classes
 
@@ -39,6 +40,7 @@ class Validator(DetectionValidator):
         if self.classes:
             model.names = self.data["names"]
         super().init_metrics(model)
+        self.names = drawable(self.names)  # of the host's table and pictures only
         self.truths, self.found, self.room, self.short = [], [], 0, 0
         self._room_here = self.args.max_det  # in images of the size at hand
 

@@ -12,6 +12,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from small import SIZE, assert_mean_of_single_losses, batch, detector, hidden_modules, same  # noqa: E402
 
+from models.class_rows import class_rows, reorder_classes  # noqa: E402
 from models.detector import Detector, raw_output  # noqa: E402
 from models.heads import HEADS  # noqa: E402
 
@@ -109,3 +110,17 @@ def test_evaluation_and_export_say_the_same(row: tuple[str, list]) -> None:
     assert y.shape[:2] == (2, 4 + model.nc)
     assert [tuple(f.shape[-2:]) for f in raw["feats"]] == [(16, 16), (8, 8)]
     assert not model.head.__class__.export, "export was set for the class, and so for every other head"
+
+
+@every_head
+def test_class_outputs_that_were_taken_for_another_class(row: tuple[str, list]) -> None:
+    model, image = built(row).eval(), batch(1)["img"]
+    with torch.no_grad():
+        for name in class_rows(model):
+            model.state_dict()[name].normal_()
+        before = model(image)[0]
+        reorder_classes(model, [1, 0], {0: "second", 1: "first"})
+        after = model(image)[0]
+    assert model.names == {0: "second", 1: "first"}
+    assert not torch.allclose(before[:, 4], before[:, 5], rtol=1e-2, atol=0)
+    torch.testing.assert_close(after, before[:, [0, 1, 2, 3, 5, 4]], rtol=1e-4, atol=1e-9)

@@ -13,7 +13,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from small import ROOT  # noqa: E402
 
-from engine.checkpoint import read_state, transfer  # noqa: E402
+from engine.checkpoint import read_state  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from ultralytics.utils import ASSETS  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402

@@ -81,7 +81,7 @@ def write_data(folder: Path, count: int = 8, classes: tuple[str, ...] = ("dark",
             for square in range(1 + index % 2):
                 kind = (index + square) % len(classes)
                 x, y = int(rng.integers(0, 16)), int(rng.integers(0, 16)) + 32 * square
-                image[y : y + 16, x : x + 16] = 20 + 200 * kind
+                image[y : y + 16, x : x + 16] = 20 + 200 * kind // max(len(classes) - 1, 1)
                 lines.append(f"{kind} {(x + 8) / SIZE} {(y + 8) / SIZE} .25 .25")
             cv2.imwrite(str(folder / f"images/{part}/{index}.png"), image)
             (folder / f"labels/{part}/{index}.txt").write_text("\n".join(lines) + "\n")

@@ -27,7 +27,6 @@ TINY = {
     "head": [[[2], 1, "Detect", ["nc"]]],
 }
 ROOT = Path(__file__).resolve().parents[2]
-REAL_V5N = ROOT.parent / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
 
 
 def stock(seed: int = 0, **rows) -> DetectionModel:
@@ -268,56 +267,6 @@ def test_bare_state_dict_has_no_model(tmp_path):
     assert set(checkpoint.read_state(tmp_path / "sd.pt")) == set(stock().state_dict())
     with pytest.raises(UserError, match="bare tensors"):
         checkpoint.load_detector(tmp_path / "sd.pt")
-
-
-# -- transfer
-
-
-def test_transfer_matches_name_and_shape():
-    source, target = stock(1), stock(2)
-    state = source.state_dict() | {"model.0.conv.weight": torch.zeros(1), "unknown": torch.zeros(2)}
-    untouched = target.state_dict()["model.0.conv.weight"].clone()
-    done = checkpoint.transfer(target, state)
-    assert done.skipped == ["model.0.conv.weight", "unknown"]
-    assert (done.matched, done.total) == (len(state) - 2, len(state))
-    assert torch.equal(target.state_dict()["model.0.conv.weight"], untouched)
-    assert torch.equal(target.state_dict()["model.1.conv.weight"], source.state_dict()["model.1.conv.weight"])
-
-
-def test_a_backbones_own_weights_go_to_the_first_row(tmp_path: Path) -> None:
-    from torchvision.models import get_model
-
-    theirs = get_model("shufflenet_v2_x0_5", weights=None)
-    torch.save(theirs.state_dict(), tmp_path / "imagenet.pth")
-    rows = {"nc": 2, "backbone": [[-1, 1, "Backbone", ["shufflenet_v2_x0_5", [8, 16, 32]]]]}
-    rows["head"] = [*([0, 1, "Level", [i]] for i in range(3)), [[1, 2, 3], 1, "GFLDetect", ["nc", "hkh", 16]]]
-    model = Detector(rows)
-    done = checkpoint.transfer(model, checkpoint.read_state(tmp_path / "imagenet.pth"))
-    backbone = model.model[0].state_dict()
-    assert done.matched == len(backbone) and all(name.startswith("model.0.") for name in done.skipped)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in backbone.items())
-
-
-def test_yolov5_anchors_become_pixels():
-    model = nn.Module()
-    model.register_buffer("anchor_wh", torch.zeros(2, 1, 2))
-    done = checkpoint.transfer(model, {"x.anchors": torch.ones(2, 1, 2)})
-    assert done.matched == 0
-    head = nn.Module()
-    head.head = model
-    done = checkpoint.transfer(head, {"head.anchors": torch.tensor([[[1.25, 2.0]], [[1.0, 3.0]]])})
-    assert done.matched == 1 and model.anchor_wh.tolist() == [[[10.0, 16.0]], [[16.0, 48.0]]]
-
-
-@pytest.mark.real
-def test_all_tensors_of_the_real_yolov5n_match():
-    if not REAL_V5N.is_file():
-        pytest.skip("../shared/weights is not here")
-    detector_module = pytest.importorskip("models.detector")
-    model = detector_module.Detector("yolov5n.yaml", nc=80)
-    done = checkpoint.transfer(model, checkpoint.read_state(REAL_V5N))
-    assert (done.matched, done.total, done.skipped) == (349, 349, [])
-    assert model.head.anchor_wh[0, 0].tolist() == [10.0, 13.0]
 
 
 # -- ultralytics

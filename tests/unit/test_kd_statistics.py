@@ -70,6 +70,14 @@ def test_resampled_images_score_as_copies_of_them_do():
         assert [scores[0], scores.mean()] == pytest.approx([want["mAP50"], want["mAP50-95"]], abs=1e-12)
 
 
+def test_average_precision_of_more_than_a_hundred_boxes():
+    x, y = np.divmod(np.arange(400), 20)
+    boxes = np.stack((x * 20, y * 20, x * 20 + 16, y * 20 + 16), 1).astype(float)
+    truth, found = Boxes(boxes, np.zeros(400)), Boxes(boxes[:300], np.zeros(300), np.linspace(0.9, 0.1, 300))
+    got = ap.average_precision(ap.match([truth], [found], 1), np.array([[1]]))
+    assert got.mean() == pytest.approx(coco_metrics([truth], [found], 1)["mAP50-95"]) == pytest.approx(76 / 101)
+
+
 def test_average_precision_by_hand():
     """Two boxes; the most confident detection misses, the next two hit: precision 2/3 at every recall up to 1."""
     truth = Boxes(np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), np.array([0, 0]))

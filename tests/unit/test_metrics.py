@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from engine.validation.coco_metrics import Boxes, coco_metrics
+from engine.validation.coco_metrics import Boxes, coco_metrics, detection_limit, fullest
 from engine.profile import profile
 
 # Class 0: a large object (100 x 100) found exactly, a small one (10 x 10) found with IoU 0.62, and a small false alarm
@@ -48,7 +48,7 @@ def test_hand_worked_case(evaluator):
     assert got["AP_medium"] is None
     assert got["AP_large"] == pytest.approx(1.0)
     assert got["per_class"][0]["AP50"] == pytest.approx(BOTH)
-    assert got["per_class"][1] == {"AP50": None, "AP50-95": None, "AP75": None, "AR100": None}
+    assert got["per_class"][1] == {"AP50": None, "AP50-95": None, "AP75": None, "AR100": None, "AR_max": None}
 
 
 def test_second_find_of_an_object_is_a_false_alarm(evaluator):
@@ -71,6 +71,44 @@ def test_a_wrong_class_finds_nothing(evaluator):
     truth = [Boxes(np.array([[0, 0, 50, 50]], float), np.array([0]))]
     found = [Boxes(np.array([[0, 0, 50, 50]], float), np.array([1]), np.array([0.9]))]
     assert coco_metrics(truth, found, classes=2)["mAP50"] == 0
+
+
+def crowd(count: int, found: int | None = None, per_class: int = 1) -> tuple[list[Boxes], list[Boxes]]:
+    """One image with `count` boxes of each of `per_class` classes, side by side, of which the first `found` are found."""
+    x, y = np.divmod(np.arange(count * per_class), 40)
+    boxes = np.stack((x * 20, y * 20, x * 20 + 16, y * 20 + 16), 1).astype(float)
+    classes = np.arange(count * per_class) % per_class
+    chosen = slice(None) if found is None else slice(found * per_class)
+    scores = np.linspace(0.9, 0.1, len(boxes))
+    return [Boxes(boxes, classes)], [Boxes(boxes[chosen], classes[chosen], scores[chosen])]
+
+
+def test_every_box_counts_where_an_image_has_more_than_a_hundred(evaluator):
+    truths, found = crowd(200)
+    got = coco_metrics(truths, found, classes=1)
+    assert detection_limit(truths) == 200 and fullest(truths) == (200, 200)
+    for name in ("mAP50", "mAP50-95", "AP75", "AP_small", "AR_max"):
+        assert got[name] == pytest.approx(1.0), name
+    assert got["AR100"] == pytest.approx(100 / 200) and got["AR10"] == pytest.approx(10 / 200)  # what their names say
+    assert got["per_class"][0]["AR100"] == pytest.approx(100 / 200) and got["per_class"][0]["AR_max"] == 1.0
+    half = coco_metrics(*crowd(200, found=150), classes=1)
+    assert half["mAP50"] == pytest.approx(76 / 101) and half["AR_max"] == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize(("count", "classes", "limit"), [(100, 1, 100), (80, 3, 100), (101, 2, 101)])
+def test_coco_counts_a_hundred_of_each_class(evaluator, count, classes, limit):
+    truths, found = crowd(count, per_class=classes)
+    got = coco_metrics(truths, found, classes)
+    assert detection_limit(truths) == limit and got["mAP50"] == pytest.approx(1.0)
+    assert (got["AR_max"] == got["AR100"]) == (limit == 100)
+
+
+def test_figures_of_usual_data_are_cocos(evaluator):
+    """100 false alarms rank before the one hit: by COCO's rules it counts for nothing."""
+    truth = [Boxes(np.array([[0, 0, 50, 50]], float), np.array([0]))]
+    alarms = np.array([[1000 + i, 1000, 1010 + i, 1010] for i in range(100)], float)
+    found = [Boxes(np.concatenate((alarms, [[0, 0, 50, 50]])), np.zeros(101), np.linspace(0.9, 0.1, 101))]
+    assert coco_metrics(truth, found, classes=1)["mAP50"] == 0
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from engine.validation import nms
-from engine.validation.nms import complete_nms
+from engine.validation.nms import capacity, complete_nms, select_classes
 from ultralytics.utils.nms import non_max_suppression
 
 
@@ -41,6 +41,8 @@ def test_more_candidates_are_taken_only_when_needed(monkeypatch: pytest.MonkeyPa
     assert limits == [2048]
     complete_nms(crowded(images=1, side=1.0), 0.001, 0.5, False, 100, False)  # all on one spot: few boxes survive
     assert limits[1:] == [2048, 8192, 30000]
+    complete_nms(crowded(images=1, side=1.0), 0.001, 0.5, False, 9000, False)
+    assert limits[-1] == 36000  # more boxes may be kept than usual
 
 
 def test_no_image_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,3 +55,23 @@ def test_no_image_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_end_to_end_output_passes_through() -> None:
     row = torch.tensor([[[0.0, 0, 10, 10, 0.9, 1], [0, 0, 10, 10, 0.0005, 1]]])
     assert torch.equal(complete_nms((row, None), 0.001, 0.5, False, 300, True)[0], row[0, :1])
+
+
+def test_other_classes_of_a_model_are_dropped_before_suppression() -> None:
+    preds = crowded(images=1, boxes=500, classes=4)
+    for agnostic in (False, True):
+        got = complete_nms(select_classes((preds, None), [2, 0], False), 0.001, 0.5, agnostic, 300, False)[0]
+        alone = complete_nms(preds[:, [0, 1, 2, 3, 6, 4]], 0.001, 0.5, agnostic, 300, False)[0]
+        assert torch.equal(got, alone) and set(got[:, 5].tolist()) == {0.0, 1.0}
+
+
+def test_other_classes_of_finished_boxes_are_dropped() -> None:
+    rows = torch.tensor([[[0.0, 0, 10, 10, 0.9, 3], [0, 0, 20, 20, 0.8, 1], [0, 0, 30, 30, 0.7, 0]]])
+    got = complete_nms(select_classes((rows, None), [3, 0], True), 0.001, 0.5, False, 300, True)[0]
+    assert got.tolist() == [[0, 0, 10, 10, pytest.approx(0.9), 0], [0, 0, 30, 30, pytest.approx(0.7), 1]]
+    assert rows[0, 1, 4] == pytest.approx(0.8), "the given predictions were changed"
+
+
+def test_how_many_boxes_a_model_gives() -> None:
+    assert capacity(torch.zeros(2, 7, 80), False) == 80 == capacity((torch.zeros(2, 80, 6), None), True)
+    assert capacity(torch.zeros(2, 300, 6), False) == 300  # exported with suppression
