@@ -43,7 +43,7 @@ class Comparison:
 
 
 def compare(known: Mapping[int, str], wanted: Mapping[int, str]) -> Comparison:
-    """Compare the names that weights were trained with (`known`) with those of a data set (`wanted`), exactly and in order."""
+    """Compare the names that weights were trained with (`known`) with a data set's (`wanted`), exactly and in order."""
     theirs, ours = ([str(names[index]) for index in sorted(names)] for names in (known, wanted))
     numbers = {name: index for index, name in enumerate(theirs) if theirs.count(name) == 1}
     by_name = tuple(numbers.get(name) for name in ours)
@@ -81,13 +81,13 @@ def unknown_note(weights: str, found: Comparison) -> str:
 
 
 def is_placeholder(names: Mapping[int, str]) -> bool:
-    """Whether nobody named these classes: `0`, `class_0` ... by their own indices, or the one class of a `single_cls` run."""
+    """Whether nobody named these classes: `0`, `class_0` ... by their indices, or the one class of a `single_cls` run."""
     values = [str(names[index]) for index in sorted(names)]
     return values == [SINGLE] or any(values == [form.format(i) for i in range(len(values))] for form in PLACEHOLDERS)
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the known name that differs by case, blanks or dashes only, else for the closest one, else nothing."""
+    """`; did you mean 'x'?` for the known name that is the same but for case, blanks or dashes, else the closest; or nothing."""
     known = list(known)
     same = next((other for other in known if _folded(other) == _folded(name)), None)
     return f"; did you mean {_quoted(same, name)}?" if same is not None else nearest(name, known)

@@ -47,7 +47,7 @@ def shielded(what: str) -> Callable[[Callable[..., T]], Callable[..., T | None]]
 
 
 def drawable(names: Mapping[int, str]) -> dict[int, str]:
-    """Class names as they are drawn: one short line each, and none that a legend leaves out, as it does `_x` and nothing."""
+    """Class names as they are drawn: one short line each, none that a legend leaves out, as it does `_x` and nothing."""
     texts = {index: shown(name) for index, name in names.items()}
     return {index: f" {text}" if text.startswith("_") else text for index, text in texts.items()}
 

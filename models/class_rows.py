@@ -1,4 +1,4 @@
-"""Class outputs of a detector's head, by class: which rows they are, and how they are copied to another order of classes."""
+"""Class outputs of a detector's head, by class: which rows they are, and how they are copied to another order."""
 
 from __future__ import annotations
 

@@ -13,7 +13,10 @@ TITLES = {"imgsz": "pixels per image", "objects": "objects per image", "batch": 
 
 @shielded("scaling-*.png")
 def plot(rows: list[dict[str, Any]], axis: str, path: Path) -> bool:
-    """Draw one axis: inference beside training, a colour per model, a style per part. False when there is nothing, None after an error."""
+    """Draw one axis: inference beside training, a colour per model, a style per part.
+
+    False when there is nothing to draw, None after an error.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

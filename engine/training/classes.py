@@ -78,7 +78,8 @@ def _taken(path: str, names: Mapping[int, str], source: tuple[int | None, ...], 
         return f"class outputs of {path}: taken by name"
     listed = ", ".join(left[:LISTED]) + (" ..." if len(left) > LISTED else "")
     taken = len(source) - len(left)
-    return f"class outputs of {path}: taken for {taken} of {len(source)} classes; left out for {listed}, whose names it does not have there{hint}"
+    counts = f"class outputs of {path}: taken for {taken} of {len(source)} classes"
+    return f"{counts}; left out for {listed}, whose names it does not have there{hint}"
 
 
 def _hint(found: Comparison) -> str:

@@ -43,7 +43,7 @@ def complete_nms(preds: Any, conf: float, iou: float, agnostic: bool, max_det: i
 
 
 def select_classes(preds: Any, source: Sequence[int], end2end: bool) -> torch.Tensor:
-    """A model's predictions as if it had been trained on other classes: class i is its class `source[i]`, the rest is dropped.
+    """A model's predictions as one of other classes would give them: class i is its `source[i]`, the rest is dropped.
 
     Args:
         preds: as of `complete_nms`.

@@ -19,7 +19,8 @@ from engine.checkpoint import save_student
 from engine.training.launch import train
 from models.detector import Detector
 
-WILD = ["$a$b^$", "_x", "\\frac{", "50%", "a\nb", "😀", "划痕", "عربي", "x" * 300, "", "\x1b[31m", "yes", "null", "1.0", "../a/b", 'a,"b']
+WILD = ["$a$b^$", "_x", "\\frac{", "50%", "a\nb", "😀", "划痕", "عربي", "x" * 300, "", "\x1b[31m", "yes", "null", "1.0", "../a/b",
+        'a,"b']  # fmt: skip
 TRAINED = {"labels.jpg", "train_batch0.jpg", "results.png"}
 VALIDATED = {"BoxPR_curve.png", "BoxF1_curve.png", "confusion_matrix.png", "confusion_matrix_normalized.png",
              "val_batch0_labels.jpg", "val_batch0_pred.jpg"}  # fmt: skip

@@ -76,7 +76,7 @@ def test_what_cannot_be_compared_is_a_note():
 
 def test_placeholders():
     assert is_placeholder({0: "0", 1: "1"}) and is_placeholder({0: "class_0"}) and is_placeholder({0: "item"})
-    assert not is_placeholder({0: "1", 1: "0"}) and not is_placeholder({0: "0", 1: "b"}) and not is_placeholder({0: "item", 1: "b"})
+    assert not any(map(is_placeholder, ({0: "1", 1: "0"}, {0: "0", 1: "b"}, {0: "item", 1: "b"})))
 
 
 def test_near_names():
@@ -89,8 +89,9 @@ def test_near_names():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("scratch", "scratch"), ("$a^_\\%", "$a^_\\%"), ("a\nb", "a\\nb"), ("a\x00b\x1b[1m", "a\\x00b\\x1b[1m"), ("", "(no name)"),
-        (" ", "(no name)"), ("划痕", "划痕"), ("😀", "😀"), ("\u202eabc", "\\u202eabc"), ("क\u200dष", "क\u200dष"),
+        ("scratch", "scratch"), ("$a^_\\%", "$a^_\\%"), ("a\nb", "a\\nb"), ("a\x00b\x1b[1m", "a\\x00b\\x1b[1m"),
+        ("", "(no name)"), (" ", "(no name)"), ("划痕", "划痕"), ("😀", "😀"), ("\u202eabc", "\\u202eabc"),
+        ("क\u200dष", "क\u200dष"),
     ],
 )  # fmt: skip
 def test_shown_on_one_line(name, text):

@@ -21,10 +21,11 @@ from ultralytics.models.yolo.detect import train as host_train
 from ultralytics.models.yolo.detect import val as host_val
 from ultralytics.utils import metrics
 
-WILD = ["$a$b^$", "_x", "\\frac{", "50%", "a\nb", "😀", "划痕", "عربي", "x" * 300, "", "a\0b", "\u202eb", "\x1b[31m", "{0}", "%s"]
+WILD = ["$a$b^$", "_x", "\\frac{", "50%", "a\nb", "😀", "划痕", "عربي", "x" * 300, "", "a\0b", "\u202eb", "\x1b[31m", "{0}",
+        "%s"]  # fmt: skip
 NAMES = dict(enumerate(WILD))
 X = np.linspace(0, 1, 1000)
-CURVES = np.full((len(WILD), 1000), 0.5)
+CURVES, BOXES = np.full((len(WILD), 1000), 0.5), np.full((len(WILD), 4), 0.4)
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +41,9 @@ def matrix(names: dict[int, str]) -> metrics.ConfusionMatrix:
 
 
 def batch() -> dict[str, torch.Tensor]:
-    boxes = torch.full((len(WILD), 4), 0.4)
-    return {"img": torch.rand(1, 3, 64, 64), "cls": torch.arange(len(WILD)), "bboxes": boxes, "batch_idx": torch.zeros(len(WILD))}
+    count = len(WILD)
+    boxes = {"cls": torch.arange(count), "bboxes": torch.full((count, 4), 0.4), "batch_idx": torch.zeros(count)}
+    return {"img": torch.rand(1, 3, 64, 64)} | boxes
 
 
 HOST = {
@@ -49,7 +51,7 @@ HOST = {
     "mc.png": lambda to: metrics.plot_mc_curve(X, CURVES, to, NAMES, ylabel="F1"),
     "confusion_matrix.png": lambda to: matrix(NAMES).plot(normalize=False, save_dir=to.parent),
     "confusion_matrix_normalized.png": lambda to: matrix(NAMES).plot(normalize=True, save_dir=to.parent),
-    "labels.jpg": lambda to: host_train.plot_labels(np.full((len(WILD), 4), 0.4), np.arange(len(WILD)), names=NAMES, save_dir=to.parent),
+    "labels.jpg": lambda to: host_train.plot_labels(BOXES, np.arange(len(WILD)), names=NAMES, save_dir=to.parent),
     "batch.jpg": lambda to: host_val.plot_images(batch(), paths=["$a$.png"], fname=to, names=NAMES),
 }  # fmt: skip
 
@@ -98,7 +100,7 @@ def test_pictures_of_a_batch_are_drawn_before_the_call_returns(tmp_path: Path) -
     assert (tmp_path / "a.jpg").exists()
 
 
-@pytest.mark.parametrize(("owner", "name"), [(owner, name) for owner, name, _ in PLOTS], ids=lambda x: getattr(x, "__name__", x))
+@pytest.mark.parametrize(("owner", "name"), [row[:2] for row in PLOTS], ids=lambda x: getattr(x, "__name__", x))
 def test_nothing_that_ultralytics_draws_raises(owner, name: str, capfd: pytest.CaptureFixture) -> None:
     before = pyplot.get_fignums()
     given = [matrix(NAMES), "wrong", 1, 2, 3] if name == "plot" else [object(), object(), object()]
@@ -152,6 +154,7 @@ def test_the_speed_plots_numbers_are_no_formulas(tmp_path: Path, monkeypatch: py
         ticks.extend(text.get_text() for text in (*figure.axes[0].get_xticklabels(), *figure.axes[0].get_yticklabels()))
 
     monkeypatch.setattr(Figure, "savefig", look)
-    row = {"axis": "imgsz", "kind": "inference", "model": "$m^", "values": [1], "sizes": [100.0, 10_000.0], "ms": {"total": [1.0, 90.0]}}
+    row = {"axis": "imgsz", "kind": "inference", "model": "$m^", "values": [1], "sizes": [100.0, 10_000.0]}
+    row["ms"] = {"total": [1.0, 90.0]}
     assert timing_plot.plot([row], "imgsz", tmp_path / "a.png")
     assert {"100", "1000", "10000", "1", "10"} <= set(ticks) and not any("$" in text for text in ticks)
