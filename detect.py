@@ -45,8 +45,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--name", default="exp", help="name of this run; numbered when it exists (default %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--view", action="store_true", help="show the results in a window; q ends the run")
-    add("--reconnect", type=seconds, default=30.0, help="seconds in which a stream that has broken off is connected again, "
-        "or given up; 0: at once (default %(default)g)")
+    add("--reconnect", type=seconds, default=30.0,
+        help="seconds in which a stream that has broken off is connected again or given up (default %(default)g)")
     return parser.parse_args(argv)
 
 

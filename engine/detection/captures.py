@@ -1,7 +1,7 @@
 """The frames of video files, network streams and cameras, as they were received: never scaled, repeated or made up.
 
-PyAV reads files and streams, OpenCV local cameras. OpenCV's reader of files gives every frame the size of the first, hands
-on what a decoder has filled in where data were missing, and does not tell an end from a failure.
+PyAV reads files and streams, OpenCV local cameras. OpenCV's reader of files gives every frame the size of the first,
+hands on what a decoder has filled in where data were missing, and does not tell an end from a failure.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ OPTIONS = {
     "rtsp_flags": "prefer_tcp",
     "fflags": "discardcorrupt",  # of a packet that was cut off, a decoder makes half a picture
 }
-USER_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # by which users of OpenCV and ultralytics choose, as in rtsp_transport;udp
+USER_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # where users of OpenCV and ultralytics write rtsp_transport;udp
 PLAYLISTS = frozenset({"concat", "dash", "hls", "imf", "sdp"})  # formats of files that name other files
 
 
@@ -39,7 +39,7 @@ class Capture(Protocol):
 
     Attributes:
         fps: frames per second by its own account, 0 where it has none.
-        finite: whether it has an end that is known: a file, here or on a server. It waits for its reader, a camera does not.
+        finite: whether it has an end that is known: a file, here or on a server, which waits for its reader.
         damaged: frames left out until now because they were not received whole.
     """
 
@@ -152,7 +152,7 @@ class CameraCapture:
 
     def __init__(self, number: int) -> None:
         level = cv2_log.getLogLevel()
-        cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # each way to the system's cameras would complain in lines of its own
+        cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # each way to the system's cameras would complain by itself
         try:
             self.capture = cv2.VideoCapture(number)
             if not self.capture.isOpened():

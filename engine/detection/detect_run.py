@@ -188,7 +188,7 @@ class Run:
         return goes_on
 
     def _draw(self, item: Item, draw: Draw) -> bool:
-        """Show and save a drawing, as asked for; False when the viewer was closed with q. No failure of it ends the run."""
+        """Show and save a drawing, as asked for; False when q was pressed in the viewer. No failure ends the run."""
         goes_on = True
         if self.view:
             drawing = attempt(draw)

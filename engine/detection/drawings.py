@@ -32,8 +32,8 @@ class Drawings:
 
     Args:
         folder: the run folder.
-        undrawn: called with (source, reason, number of drawings) for those that could not be made. It happens in the thread
-            that saves, and may be later.
+        undrawn: called with (source, reason, number of drawings) for those that could not be made, in the thread that
+            saves, perhaps later.
     """
 
     def __init__(self, folder: Path, undrawn: Callable[[str, str, int], None]) -> None:

@@ -87,7 +87,7 @@ class DrawnVideo:
 
 
 def fitted(drawing: np.ndarray) -> np.ndarray:
-    """Return a drawing as the codec takes it: BGR, scaled down where a side is too long, a black line added to an odd side."""
+    """Return a drawing as the codec takes it: BGR, scaled down where a side is too long, an odd side made even in black."""
     picture = as_bgr(drawing)
     scale = LARGEST_SIDE / max(picture.shape[:2])
     if scale < 1:

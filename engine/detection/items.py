@@ -76,5 +76,5 @@ def as_bgr(image: np.ndarray) -> np.ndarray:
 
 
 def believable_fps(fps: float) -> float:
-    """Return frames per second as a source tells them, 0 where it tells the ticks of its clock (90,000), NaN or nothing."""
+    """Return frames per second as a source tells them, 0 where it tells its clock's ticks (90,000), NaN or nothing."""
     return fps if 0.01 <= fps < 1000 else 0.0

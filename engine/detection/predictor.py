@@ -106,7 +106,8 @@ class Predictor(DetectionPredictor):
 def detect(options: DetectOptions) -> Summary:
     """Run detection over everything in ``options.source``, write what was asked for, print as it goes.
 
-    What cannot be read, received or drawn is printed and counted, and ends nothing else. Memory does not grow with the number of pictures.
+    What cannot be read, received or drawn is printed and counted, and ends nothing else. Memory does not grow with the
+    number of pictures.
 
     Raises:
         UserError: weights, source or an option is wrong, or the run folder cannot be written.

@@ -17,7 +17,7 @@ from engine.detection.captures import SILENCE, USUAL_FPS, CameraCapture, Capture
 YOUTUBE = frozenset({"www.youtube.com", "youtube.com", "youtu.be"})
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two attempts to connect again; each pause is twice the one before
 LEAST_TIMEOUT = 1.0  # seconds that even the last attempt has
-TOO_FAST = 3.0  # frames that come so many times as fast as a camera takes them were recorded earlier
+TOO_FAST = 3.0  # frames that come so many times as fast as a camera takes them are a recording
 
 
 class Connection:
@@ -159,7 +159,7 @@ class Stream:
         return self._reconnect(connection, reason)
 
     def _reconnect(self, former: Connection, reason: str) -> Connection | None:
-        """Connect again and return the connection, None when the stream is over. What came too fast may have been a recording."""
+        """Return a new connection, None when the stream is over: given up, or a recording that would begin anew."""
         recorded = former.outran_a_camera()
         drop = f"no frame after frame {self.received} ({reason or 'connection closed'})"
         if not recorded:

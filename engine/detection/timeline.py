@@ -33,7 +33,7 @@ class Timeline:
 
     @property
     def missing(self) -> int:
-        """Frames that are missing between others. 0 for a video whose frames come at no fixed rate: there a pause is no loss."""
+        """Frames missing between others; 0 for a video whose frames come at no fixed rate, where a pause is no loss."""
         usual = max(1, self.steps.most_common(1)[0][0]) if self.steps else 1
         holes = {step: number for step, number in self.steps.items() if step >= 1.5 * usual}
         fixed = all(abs(step / usual - round(step / usual)) < 0.1 for step in self.steps)

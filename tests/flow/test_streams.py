@@ -181,7 +181,7 @@ def test_a_stream_that_does_not_open_is_one_line(source: Callable[[], str], expe
 
 
 def test_a_server_that_has_no_video_is_one_line() -> None:
-    with camera(file(b"<html>please log in</html>" * 50)) as url, pytest.raises(UserError, match="no video there"):
+    with camera(file(b"<html>please log in</html>" * 50)) as url, pytest.raises(UserError, match="not a video"):
         Seen(url)
 
 
