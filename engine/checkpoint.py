@@ -23,7 +23,7 @@ from engine.plain import plain, save_atomic
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
-FIELDS = ("kind", "yaml", "nc", "names", "stride", "state", "meta")
+FIELDS = {"kind": str, "yaml": dict, "nc": int, "names": dict, "stride": list, "state": dict, "meta": dict}
 
 
 def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
@@ -80,13 +80,27 @@ def read(path: str | Path) -> Any:
         raise
     except Exception:  # a pickled model, a damaged file or no checkpoint at all: the next reader tells which
         return load_inert(path)
-    if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
-        missing = [field for field in FIELDS if field not in content]
-        if missing or content.get("version", 0) > VERSION:
-            newer = f"is of version {content.get('version')}, newer than {VERSION}"
-            reason = f"lacks {', '.join(missing)}" if missing else newer
-            raise UserError(f"{path}: the checkpoint {reason}; save it again with this version of Tandem")
+    if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN) and (fault := _fault(content)):
+        raise UserError(f"{path}: the checkpoint {fault}; save it again with this version of Tandem")
     return content
+
+
+def _fault(content: dict[str, Any]) -> str:
+    """What is wrong with the fields of a checkpoint of ours; nothing where they are as `pack` makes them."""
+    if missing := [field for field in FIELDS if field not in content]:
+        return f"lacks {', '.join(missing)}"
+    version = content.get("version")
+    if not isinstance(version, int) or version > VERSION:
+        return f"is of version {version!r}, expected {VERSION} or older"
+    for field, kind in FIELDS.items():
+        if not isinstance(content[field], kind):
+            return f"has {type(content[field]).__name__} for '{field}', expected {kind.__name__}"
+    names, numbers, meta = content["names"], list(range(content["nc"])), content["meta"]
+    if sorted(map(str, names)) != sorted(map(str, numbers)):
+        return f"has {len(names)} class names for {content['nc']} classes"
+    if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content["state"].items()):
+        return "has something else than named tensors for 'state'"
+    return "" if isinstance(meta.get("train_args") or {}, dict) else "has no arguments in 'train_args'"
 
 
 def load_detector(

@@ -64,6 +64,8 @@ class Detector(DetectionModel):
         verbose: bool = False,
     ) -> None:
         nn.Module.__init__(self)  # the base class would parse the YAML by ultralytics' own rules
+        if isinstance(ch, bool) or not isinstance(ch, int) or ch < 1:
+            raise UserError(f"channels: expected the number of an image's channels, got {ch!r}; leave it out for 3")
         self.yaml = read_model(cfg) | {"channels": ch}
         if nc:
             self.yaml["nc"] = nc
