@@ -100,7 +100,7 @@ class MediaCapture:
                 self._note_damage()
                 continue
             for frame, image in whole:
-                self.timeline.note(frame.time or 0.0, float(frame.duration * frame.time_base))
+                self.timeline.note(frame.time or 0.0, float((frame.duration or 0) * (frame.time_base or 0)))
                 yield image
 
     @property
