@@ -13,8 +13,13 @@ class UserError(ValueError):
     """Wrong input from outside (an argument, a file, a data set). Its message is shown to the user, on one line."""
 
     def __str__(self) -> str:
-        """The message, with line ends and what else cannot be shown, which may be in a name of the user's, escaped."""
-        return "".join(char if char.isprintable() else repr(char)[1:-1] for char in super().__str__())
+        """The message with what cannot be shown escaped (`printable`): names of the user's may hold anything."""
+        return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+    """Return a text on one line, with line ends and what else cannot be shown escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cfg.errors import UserError, nearest
+from cfg.text import read_text
 
 ROOT = Path(__file__).resolve().parent
 
@@ -45,10 +46,10 @@ def read_yaml(path: str | Path, as_text: bool = False) -> dict[str, Any]:
         UserError: naming the file when it is unreadable, not YAML or not a mapping.
     """
     try:
-        content = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader if as_text else yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); give a readable YAML file") from None
-    except yaml.YAMLError as error:
+        content = yaml.load(read_text(path), yaml.BaseLoader if as_text else yaml.SafeLoader)
+    except UserError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date such as 2026-99-99
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: not valid YAML ({detail}); correct the file at that line") from None
     if not isinstance(content, dict):

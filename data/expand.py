@@ -18,6 +18,7 @@ import numpy as np
 
 from cfg import UserError, guard
 from data.dataset import part_paths, resolve, validate
+from data.earlier import leave_out_earlier
 from data.images import read_pixels
 from data.labels import read_labels
 from data.files import list_images
@@ -85,7 +86,7 @@ def expand(data: str | Path, out: Path, seed: int = 0, link: bool = False, overw
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names, link)
         for part in PARTS:
-            images = [image for entry in part_paths(content, part) for image in list_images(entry)]
+            images = [image for entry in part_paths(content, part) for image in _images(entry, out)]
             stems = unique_stems([image.with_suffix("").as_posix().lstrip("/") for image in images])
             counts[part] = len(images) * (3 if part == "train" else 1)
             for image, stem in zip(images, stems):
@@ -95,6 +96,11 @@ def expand(data: str | Path, out: Path, seed: int = 0, link: bool = False, overw
                     _add_copies(writer, image, stem, rows, seed)
         writer.finish(f"training part enlarged threefold, seed {seed}")
     return {part: count for part, count in counts.items() if count}
+
+
+def _images(entry: Path, out: Path) -> list[Path]:
+    images = list_images(entry)
+    return leave_out_earlier(images, entry, out) if entry.is_dir() else images  # what a list names is meant
 
 
 def _add_copies(writer: DatasetWriter, image: Path, stem: str, rows: np.ndarray, seed: int) -> None:

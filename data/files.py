@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cfg import UserError
+from cfg.text import decode
 
 # What the suffix says decides only what is looked at; what a file holds is decided by its content (`data.decode`).
 IMAGE_SUFFIXES = frozenset(
@@ -71,12 +72,11 @@ def read_list(path: Path) -> list[str]:
         UserError: it is not readable text.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if "\0" in text:
-            raise ValueError("it holds zero bytes")
+        text, _ = decode(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a folder or a text file with one path per line ({error}); correct it") from None
-    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    lines = [line.strip("\ufeff \t") for line in text.splitlines()]  # the mark: files joined on Windows
+    return [line for line in lines if line and not line.startswith("#")]
 
 
 def place_listed(line: str, folder: Path) -> Path:

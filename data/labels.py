@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from cfg.text import decode
+
 TOLERANCE = 0.01  # fractions of the image by which ultralytics still accepts a coordinate outside [0, 1]
 LABEL_ERRORS = frozenset({"unreadable", "columns", "number", "nan", "class", "range", "empty-box"})
 
@@ -48,8 +50,8 @@ def read_labels(path: Path, nc: int | None = None) -> Labels:
         nc: number of classes; ``None`` leaves the upper end of the class index unchecked.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text, _ = decode(path.read_bytes())
+    except (OSError, ValueError) as error:
         reason = f"expected a text file, got one that cannot be read ({type(error).__name__})"
         return Labels(np.zeros((0, 5)), problems=[Problem(0, "unreadable", reason)])
     rows, lines, problems, polygons, seen = [], [], [], [], {}

@@ -15,6 +15,7 @@ from cfg import UserError
 from data.images import write_pixels
 
 PARTS = ("train", "val", "test")
+HEADER = "# Tandem: "  # first line of every `data.yaml` that we write; data/earlier.py knows our data sets by it
 
 
 def label_path(image: Path) -> Path:
@@ -94,7 +95,7 @@ class DatasetWriter:
         """Write `data.yaml`; it names no `path`, so the folder may be moved (parts are relative to the YAML)."""
         content: dict = {part: f"images/{part}" for part in PARTS if part in self.parts}
         content["names"] = dict(enumerate(self.names))
-        text = f"# {comment}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+        text = f"{HEADER}{comment}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (self.folder / "data.yaml").write_text(text, encoding="utf-8")
 
 

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from cfg import UserError, guard
+from cfg import UserError, guard, read_lines
+from cfg.class_names import shown
 from data.dataset import resolve
+from data.earlier import leave_out_earlier
 from data.files import find_images
 from data.images import inspect_image
 from data.labels import LABEL_ERRORS, read_labels
@@ -120,15 +122,35 @@ def read_group(words: Sequence[str] | None) -> str | None:
 
 
 def read_names(source: Path, given: str | None) -> list[str]:
-    """Return class names: `--names`, `data.yaml`, or `classes.txt` of the source. Raises `UserError` without any."""
+    """Return class names: `--names`, `data.yaml`, or `classes.txt` in the source or beside its labels (labelImg).
+
+    Raises:
+        UserError: there is none of them, or a name is missing or repeated.
+    """
+    lists = [source / "classes.txt", source / "labels" / "classes.txt"]
     if given:
-        return [name.strip() for name in given.split(",") if name.strip()]
-    if (source / "data.yaml").is_file():
+        names, where = [name.strip() for name in given.split(",") if name.strip()], "--names"
+    elif (source / "data.yaml").is_file():
         return list(resolve(source / "data.yaml", require=())["names"].values())
-    if (source / "classes.txt").is_file():
-        lines = (source / "classes.txt").read_text(encoding="utf-8").splitlines()
-        return [line.strip() for line in lines if line.strip()]
-    raise UserError(f"{source}: expected data.yaml or classes.txt with class names, got neither; give --names a,b,c")
+    elif found := [path for path in lists if path.is_file()]:
+        names, where = _class_list(found[0]), f"{found[0]}"
+    else:
+        raise UserError(f"{source}: expected data.yaml or classes.txt with class names, got neither; "
+                        "give --names a,b,c")
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{where}: expected distinct class names, got '{twice[0]}' twice; rename one")
+    return names
+
+
+def _class_list(path: Path) -> list[str]:
+    """Return the names of a class list, whose line numbers are the class indices: an empty line would shift them."""
+    names = read_lines(path)
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        raise UserError(f"{path}: expected a class name on every line, got line {names.index('') + 1} empty; "
+                        "give the class a name, or remove the line")
+    return names
 
 
 def split(source: Path, out: Path, ratios: dict[str, float], seed: int = 0, pattern: str | None = COPY_PATTERN,
@@ -140,7 +162,7 @@ def split(source: Path, out: Path, ratios: dict[str, float], seed: int = 0, patt
     """
     keep_apart(source, out)
     base = source / "images" if find_images(source / "images") else source
-    images = find_images(base)
+    images = leave_out_earlier(find_images(base), base, out)
     if not images:
         raise UserError(f"{source}: expected images in {source / 'images'}, got none; check --source")
     class_names = read_names(source, names)
@@ -193,7 +215,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     counts = split(options.source, options.out, read_ratios(options.ratios), options.seed, read_group(options.group),
                    options.names, options.link, options.overwrite)
-    names = [*resolve(options.out, require=())["names"].values(), "all images"]
+    names = [*map(shown, resolve(options.out, require=())["names"].values()), "all images"]
     width = max(map(len, names))
     print(f"{'images with':{width}}  " + "  ".join(f"{part:>7}" for part in counts))
     for i in range(len(names)):
