@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 
-from cfg import UserError, guard
-from data.convert import READERS, Log, Record, reader
-from data.convert.writer import WHOLE, Outcome, assign_parts, class_names, write
+from cfg import UserError, guard, printable
+from cfg.class_names import shown
+from data.convert import READERS, Annotation, Log, Reader, Record, reader
+from data.convert.pairing import pair
+from data.convert.splits import WHOLE, assign_parts
+from data.convert.writer import Outcome, class_names, write
 from data.layout import PARTS, keep_apart
 
+LONGEST = 400  # characters of a line of the report: file names may be of any length
 SHOWN = 10  # lines of the report for each kind of change; --verbose shows all
 
 
@@ -61,50 +64,58 @@ def collect(options: argparse.Namespace, log: Log) -> tuple[list[Record], tuple[
     if not options.source.is_dir():
         raise UserError(f"--source: expected a folder, got {options.source}, which is none; correct the path")
     source = reader(options.format)(options.source, options, log)
-    records = one_per_image(source.read(), log)
+    records = pair(source.read(), source, log)
     if not records:
         first = f": {log.skipped[0][0]}: {log.skipped[0][1]}" if log.skipped else ""
         raise UserError(f"{options.source}: expected {options.format} annotations with images, got none that can be "
                         f"used{first}; check --format and --source")
     if options.background:
-        known = {record.image for record in records} | {path for path, _ in log.skipped}
-        records += [Record(i, source.key(i), [], i) for i in source.unannotated() if i not in known]
+        records += background(source, records, log)
     return records, source.classes
 
 
-def one_per_image(records: Iterable[Record], log: Log) -> list[Record]:
-    """Keep the first record of each image and note the others. Raises `UserError` when an image is in two parts."""
-    first: dict[Path, Record] = {}
-    for record in records:
-        known = first.setdefault(record.image, record)
-        if known.part != record.part:
-            raise UserError(f"{record.origin}: expected distinct splits, got {record.image.name} in {known.part} and "
-                            f"in {record.part}; remove it from one")
-        if known is not record:
-            log.skip(record.origin, f"annotates {record.image} again, after {known.origin}")
-    return list(first.values())
+def background(source: Reader, records: list[Record], log: Log) -> list[Record]:
+    """Return records without boxes for the images that no annotation names, nor may name.
+
+    Masks are none, and an image whose annotation may be one that was left out is not defect-free.
+    """
+    known = {record.image for record in records}
+    folders = {image.parent for image in known if image}
+    doubtful = {image for name in log.doubtful for image in source.index.akin(name)}
+    free = []
+    for image in source.unannotated():
+        if image in known:
+            continue
+        if image in doubtful:
+            log.mend("images whose annotation was left out: not taken as defect-free", image)
+        elif source.index.is_mask(image) and image.parent not in folders:
+            log.mend("masks: not taken as defect-free images", image)
+        else:
+            free.append(Record(image, source.key(image), Annotation(image, [])))
+    return free
 
 
 def report(outcome: Outcome, log: Log, verbose: bool) -> None:
     """Print images and boxes of each part, what was mended in which file, and what was left out."""
     parts = [part for part in (*PARTS, WHOLE) if part in outcome.images]
-    width = max(map(len, ("images", *outcome.names)))
+    width = max(map(len, map(shown, ("images", *outcome.names))))
     print(f"{'':{width}}  " + "  ".join(f"{part:>7}" for part in parts))
     for name, counts in (("images", outcome.images), *outcome.boxes.items()):
-        print(f"{name:{width}}  " + "  ".join(f"{counts.get(part, 0):7d}" for part in parts))
+        print(f"{shown(name):{width}}  " + "  ".join(f"{counts.get(part, 0):7d}" for part in parts))
     if outcome.unlisted:
         print(f"{outcome.unlisted} images are in no split list: left out")
-    for kind, entries in (*log.mended.items(), ("files left out", log.skipped)):
+    lost = {f"not used: {kind}": entries for kind, entries in log.lost.items()}
+    for kind, entries in (*log.mended.items(), *lost.items(), ("files left out", log.skipped)):
         if entries:
             print(f"{kind}: {len(entries)}")
         for file, text in entries if verbose else entries[:SHOWN]:
-            print(f"  {file}: {text}")
+            print("  " + printable(f"{file}: {text}" if text else f"{file}")[:LONGEST])
         if len(entries) > SHOWN and not verbose:
             print(f"  ... and {len(entries) - SHOWN} more (--verbose)")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Convert a data set. Returns 0, or 1 when files had to be left out (the rest is written)."""
+    """Convert a data set. Returns 0, or 1 when files or annotations had to be left out (the rest is written)."""
     options = parse(argv)
     options.splits = read_splits(options.splits)
     keep_apart(options.source, options.out)
@@ -120,7 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"written: {options.out / 'data.yaml'}")
     if WHOLE in outcome.images:
         print(f"next: python -m data.split --source {options.out} --out DIR --ratios 8:1:1")
-    return 1 if log.skipped else 0
+    return 1 if log.skipped or log.lost else 0
 
 
 if __name__ == "__main__":

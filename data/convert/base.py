@@ -1,74 +1,98 @@
-"""What every annotation format shares: the record of one image, the log of what was mended, the list of readers."""
+"""What every annotation format shares: what it says of one image, the log of what was mended, the list of readers."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from cfg import UserError, nearest
-from data.files import find_images
+from cfg.text import decode
+from data.convert.index import ImageIndex
+from data.earlier import leave_out_earlier
+from data.files import walk
+
+Box = tuple[str, tuple[float, float, float, float]]  # class name, (x1, y1, x2, y2) in pixels
+
+
+@dataclass
+class Annotation:
+    """What a format says of one image, before the image is looked for and any box is mended.
+
+    Args:
+        origin: the annotation file.
+        boxes_xyxy: (class name, (x1, y1, x2, y2)) in pixels.
+        name: the image's name as written; empty where the format gives none.
+        own_name: the name that the annotation file's own name stands for; empty where one file serves many images.
+        hints: other names of the image (a path on another machine), which decide among several.
+        folders: where the format keeps images, below the source or a folder above the annotation file.
+        size: (width, height) in pixels of the picture that was annotated, where that is said.
+        part: a split that the format knows.
+        lost: how many annotations of this image could not be used.
+        embedded: gives the image file that the annotation file holds, and its suffix; raises `ValueError`. ``None``
+            where it holds none.
+    """
+
+    origin: Path
+    boxes_xyxy: list[Box]
+    name: str = ""
+    own_name: str = ""
+    hints: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ("images",)
+    size: tuple[int, int] | None = None
+    part: str | None = None
+    lost: int = 0
+    embedded: Callable[[], tuple[bytes, str]] | None = None
 
 
 @dataclass
 class Record:
-    """One image with its boxes as a reader found them, before any mending.
+    """An image with its annotation. `key` is its path below the source without suffix: split lists may name it so.
 
-    `key` is the path below the source without suffix (it names the image in split lists), `boxes_xyxy` holds
-    (class name, (x1, y1, x2, y2)) in pixels, `origin` is the annotation file, `part` a split that the format knows.
+    `image` is ``None`` where the annotation file itself holds the picture.
     """
 
-    image: Path
+    image: Path | None
     key: str
-    boxes_xyxy: list[tuple[str, tuple[float, float, float, float]]]
-    origin: Path
+    annotation: Annotation
     part: str | None = None
+
+    @property
+    def title(self) -> Path:
+        """Return the file to name in messages: the image, or the annotation file that holds it."""
+        return self.image or self.annotation.origin
 
 
 @dataclass
 class Log:
-    """What was mended (kind -> [(file, text)]) and which files could not be used ([(file, reason)])."""
+    """What was changed, and what could not be used: kind -> [(file, text)], and [(file, reason)] of whole files.
+
+    `mended`: annotations that were changed, or dropped by a rule or option. `lost`: annotations that could not be
+    used. `skipped`: files and images left out. `doubtful`: names of images that a left-out annotation may mean.
+    """
 
     mended: dict[str, list[tuple[Path, str]]] = field(default_factory=lambda: defaultdict(list))
+    lost: dict[str, list[tuple[Path, str]]] = field(default_factory=lambda: defaultdict(list))
     skipped: list[tuple[Path, str]] = field(default_factory=list)
+    doubtful: set[str] = field(default_factory=set)
 
     def mend(self, kind: str, file: Path, text: str = "") -> None:
         """Note one change that was made to what `file` says."""
         self.mended[kind].append((file, text))
 
-    def skip(self, file: Path, reason: str) -> None:
-        """Note a file that is left out."""
+    def lose(self, kind: str, file: Path, text: str = "") -> None:
+        """Note one annotation that could not be used."""
+        self.lost[kind].append((file, text))
+
+    def skip(self, file: Path, reason: str, *names: str) -> None:
+        """Note a file that is left out, and the names of the images that it may be about."""
         self.skipped.append((file, reason))
-
-
-class ImageIndex:
-    """All images below a folder, found by relative path, file name or stem."""
-
-    def __init__(self, source: Path) -> None:
-        self.images = find_images(source)
-        self.by_name: dict[str, list[Path]] = defaultdict(list)
-        for image in self.images:
-            for name in {image.name, image.stem}:
-                self.by_name[name].append(image)
-
-    def find(self, name: str, near: Path) -> Path | None:
-        """Return the image of that name (with or without suffix) that shares the longest path with `near`."""
-        name = name.replace("\\", "/").rsplit("/", 1)[-1]
-        found = self.by_name.get(name) or self.by_name.get(Path(name).stem) or []
-        return max(found, key=lambda image: _shared(image, near), default=None)
-
-
-def _shared(a: Path, b: Path) -> int:
-    count = 0
-    for x, y in zip(a.parts, b.parts):
-        if x != y:
-            break
-        count += 1
-    return count
+        self.doubtful.update(names)
 
 
 class Reader(ABC):
@@ -78,15 +102,37 @@ class Reader(ABC):
 
     def __init__(self, source: Path, options: argparse.Namespace, log: Log) -> None:
         self.source, self.options, self.log = source, options, log
-        self.index = ImageIndex(source)
+        self.index = ImageIndex(source, options.out)
 
     @staticmethod
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the options that only this format has."""
 
     @abstractmethod
-    def read(self) -> Iterator[Record]:
-        """Yield one record per annotated image; note unusable files in the log. Raises `UserError`."""
+    def read(self) -> Iterator[Annotation]:
+        """Yield what is said of each image; note unusable files in the log. Raises `UserError`."""
+
+    def files(self, suffix: str) -> list[Path]:
+        """Return the annotation files below the source, sorted, without hidden ones and without earlier output."""
+        found = leave_out_earlier(walk(self.source, {suffix}), self.source, self.options.out)
+        for file in found:
+            if not file.is_file():
+                self.log.skip(file, "expected a file, got a pipe or a link to nothing", file.stem)
+        return sorted(file for file in found if file.is_file())
+
+    def text(self, path: Path) -> str:
+        """Return the text of an annotation file. Raises `OSError`, or `ValueError` when it is no text."""
+        text, encoding = decode(path.read_bytes())
+        if encoding == "cp1252":
+            self.log.mend("files read as Windows-1252, since they are not UTF-8", path)
+        return text
+
+    def json(self, path: Path) -> Any:
+        """Return the content of a JSON file. Raises `OSError`, or `ValueError` when it is no JSON."""
+        try:
+            return json.loads(self.text(path))
+        except RecursionError:
+            raise ValueError("expected JSON, got one that is nested too deeply") from None
 
     def unannotated(self) -> list[Path]:
         """Return the images that may stand for defect-free ones where no annotation names them."""
@@ -95,6 +141,24 @@ class Reader(ABC):
     def key(self, image: Path) -> str:
         """Return the image's path below the source, without suffix, with `/`."""
         return image.relative_to(self.source).with_suffix("").as_posix()
+
+
+def class_name(value: Any) -> str:
+    """Return a class name as one line without outer blanks; empty where there is none, or half a character."""
+    try:  # JSON may write a character in two halves
+        text = str("" if value is None else value).encode("utf-16", "surrogatepass").decode("utf-16")
+    except UnicodeDecodeError:
+        return ""
+    return " ".join(text.split())
+
+
+def pixels(width: Any, height: Any) -> tuple[int, int] | None:
+    """Return the size of a picture as it was written; ``None`` where it is missing, zero or no number."""
+    try:
+        size = int(float(width)), int(float(height))
+    except (OverflowError, TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
 
 
 READERS: dict[str, type[Reader]] = {}

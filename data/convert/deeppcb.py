@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.convert.base import Reader, Record, register
+from data.convert.base import Annotation, Box, Reader, register
 
 
 @register("deeppcb")
@@ -14,35 +15,38 @@ class DeepPcbReader(Reader):
 
     classes = ("open", "short", "mousebite", "spur", "copper", "pin-hole")
 
-    def read(self) -> Iterator[Record]:
-        for path in sorted(self.source.rglob("*_not/*.txt")):
-            image = self.index.find(f"{path.stem}_test", path)
+    def read(self) -> Iterator[Annotation]:
+        for path in self.files(".txt"):
+            if not path.parent.name.endswith("_not"):
+                continue
+            folder = path.parent.name.removesuffix("_not")
             try:
-                if image is None:
-                    raise ValueError(f"its image {path.stem}_test.jpg was not found")
-                boxes = self._boxes(path)
+                boxes, lost = self._boxes(path)
             except (OSError, ValueError) as error:
-                self.log.skip(path, f"{error}")
+                self.log.skip(path, f"{error}", f"{path.stem}_test")
                 continue
-            yield Record(image, self.key(image), boxes, path)
+            yield Annotation(path, boxes, f"../{folder}/{path.stem}_test", f"{path.stem}_test", lost=lost)
 
-    def _boxes(self, path: Path) -> list[tuple[str, tuple]]:
-        boxes = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-            tokens = line.replace(",", " ").split()
-            if not tokens:
+    def _boxes(self, path: Path) -> tuple[list[Box], int]:
+        """Return the boxes of a file, and how many of its lines are none."""
+        boxes, lost = [], 0
+        for number, line in enumerate(self.text(path).splitlines(), 1):
+            tokens = re.split(r"[\s,;]+", line.strip(" \t,;\ufeff"))
+            if tokens == [""]:
                 continue
             try:
-                *corners, kind = map(int, tokens)
-                if len(corners) != 4 or not 1 <= kind <= len(self.classes):
+                *corners, kind = map(float, tokens)
+                if len(corners) != 4 or kind not in range(1, len(self.classes) + 1):
                     raise ValueError
-                boxes.append((self.classes[kind - 1], tuple(corners)))
+                boxes.append((self.classes[int(kind) - 1], tuple(corners)))
             except ValueError:
-                raise ValueError(f"line {number}: expected 'x1 y1 x2 y2 type' with type 1 to 6, got '{line}'") from None
-        return boxes
+                self.log.lose("lines that are no box", path, f"line {number}: expected 'x1 y1 x2 y2 type' with type 1 "
+                              f"to {len(self.classes)}, got '{line[:60]}'")
+                lost += 1
+        return boxes, lost
 
     def unannotated(self) -> list[Path]:
-        return [image for image in self.index.images if image.stem.endswith("_test")]
+        return [image for image in super().unannotated() if image.stem.endswith("_test")]
 
     def key(self, image: Path) -> str:
         return super().key(image).removesuffix("_test")

@@ -78,7 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
     box = "<bndbox><xmin>4</xmin><ymin>4</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
     for i in range(2):
         (data / f"voc/{i}.xml").write_text(
-            f"<annotation><filename>{i}.png</filename><object><name>dark</name>{box}</object></annotation>"
+            f"<annotation><filename>train/{i}.png</filename><object><name>dark</name>{box}</object></annotation>"
         )
     for path in data.rglob("*"):
         path.chmod(0o555 if path.is_dir() else 0o444)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cfg import UserError
-from data.convert import READERS, Log, Reader, Record, register
+from data.convert import READERS, Annotation, Log, Reader, register
 from data.convert.__main__ import main
 from data.convert.writer import mend
 from data.dataset import resolve, validate
@@ -158,10 +158,11 @@ def test_without_splits_everything_is_one_part(voc_source, tmp_path, capsys):
 
 def test_mend_swaps_and_drops():
     log = Log()
-    record = Record(Path("a.png"), "a", [("pit", (30, 20, 10, 10)), ("pit", (200, 0, 300, 10)),
-                                         ("pit", (float("nan"), 0, 1, 1))], Path("a.xml"))
-    np.testing.assert_allclose(mend(record, ["pit"], 100, 50, log), [[0, 0.2, 0.3, 0.2, 0.2]])
-    assert set(log.mended) == {"corners put in order", "empty boxes dropped", "boxes without finite corners dropped"}
+    boxes = [("pit", (30, 20, 10, 10)), ("pit", (200, 0, 300, 10)), ("pit", (float("nan"), 0, 1, 1))]
+    rows, lost = mend(boxes, ["pit"], 100, 50, Path("a.xml"), log)
+    np.testing.assert_allclose(rows, [[0, 0.2, 0.3, 0.2, 0.2]])
+    assert lost == 2 and set(log.mended) == {"corners put in order"}
+    assert set(log.lost) == {"boxes without an area inside the image", "boxes without finite corners"}
 
 
 def coco(source: Path, **change) -> Path:
@@ -195,7 +196,8 @@ def test_coco(tmp_path, capsys):
 @pytest.mark.parametrize(("change", "match"), [
     ({"annotations": [{"image_id": 7, "category_id": 9, "bbox": [1, 1, 2, 2]}]}, "known category_id"),
     ({"annotations": [{"image_id": 7, "category_id": 5, "bbox": [1, 1, 2]}]}, "bbox"),
-    ({"categories": {}}, "lists images, annotations, categories"), ({"images": [{"id": 3}]}, "'images'.*file_name")])
+    ({"categories": {}}, "lists images, annotations, categories"),
+    ({"images": [{"id": 3}]}, "annotations of unknown images")])
 def test_coco_malformed(tmp_path, change, match):
     image(tmp_path / "s/a.png")
     coco(tmp_path / "s", **change)
@@ -215,7 +217,8 @@ def test_deeppcb(tmp_path, capsys):
                  "--splits", f"train={source / 'list.txt'}"]) == 1
     assert (tmp_path / "out/labels/train/1.txt").read_text().splitlines()[0].startswith("5 0.2")
     assert sorted(p.name for p in (tmp_path / "out/images").rglob("*.jpg")) == ["1.jpg", "3.jpg"]
-    assert "2.txt: line 1: expected 'x1 y1 x2 y2 type' with type 1 to 6, got '1 2 3 4 7'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2.txt: line 1: expected 'x1 y1 x2 y2 type' with type 1 to 6, got '1 2 3 4 7'" in said
 
 
 def test_labelme(tmp_path, capsys):
@@ -230,7 +233,8 @@ def test_labelme(tmp_path, capsys):
     rows = read_labels(tmp_path / "out/labels/all/a.txt").rows
     # circle: centre 50, 25, radius 5 -> 45..55, 20..30; patch (index 0, before pit): 0..20, 0..25
     np.testing.assert_allclose(rows, [[1, .2, .3, .2, .2], [1, .5, .5, .1, .2], [0, .1, .25, .2, .5]])
-    assert "b.json: expected every shape to have a 'label'" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "shapes without a label or two points: 2" in said and "b.png: none of its 1 annotations can be used" in said
 
 
 def test_unknown_format_and_empty_source(tmp_path):
@@ -247,7 +251,7 @@ def test_a_new_format_needs_only_a_reader(tmp_path):
     class NamesReader(Reader):
         def read(self):
             for path in self.index.images:
-                yield Record(path, self.key(path), [("pit", (0, 0, 10, 10))], path)
+                yield Annotation(path, [("pit", (0, 0, 10, 10))], path.name)
 
     try:
         image(tmp_path / "s/x/a.png"), image(tmp_path / "s/y/a.png", value=10)
