@@ -15,6 +15,8 @@ from data.convert.base import Box, Log, Record
 from data.convert.frame import fit
 from data.layout import DatasetWriter, staging, unique_stems, xyxy_to_rows
 
+SMALLEST = 1e-6  # side of a box as a fraction of the image: less is written as zero, which no command accepts
+
 
 @dataclass
 class Outcome:
@@ -79,7 +81,7 @@ def _usable(corners: tuple[float, ...], width: int, height: int, origin: Path, t
     if (x1, y1, x2, y2) != tuple(corners):
         log.mend("corners put in order", origin, text)
     clipped = (max(x1, 0.0), max(y1, 0.0), min(x2, float(width)), min(y2, float(height)))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
+    if (clipped[2] - clipped[0]) / width < SMALLEST or (clipped[3] - clipped[1]) / height < SMALLEST:
         log.lose("boxes without an area inside the image", origin, f"{text} in an image of {width} x {height}")
         return None
     if clipped != (x1, y1, x2, y2):

@@ -42,8 +42,9 @@ def convert(folder: Path, form: str, name: str, content: bytes) -> None:
     shutil.rmtree(folder / "set", ignore_errors=True)
     shutil.rmtree(folder / "out", ignore_errors=True)
     (folder / "set/images").mkdir(parents=True)
-    for image in "ab":
+    for image in ("a", "b", "a_test"):
         (folder / f"set/images/{image}.png").write_bytes(PNG)
+    (folder / "set" / name).parent.mkdir(exist_ok=True)
     (folder / "set" / name).write_bytes(content)
     source = ["--format", form, "--source", str(folder / "set"), "--out", str(folder / "out")]
     status = guard(lambda: main(source))
@@ -88,4 +89,4 @@ def test_voc(tmp_path: Path, content: bytes) -> None:
 @inputs()
 @given(content=damaged(b"4 4 20 20 1\n4,4,9,9,2\r\n") | st.binary(max_size=40))
 def test_deeppcb(tmp_path: Path, content: bytes) -> None:
-    convert(tmp_path, "deeppcb", "a.txt", content)
+    convert(tmp_path, "deeppcb", "images_not/a.txt", content)
