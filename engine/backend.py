@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from functools import partial
 from typing import Any, ClassVar
 
@@ -90,7 +91,9 @@ class Backend(AutoBackend):
         kinds = type(self)._BACKEND_MAP
         self._BACKEND_MAP = kinds | {"openvino": partial(kinds["openvino"], precision=precision)}
         on_gpu = torch.device(device or "cpu").type != "cpu"
-        super().__init__(model, device=device, fp16=fp16 or precision == "half" and on_gpu, **options)
+        with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
+            super().__init__(model, device=device, fp16=fp16 or precision == "half" and on_gpu, **options)
 
     @property
     def computes_in(self) -> str:

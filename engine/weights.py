@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +70,7 @@ def open_backend(path: Path, device: torch.device, precision: str = "fp32") -> t
         size = trained_size(detector)
         return Backend(detector, device, precision, verbose=False), size
     try:
-        with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-            backend = Backend(str(path), device, precision, verbose=False)
+        backend = Backend(str(path), device, precision, verbose=False)
     except UserError:
         raise
     except Exception as error:  # each runtime raises its own classes for a file that it cannot read

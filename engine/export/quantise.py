@@ -3,7 +3,8 @@
 Quantised: convolutions and products with trained weights (Conv, Gemm, MatMul), their inputs and outputs. Norms, softmax
 and the attention's products of two activations stay float, in ONNX all else too; in OpenVINO nncf decides of sums and
 joins. The last trained layer of each branch of the head and all that decodes its output stay float: one scale for
-boxes (0 to 640 px) and scores (0 to 1) rounds every score to 0.
+boxes (0 to 640 px) and scores (0 to 1) rounds every score to 0. Of the fast student's 81 layers with weights OpenVINO runs 74
+in 8 bits with their activations fused, and all sums, joins, poolings and enlargements between them.
 
 Weights keep 7 bits (`reduce_range`, `OverflowFix.ENABLE`): processors without VNNI add two products of 8 bits in 16
 bits, and saturate. The file does not know where it will run, and this error is far larger than that of the lost bit.

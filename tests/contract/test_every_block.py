@@ -97,6 +97,19 @@ def test_images_of_a_batch_that_influence_each_other(name: str) -> None:
         assert all(torch.allclose(a[:1], b, atol=1e-5) for a, b in zip(whole, alone, strict=True))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_block_that_says_something_else_in_bfloat16(name: str) -> None:
+    example = example_of(name)
+    layer, _ = example.build(BLOCKS.get(name))
+    inputs = example.inputs(8, 8)
+    with torch.no_grad():
+        expected = as_list(wake(layer).eval()(inputs))
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = as_list(layer(inputs))
+    for output, wanted in zip(outputs, expected, strict=True):
+        assert (output.float() - wanted).norm() <= 0.05 * wanted.norm()
+
+
 def test_a_block_without_example_says_what_to_add(monkeypatch: pytest.MonkeyPatch) -> None:
     class Odd:
         @staticmethod

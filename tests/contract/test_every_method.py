@@ -188,6 +188,16 @@ def test_student_statistics_polluted_by_another_pass(case: tuple) -> None:
     assert same(dict(alone.named_buffers()), dict(model.student.named_buffers()))
 
 
+@every_case
+def test_a_loss_that_says_something_else_in_bfloat16(case: tuple) -> None:
+    model, found = built(case).train(), []
+    for model.bfloat16_cpu in (False, True):
+        torch.manual_seed(0)  # masks drawn at random
+        found.append(model.loss(batch(2))[1])
+    for name in (name for name in found[0] if name.endswith("_loss")):
+        assert found[1][name].item() == pytest.approx(found[0][name].item(), rel=0.1, abs=1e-5), name
+
+
 def test_images_without_boxes_are_distilled_too() -> None:
     model, whole = built(CASES[0]).eval(), batch(2, boxes_of=[2, 0])
     changed = deepcopy(whole)

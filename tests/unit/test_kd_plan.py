@@ -32,10 +32,9 @@ def digests(place: Path, teacher: str, *arguments: str) -> dict[str, str]:
 
 def test_a_torchvision_teachers_weights_are_in_the_digest(place):
     """The YAML names them: when the file is replaced, what was learned from the old one must be run again."""
-    options = {"trainable_backbone_layers": 0, "num_classes": 3}
     content = {"torchvision": "retinanet_resnet50_fpn", "weights": "w.pt", "names": ["dark", "bright"]}
     (place / "t.yaml").write_text(yaml.safe_dump(content))
-    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, **options)
+    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
     torch.save(model.state_dict(), place / "w.pt")
     first, again = digests(place, "t.yaml"), digests(place, "t.yaml")
     model.backbone.fpn.inner_blocks[0][0].bias.data += 1

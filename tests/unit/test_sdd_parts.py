@@ -125,7 +125,7 @@ def naive_attention(layer: Interaction, appearance: Tensor, labels: Tensor) -> l
         parts = []
         for h in range(layer.heads):
             part = slice(h * width, (h + 1) * width)
-            logits = [float(query[i, part] @ key[j, part]) / math.sqrt(width) for j in range(len(key))]
+            logits = [(query[i, part] @ key[j, part]).item() / math.sqrt(width) for j in range(len(key))]
             shares = [math.exp(v) / sum(map(math.exp, logits)) for v in logits]
             parts.append(sum(s * value[j, part] for j, s in enumerate(shares)))
         rows.append((layer.out.weight @ torch.cat(parts) + layer.out.bias).tolist())
