@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.class_names import shown
 from data.dataset import WHAT, missing_text, part_paths, resolve
 from data.files import list_images
 from data.labels import LABEL_ERRORS
@@ -195,7 +196,7 @@ def _check_classes(report: Report, names: dict[int, str]) -> None:
     train = report.parts.get("train", {}).get("classes", {})
     for name in names.values():
         if train and not train[name]:
-            report.warn("unused-class", report.data, f"class '{name}' has no box in the training part")
+            report.warn("unused-class", report.data, f"class '{shown(name)}' has no box in the training part")
 
 
 def show(report: Report, verbose: bool = False) -> None:
@@ -203,7 +204,7 @@ def show(report: Report, verbose: bool = False) -> None:
     for part, counts in report.parts.items():
         print(f"{part:5}  {counts['images']} images, {counts['boxes']} boxes, {counts['background']} without boxes "
               f"({counts['without_label_file']} without a label file)")
-        print("       " + ", ".join(f"{name} {count}" for name, count in counts["classes"].items()))
+        print("       " + ", ".join(f"{shown(name)} {count}" for name, count in counts["classes"].items()))
     kinds: dict[str, list[Finding]] = defaultdict(list)
     for finding in report.errors + report.warnings:
         kinds[finding.code].append(finding)

@@ -63,6 +63,7 @@ class Summary:
         skipped: files that could not be read.
         losses: files read in part only, and times that frames of a stream were lost.
         undrawn: pictures that were looked at but whose drawing is missing.
+        full: pictures with as many objects as ``--max-det`` allows, which may hold more.
         passed_over: frames of cameras that came while the network was busy with an earlier one.
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
             under writing.
@@ -74,6 +75,7 @@ class Summary:
     skipped: int = 0
     losses: int = 0
     undrawn: int = 0
+    full: int = 0
     passed_over: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     milliseconds: Counter[str] = field(default_factory=Counter)
@@ -93,6 +95,8 @@ class Summary:
             text.append(f"Speed: {', '.join(parts)} per image; {self.images / self.seconds:.1f} images/s")
         if self.passed_over:
             text.append(f"Cameras: {self.passed_over} more frames came while the network was busy with an earlier one")
+        if self.full:
+            text.append(f"Full: {self.full} images with as many objects as --max-det allows; they may hold more")
         if self.skipped:
             text.append(f"Skipped: {self.skipped} unreadable, listed above")
         if self.losses:
@@ -181,6 +185,7 @@ class Run:
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
         self._count_passed_over(item)
         self.summary.images += 1
+        self.summary.full += len(found.classes) >= self.options.max_det
         self.summary.objects.update(result.names[int(index)] for index in found.classes)
         writing = (perf_counter() - began) * 1e3
         self.summary.milliseconds.update({**result.speed, "reading": item.seconds * 1e3, "writing": writing})
@@ -196,10 +201,10 @@ class Run:
                 self.undrawn(item.source, drawing)
                 return True
             draw = partial(np.asarray, drawing)
-            shown = attempt(partial(show, item, drawing))
-            if isinstance(shown, str):
-                print(f"--view: switched off, the window failed ({shown})", flush=True)
-            self.view, goes_on = not isinstance(shown, str), shown is not False
+            told = attempt(partial(show, item, drawing))
+            if isinstance(told, str):
+                print(f"--view: switched off, the window failed ({told})", flush=True)
+            self.view, goes_on = not isinstance(told, str), told is not False
         if self.drawings:
             self.drawings.save(item, draw)
         return goes_on
@@ -230,7 +235,8 @@ class Run:
 def line(result: Results, found: Detections) -> str:
     """Return the progress line of a picture: place, size of the network's input, objects by class, inference time."""
     per_class = Counter(found.classes.tolist())
-    objects = ", ".join(f"{per_class[index]} {shown(result.names[index])}" for index in sorted(per_class)) or "(no detections)"
+    counted = (f"{per_class[index]} {shown(result.names[index])}" for index in sorted(per_class))
+    objects = ", ".join(counted) or "(no detections)"
     height, width = result.input_size
     return f"{result.item.label} {result.item.source}: {height}x{width} {objects}, {result.speed['inference']:.1f}ms"
 

@@ -207,6 +207,13 @@ def test_classes_by_name_and_unknown_class(weights: Path, images: Path, tmp_path
     assert "did you mean 'scratch'" in capsys.readouterr().err
 
 
+def test_pictures_that_may_hold_more_objects_are_counted(weights: Path, images: Path, tmp_path: Path, capsys) -> None:
+    assert run(weights, [images], tmp_path / "runs", "--no-draw", "--conf", "0.01", "--max-det", "2") == 0
+    assert "Full: 4 images with as many objects as --max-det allows" in capsys.readouterr().out
+    assert run(weights, [images], tmp_path / "runs", "--no-draw", "--conf", "0.99") == 0
+    assert "Full:" not in capsys.readouterr().out
+
+
 def test_size_is_rounded_up_and_said(weights: Path, images: Path, tmp_path: Path, capsys) -> None:
     assert run(weights, [images], tmp_path / "runs", "--imgsz", "70", "--no-draw") == 0
     assert "using [96, 96]" in capsys.readouterr().out

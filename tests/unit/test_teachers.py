@@ -333,6 +333,13 @@ def test_tensors_that_do_not_fit_are_counted(tiny) -> None:
     load_teacher(described(tiny, state=other_head), 2, NAMES)
 
 
+def test_the_order_of_classes_is_of_no_matter_to_features(tiny) -> None:
+    file = described(tiny, "weights: w.pt\nnames: [bright, dark]\n", trained().state_dict())
+    assert load_teacher(file, 2, NAMES).spec.names == {0: "bright", 1: "dark"}  # refused by the distiller, as others are
+    teacher = load_teacher(file, 2, NAMES, map_classes=True)
+    assert teacher.spec.names == NAMES and "by name" in teacher.notes[0]
+
+
 def test_other_classes_and_strides_are_refused(tiny) -> None:
     teacher = load_teacher(described(tiny, "weights: w.pt\nnames: [pale, bright]\n", trained().state_dict()), 2, NAMES)
     with pytest.raises(UserError, match=r"got others \(class 0 is 'dark' in the data, 'pale' in the model\)"):
