@@ -64,14 +64,14 @@ def loss(text: str) -> float | None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the export; return the exit status."""
+    """Run the export; return the exit status, 1 when images to calibrate on were left out."""
     arguments = parse(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export.export_check import ExportOptions
     from engine.export.exporter import export
 
-    export(ExportOptions(**vars(arguments)))
-    return 0
+    _, left_out = export(ExportOptions(**vars(arguments)))
+    return 1 if left_out else 0
 
 
 if __name__ == "__main__":

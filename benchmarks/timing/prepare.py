@@ -107,7 +107,8 @@ def exported(weights: Path, form: Form, size: list[int], folder: Path, device: s
     asked = ExportOptions(
         str(weights), form.runtime, size, form.batch, out=str(place), check=False, **options
     )  # fmt: skip
-    return export(asked)[0]
+    files, _ = export(asked)
+    return files[0]
 
 
 def _engine(weights: Path, form: Form, size: list[int], place: Path, device: str, data: str | None) -> Path:

@@ -17,10 +17,10 @@ from data.reader import read_samples
 from engine.dataset import tell_left_out
 
 
-def calibration_files(content: dict[str, Any], data: str, wanted: int) -> list[Path]:
+def calibration_files(content: dict[str, Any], data: str, wanted: int) -> tuple[list[Path], int]:
     """Return up to `wanted` training images of a resolved data YAML, evenly spaced, so that sorted classes all occur.
 
-    Of these, images that training would leave out are named and left out.
+    Of these, images that training would leave out are named and left out; the second value is how many.
 
     Raises:
         UserError: the training part holds no image that can be used.
@@ -37,7 +37,7 @@ def calibration_files(content: dict[str, Any], data: str, wanted: int) -> list[P
                         f"see `python -m data.check --data {data}`")  # fmt: skip
     if len(used) < wanted:
         print(f"--calibration-images {wanted}: the training part has {len(used)} that can be used, which are")
-    return used
+    return used, len(samples) - len(used)
 
 
 class Calibration:

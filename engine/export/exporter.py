@@ -69,11 +69,11 @@ def metadata(exporter: Exporter) -> dict[str, Any]:
     return found
 
 
-def export(options: ExportOptions) -> list[Path]:
+def export(options: ExportOptions) -> tuple[list[Path], int]:
     """Export, compare with PyTorch, and only then put each file in its place.
 
     Returns:
-        The exported files and folders.
+        The exported files and folders; and how many images that INT8 was to be calibrated on could not be used.
 
     Raises:
         UserError: an argument or the weights are wrong, a package is missing, or the exported model differs from
@@ -97,7 +97,7 @@ def export(options: ExportOptions) -> list[Path]:
     targets = {name: target_path(weights, name, options.out, len(formats), options.int8) for name in formats}
     for name, target in targets.items():
         _export_one(detector, name, target, size, images, options, device, int8)
-    return list(targets.values())
+    return list(targets.values()), int8.left_out if int8 else 0
 
 
 def parse_formats(text: str) -> list[str]:

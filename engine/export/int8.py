@@ -53,6 +53,9 @@ class Int8:
         options: of export.py, with `data`.
         size: (height, width) of the input.
 
+    Attributes:
+        left_out: how many images that were to be calibrated on could not be used.
+
     Raises:
         UserError: the data set has no training or validation images, or other classes.
     """
@@ -60,7 +63,7 @@ class Int8:
     def __init__(self, detector: nn.Module, options: ExportOptions, size: list[int]) -> None:
         content = resolve(options.data)
         match_classes(options.weights, detector.names, options.data, content["names"])
-        files = calibration_files(content, options.data, options.calibration_images)
+        files, self.left_out = calibration_files(content, options.data, options.calibration_images)
         stride = int(detector.stride.max())
         self.calibration = Calibration(files, size, options.batch, stride if options.dynamic else None)
         self.options = options

@@ -8,9 +8,9 @@ import pytest
 from cfg import UserError
 from data.check import check_data
 from data.dataset import resolve, validate
+from data.files import find_images
 from data.images import read_pixels
 from data.labels import read_labels
-from data.files import find_images
 from data.layout import label_path, rows_to_xyxy
 from data.sample import box_of, make_sample
 from data.steel import DEFECTS, draw_plate
@@ -105,3 +105,22 @@ def test_reuse_and_refusal(tmp_path):
         make_sample(tmp_path / "other", images=10, size=64)
     with pytest.raises(UserError, match="at least 10"):
         make_sample(tmp_path / "few", images=2)
+
+
+def test_an_easier_sample_has_larger_and_clearer_defects(sample, tmp_path):
+    easy = make_sample(tmp_path / "easy", images=60, size=128, seed=0, difficulty=0.0).parent
+
+    def measure(root: Path) -> tuple[float, float]:
+        sides, contrasts = [], []
+        for image in find_images(root / "images"):
+            grey = read_pixels(image)[..., 0].astype(float)
+            for x1, y1, x2, y2 in rows_to_xyxy(read_labels(label_path(image)).rows, 128, 128).round().astype(int):
+                sides.append(np.sqrt((x2 - x1) * (y2 - y1)))
+                contrasts.append(grey[y1:y2, x1:x2].std() / grey.std())
+        return float(np.median(sides)), float(np.median(contrasts))
+
+    (usual_side, usual_contrast), (side, contrast) = measure(sample), measure(easy)
+    assert side > 1.3 * usual_side and contrast > 1.1 * usual_contrast
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="--difficulty: expected a number from 0"):
+            make_sample(tmp_path / "wrong", difficulty=wrong)

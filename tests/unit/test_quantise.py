@@ -117,8 +117,8 @@ def test_an_openvino_graph_is_read_alike(tmp_path: Path) -> None:
 def test_calibration_images_are_spread_and_prepared_as_for_detection(tmp_path: Path, capsys) -> None:
     paths = [write_image(tmp_path / f"images/{i}.png", i, 32, 64) for i in range(6)]
     content = {"train": str(tmp_path / "images")}
-    assert calibration_files(content, "d", 3) == [paths[0], paths[2], paths[4]]
-    assert calibration_files(content, "d", 9) == paths and "has 6 that can be used" in capsys.readouterr().out
+    assert calibration_files(content, "d", 3) == ([paths[0], paths[2], paths[4]], 0)
+    assert calibration_files(content, "d", 9) == (paths, 0) and "has 6 that can be used" in capsys.readouterr().out
     fixed = list(Calibration(paths, [64, 64], 4))
     assert [x.shape for x in fixed] == [(4, 3, 64, 64)] * 2 and fixed[0].dtype == np.float32
     assert np.allclose(fixed[0][0, :, 0, 0], 114 / 255) and fixed[0].max() <= 1, "padded with grey above and below"
@@ -134,7 +134,7 @@ def test_calibration_without_a_readable_image_is_refused(tmp_path: Path) -> None
     with pytest.raises(UserError, match="got none that can be used"):
         calibration_files({"train": str(tmp_path / "images")}, "d", 3)
     good = write_image(tmp_path / "images/b.png", 0)
-    assert calibration_files({"train": str(tmp_path / "images")}, "d", 3) == [good]
+    assert calibration_files({"train": str(tmp_path / "images")}, "d", 3) == ([good], 1)
 
 
 def measured(int8: float = 0.293, **milliseconds: float) -> Measured:
