@@ -27,18 +27,19 @@ MIN_SIDE = 6  # pixels; the smallest side of a box
 EMPTY = 0.1  # share of images without defects
 
 
-def make_image(rng: np.random.Generator, size: int, first: int | None) -> tuple[np.ndarray, np.ndarray]:
+def make_image(rng: np.random.Generator, size: int, first: int | None, difficulty: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Draw one plate.
 
     Args:
         rng: the only source of chance.
         size: side in pixels.
         first: class index of the first defect (so that small samples hold every class), ``None`` for no defects.
+        difficulty: how small and faint defects may be, from 0 (large and clear) to 1 (`data.steel.Plate`).
 
     Returns:
         pixels (size, size), uint8; label rows (n, 5).
     """
-    plate = draw_plate(rng, size)
+    plate = draw_plate(rng, size, difficulty)
     for draw in rng.choice(len(HARMLESS), rng.integers(1, 5)):
         plate.grey += HARMLESS[draw](rng, plate)
     classes, boxes = [], []
@@ -94,7 +95,7 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
 
 
-def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int = 0) -> Path:
+def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0) -> Path:
     """Make the sample data set, or find it made already by the same arguments. Returns the path of its `data.yaml`.
 
     Args:
@@ -102,13 +103,16 @@ def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int =
         images: how many, at least 10.
         size: side in pixels, at least 64.
         seed: another seed gives other images.
+        difficulty: how small and faint defects may be, from 0 (large and clear) to 1.
 
     Raises:
         UserError: too few or too small images, or `out` holds something else or cannot be written.
     """
     if images < 10 or size < 64 or seed < 0:
         raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
-    out, marker = Path(out), {"version": VERSION, "images": images, "size": size, "seed": seed}
+    if not 0 <= difficulty <= 1:
+        raise UserError(f"--difficulty: expected a number from 0 (large, clear defects) to 1, got {difficulty}")
+    out, marker = Path(out), {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
     ours = _read_marker(out)
     if ours == marker and len(find_images(out / "images")) == images:
         return out / "data.yaml"
@@ -118,7 +122,7 @@ def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int =
         for i, part in enumerate(parts):
             rng = np.random.default_rng((seed, i))
             first = None if rng.random() < EMPTY else i % len(DEFECTS)
-            pixels, rows = make_image(rng, size, first)
+            pixels, rows = make_image(rng, size, first, difficulty)
             writer.add_pixels(pixels, ".png", part, f"steel_{i:04d}", rows)
         writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}")
         (folder / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
@@ -146,8 +150,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=300, help="how many (default: 300)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images (default: 0)")
+    parser.add_argument("--difficulty", type=float, default=1.0, help="0 (large, clear defects) to 1 (default)")
     options = parser.parse_args(argv)
-    print(make_sample(options.out, options.images, options.size, options.seed))
+    print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty))
     return 0
 
 

@@ -17,16 +17,33 @@ Rng = np.random.Generator
 
 @dataclass
 class Plate:
-    """A plate while it is drawn: grey levels (H, W), rolling direction in radians, strength of its texture (std)."""
+    """A plate while it is drawn: grey levels (H, W), rolling direction in radians, strength of its texture (std).
+
+    `difficulty` says how small and how faint its defects may be: 1 as small and faint as they come, 0 only the largest and
+    clearest.
+    """
 
     grey: np.ndarray
     angle: float
     grain: float
+    difficulty: float = 1.0
 
     @property
     def size(self) -> int:
         """Side of the square image in pixels."""
         return self.grey.shape[0]
+
+    def least(self, low: float, high: float) -> float:
+        """Return how small, thin or faint a defect may be where `low` is the least at difficulty 1 and `high` the most."""
+        return low**self.difficulty * high ** (1 - self.difficulty)
+
+    def length(self, rng: Rng, low: float, high: float) -> float:
+        """Return a defect's length in pixels, log-uniform between `low` (at difficulty 1) and `high` of a 256-pixel plate."""
+        return float(np.exp(rng.uniform(np.log(self.least(low, high)), np.log(high)))) * self.size / 256
+
+    def width(self, rng: Rng, low: float, high: float) -> float:
+        """Return a defect's width in the unit of the limits, uniform between `low` (at difficulty 1) and `high`."""
+        return rng.uniform(self.least(low, high), high)
 
 
 def smooth_noise(rng: Rng, size: int, along: float, across: float, angle: float = 0.0) -> np.ndarray:
@@ -44,7 +61,7 @@ def smooth_noise(rng: Rng, size: int, along: float, across: float, angle: float 
     return (noise - noise.mean()) / (noise.std() + 1e-6)
 
 
-def draw_plate(rng: Rng, size: int) -> Plate:
+def draw_plate(rng: Rng, size: int, difficulty: float = 1.0) -> Plate:
     """Return a defect-free plate: base grey, uneven light, mottling, rolling lines and grain."""
     unit = size / 256
     angle = rng.choice((0.0, np.pi / 2)) + rng.normal(0, 0.06)
@@ -59,7 +76,7 @@ def draw_plate(rng: Rng, size: int) -> Plate:
     grey += grain * rng.uniform(0.5, 1.0) * smooth_noise(rng, size, 45 * unit, 1.1, angle)
     grey += grain * rng.uniform(0.4, 0.9) * smooth_noise(rng, size, 5 * unit, 0.9, angle)
     grey += grain * rng.uniform(0.3, 0.7) * smooth_noise(rng, size, 0.7, 0.7)
-    return Plate(grey.astype(np.float32), float(angle), float(grain))
+    return Plate(grey.astype(np.float32), float(angle), float(grain), difficulty)
 
 
 def _local(size: int, centre: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
@@ -94,47 +111,45 @@ def _stroke(size: int, points: np.ndarray, widths: np.ndarray) -> np.ndarray:
 def scratch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     """Return the change of grey (H, W) of a scratch: a thin bent groove at any angle, bright with a dark flank."""
     size, unit = plate.size, plate.size / 256
-    length = np.exp(rng.uniform(np.log(18), np.log(125))) * unit
+    length = plate.length(rng, 18, 125)
     angle = plate.angle + rng.uniform(0.25, np.pi - 0.25)  # never along the rolling lines: those are harmless
     points = _path(rng, size, centre, angle, length, rng.uniform(-0.12, 0.12))
     taper = np.sin(np.linspace(0.15, np.pi - 0.15, len(points)))
-    widths = rng.uniform(1.0, 2.6) * np.sqrt(unit) * (0.5 + 0.5 * taper)
+    widths = plate.width(rng, 1.0, 2.6) * np.sqrt(unit) * (0.5 + 0.5 * taper)
     core = _stroke(size, points, widths) * (1 + 0.25 * smooth_noise(rng, size, 4, 4)).clip(0.3, 1.6)
     flank = _stroke(size, points + rng.choice((-1, 1)) * np.array([1.2, 1.2]), widths)
     change = core - rng.uniform(0.2, 0.6) * flank * (1 - core.clip(0, 1))
-    return _contrast(rng, plate, 2.6, 7.0) * change * (1 if rng.random() < 0.75 else -1)
+    return _visible_contrast(rng, plate, 2.6, 7.0) * change * (1 if rng.random() < 0.75 else -1)
 
 
 def pit(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     """Return the change of grey of a pit: a small round hollow, dark on the side of the light, bright on the other."""
-    unit = plate.size / 256
-    radius = max(np.exp(rng.uniform(np.log(3.2), np.log(13))) * unit, 3.0)
+    radius = max(plate.length(rng, 3.2, 13), 3.0)
     along, across = _local(plate.size, centre, rng.uniform(0, np.pi))
     distance = np.hypot(along, across * rng.uniform(1.0, 1.35))
     distance += 0.12 * radius * smooth_noise(rng, plate.size, 3, 3)
     inside = _edge(distance - radius, 1.5)
     rim = np.exp(-((distance - radius) / (0.22 * radius + 0.6)) ** 2)
     shade = np.tanh(along / (0.5 * radius))  # one light for the plate would be truer; a free one is harder
-    return _contrast(rng, plate, 3.0, 7.0) * (inside * (0.35 * shade - 0.8) + 0.45 * rim * (shade > 0) * (1 - inside))
+    return _visible_contrast(rng, plate, 3.0, 7.0) * (inside * (0.35 * shade - 0.8) + 0.45 * rim * (shade > 0) * (1 - inside))
 
 
 def inclusion(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     """Return the change of grey of an inclusion: dark ragged stringers, drawn out along the rolling direction."""
-    unit = plate.size / 256
-    length = np.exp(rng.uniform(np.log(14), np.log(100))) * unit
-    width = max(length * rng.uniform(0.10, 0.28), 4.0)
+    length = plate.length(rng, 14, 100)
+    width = max(length * plate.width(rng, 0.10, 0.28), 4.0)
     along, across = _local(plate.size, centre, plate.angle + rng.normal(0, 0.04))
     ragged = smooth_noise(rng, plate.size, max(length / 9, 2.5), 1.5, plate.angle)
     level = (2 * along / length) ** 2 + (2 * across / width) ** 2 - 1 + 0.5 * ragged
     far = (np.abs(along) > 0.62 * length) | (np.abs(across) > 0.75 * width)
     mask = _edge(np.where(far, 9.0, level), 0.45)
-    return -_contrast(rng, plate, 2.4, 6.0) * mask * (1 + 0.2 * ragged).clip(0.4, 1.5)
+    return -_visible_contrast(rng, plate, 2.4, 6.0) * mask * (1 + 0.2 * ragged).clip(0.4, 1.5)
 
 
 def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     """Return the change of grey of a patch: a large blotch with a lobed, crisp outline and a coarse surface."""
     unit = plate.size / 256
-    radius = np.exp(rng.uniform(np.log(14), np.log(64))) * unit
+    radius = plate.length(rng, 14, 64)
     along, across = _local(plate.size, centre, plate.angle)
     lobes = smooth_noise(rng, plate.size, radius / 2.6, radius / 2.6)
     distance = np.hypot(along * rng.uniform(0.75, 1.0), across * rng.uniform(1.0, 1.4)) + 0.26 * radius * lobes
@@ -142,7 +157,12 @@ def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     mask = _edge(np.where(far, radius, distance - radius), rng.uniform(3, 7) * unit)
     coarse = smooth_noise(rng, plate.size, 2.2, 2.2)
     sign = -1 if rng.random() < 0.7 else 1
-    return _contrast(rng, plate, 1.2, 4.0) * mask * (sign + rng.uniform(0.35, 0.7) * coarse)
+    return _visible_contrast(rng, plate, 1.2, 4.0) * mask * (sign + rng.uniform(0.35, 0.7) * coarse)
+
+
+def _visible_contrast(rng: Rng, plate: Plate, low: float, high: float) -> float:
+    """Return a defect's contrast: as `_contrast`, with `low` nearer to `high` the lower the difficulty."""
+    return _contrast(rng, plate, plate.least(low, high), high)
 
 
 def _contrast(rng: Rng, plate: Plate, low: float, high: float) -> float:
