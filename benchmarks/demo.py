@@ -84,7 +84,7 @@ def main() -> int:
     exported = student.with_suffix(".onnx")
     reports["S distilled, ONNX"] = validate(exported, "student-onnx", "--no-plots")
     pictures = ("--project", str(RUNS), "--name", "detections", "--exist-ok")
-    run("detect.py", "--weights", str(student), "--source", "datasets/sample/images/test", "--save-json", *pictures)
+    run("detect.py", "--weights", str(student), "--source", "datasets/sample/images/test", "--conf", "0.15", "--save-json", *pictures)
     print(f"\n{table(reports, seconds)}")
     print("(one short run each on made-up data: a tour of the commands, not evidence for or against distillation)")
     print(f"\npictures with boxes: {RUNS / 'detections'}    plots: {RUNS / 'student'} and {RUNS / 'val-student'}    exported model: {exported}")
