@@ -32,7 +32,8 @@ def class_names(file: str | Path, content: dict[str, Any]) -> dict[int, str]:
     keys = [int(key) if str(key).isdecimal() else key for key in names]
     if sorted(keys, key=str) != sorted(range(len(names)), key=str):
         raise UserError(f"{file}: expected 'names' to have the keys 0 to {len(names) - 1}, got {list(names)}; renumber")
-    names = dict(sorted(zip(keys, [_text(file, name) for name in written(file, "names", names.values())])))
+    texts = [_text(file, name) for name in written(file, "names", names.values())]
+    names = dict(sorted(zip(map(int, keys), texts, strict=True)))
     if len(set(names.values())) < len(names):
         raise UserError(f"{file}: expected distinct 'names', got {list(names.values())}; rename the repeated class")
     if nc is not None and nc != len(names):

@@ -121,6 +121,8 @@ def test_names_are_the_text_that_stands_there(tmp_path):
     assert list(got.values()) == wanted and list(got) == list(range(len(wanted)))
     assert names_of(tmp_path, "names:\n  1: yes\n  0: no\n") == {0: "no", 1: "yes"}
     assert names_of(tmp_path, "names:\n  '0': a\n  '1': 2\n") == {0: "a", 1: "2"}
+    got = names_of(tmp_path, "names: {no: a, yes: b}\n")
+    assert got == {0: "a", 1: "b"} and [type(key) for key in got] == [int, int]
     assert names_of(tmp_path, "names:\n- 1\n- null\n") == {0: "1", 1: "null"}
     assert names_of(tmp_path, "nc: 2\n") == {0: "class_0", 1: "class_1"}
     assert names_of(tmp_path, "x: &x {names: [1, true]}\n<<: *x\n") == {0: "1", 1: "True"}
