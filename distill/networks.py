@@ -97,13 +97,21 @@ class FrozenTeacher:
         fold(self.model)
         self.model.eval().requires_grad_(False)  # the layers that were made in the place of others too
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of an image must be multiples of, in pixels."""
+        return max(LEAST_MULTIPLE, *map(int, self.spec.strides))
+
     @torch.no_grad()
     def see(self, images: Tensor) -> View:
-        """The teacher's view of images (B, 3, H, W). Sides that do not fit its strides are padded, the maps cropped."""
-        multiple = max(LEAST_MULTIPLE, *map(int, self.spec.strides))
+        """The teacher's view of images (B, 3, H, W).
+
+        Sides that do not fit its strides are made longer by repeating the last row and column, and the maps cropped: a
+        border of another colour is taken for the edge of an object, near which all features change.
+        """
         height, width = images.shape[-2:]
-        pad_h, pad_w = -height % multiple, -width % multiple
-        padded = F.pad(images, (0, pad_w, 0, pad_h), value=114 / 255) if pad_h or pad_w else images  # letterbox grey
+        pad_h, pad_w = -height % self.multiple, -width % self.multiple
+        padded = F.pad(images, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else images
         view = view_of(self.model, self.spec, self.model(padded))
         for name, level in self.spec.levels.items():
             view.feats[name] = view.feats[name][..., : -(-height // level.stride), : -(-width // level.stride)]

@@ -149,7 +149,11 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[int, str] | None]:
     """As `read_state`, and the class names by index where the file has them, else None."""
-    content = read(path)
+    return weights_of(path, read(path))
+
+
+def weights_of(path: str | Path, content: Any) -> tuple[dict[str, Tensor], dict[int, str] | None]:
+    """As `read_weights`, of a file that was `read` already."""
     module = find_module(content)
     state = harvest_state_dict(module) if module is not None else _named_tensors(content)
     if not state:

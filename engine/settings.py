@@ -15,6 +15,7 @@ import yaml
 
 from cfg import UserError, find, nearest, read_yaml
 
+SELECT = "select"  # of teacher_init: chosen channels
 OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
@@ -27,8 +28,8 @@ OWN_DEFAULTS: dict[str, Any] = {
     "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
     "kd_every": 10,  # steps between two measurements of the shares
     "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
-    "teacher_init": True,  # start the student from the teacher's tensors where name and shape match
-    "weights": None,  # start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
+    "teacher_init": SELECT,  # start from the teacher: chosen channels where the layouts are alike; True: by name and shape
+    "weights": None,  # start from these weights (ours, ultralytics', YOLOv5's), block by block or by name and shape
     "map_classes": False,  # take the classes of weights and teacher by their names, where these are in another order
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
     "tensorboard": False,  # write TensorBoard events to the run folder
@@ -40,7 +41,7 @@ DEFAULT_RECIPE = "paper"
 TEXT = ("model", "data", "teacher", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir",
         "optimizer", "split")  # fmt: skip
 FILES = ("model", "data", "teacher", "distill", "weights")
-FLAGS = ("resume", "info", "compile", "channels_last", "nms")  # need no value, like those that are bool by default
+FLAGS = ("resume", "info", "compile", "channels_last", "nms", "teacher_init")  # need no value, like those that are bool by default
 SCIENTIFIC = r"[-+]?\d*\.?\d+[eE][-+]?\d+"
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop")
 REFUSED = {
@@ -194,12 +195,15 @@ def _check_own(settings: dict[str, Any]) -> None:
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
     for name, default in OWN_DEFAULTS.items():
-        if name in balance or name == "lr_steps":
+        if name in balance or name in ("lr_steps", "teacher_init"):
             continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")
         if not isinstance(value, kind) and not (value is None and default is None):
             raise UserError(f"{name}: expected {wanted}, got {value!r}; correct it or leave it out")
+    start = settings.get("teacher_init", SELECT)
+    if not isinstance(start, bool) and start != SELECT:
+        raise UserError(f"teacher_init: expected {SELECT}, True or False, got {start!r}{nearest(str(start), [SELECT])}; correct it")
     steps = settings.get("lr_steps")
     fractions = isinstance(steps, list) and all(isinstance(x, (int, float)) and 0 < x < 1 for x in steps)
     if steps is not None and not fractions:

@@ -47,7 +47,7 @@ def transfer(model: nn.Module, state: dict[str, Tensor], classes: ClassSource | 
     for name, tensor in state.items():
         pixels = f"{name.removesuffix('.anchors')}.anchor_wh"
         if name.endswith(".anchors") and name not in own and pixels in own:
-            target, tensor = own[pixels], _anchors_in_pixels(tensor)
+            target, tensor = own[pixels], anchors_in_pixels(tensor)
         else:
             target = own.get(name)
         if target is not None and name in rows[0]:
@@ -61,7 +61,7 @@ def transfer(model: nn.Module, state: dict[str, Tensor], classes: ClassSource | 
     return Transfer(len(state) - len(skipped), len(state), skipped)
 
 
-def _anchors_in_pixels(anchors: Tensor) -> Tensor:
+def anchors_in_pixels(anchors: Tensor) -> Tensor:
     """YOLOv5's anchors (levels, anchors, 2) in grid cells -> pixels."""
     strides = YOLOV5_FIRST_STRIDE * 2 ** torch.arange(len(anchors), device=anchors.device)
     return anchors.float() * strides.view(-1, *[1] * (anchors.ndim - 1))

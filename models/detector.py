@@ -80,6 +80,7 @@ class Detector(DetectionModel):
         for layer in self.model:
             if hasattr(layer, "restore_norms"):
                 layer.restore_norms()
+        self.init_criterion()  # wrong options are a fault of the YAML, told here and not at the first step
         self.train()
         if verbose:
             self.info()

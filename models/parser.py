@@ -69,7 +69,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
         channels: image channels.
 
     Returns:
-        The layers (each with `i`, `f`, `type`, `np` as ultralytics' models have) and the indices of outputs to keep.
+        The layers and the indices of outputs to keep. Each layer has `i`, `f`, `type`, `np` as ultralytics' models have, and
+        `gives`: (channels, stride) of each of its outputs.
 
     Raises:
         UserError: naming file, row and block, for an unknown block, wrong arguments or channels that do not fit.
@@ -96,7 +97,7 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
             scale=scale,
         )
         layer, output = _build_row(name, site, inputs, is_last=index == len(rows) - 1, context=context)
-        layers.append(_annotate(layer, index, source, name))
+        layers.append(_annotate(layer, index, source, name, output))
         outputs.append(output)
     kept = {s if s >= 0 else i + s for i, layer in enumerate(layers) for s in _as_list(layer.f) if s != -1}
     return nn.Sequential(*layers), sorted(kept)
@@ -185,7 +186,9 @@ def _check_place(name: str, is_last: bool) -> None:
         raise UserError("a head must be the last row; move it there")
 
 
-def _annotate(layer: nn.Module, index: int, source: int | list[int], name: str) -> nn.Module:
+def _annotate(layer: nn.Module, index: int, source: int | list[int], name: str, output: Output | None) -> nn.Module:
     layer.i, layer.f, layer.type = index, source, name
     layer.np = sum(p.numel() for p in layer.parameters())
+    outputs = [] if output is None else _as_list(output)
+    layer.gives = tuple((x.shape[1], PROBE_SIZE // x.shape[2]) for x in outputs)
     return layer

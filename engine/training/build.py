@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,9 @@ from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
 from distill.networks import FrozenTeacher, spec_of
 from engine.detectors import build_detector
-from engine.training.classes import check_resumed, start_from, start_note
+from engine.start.start import start_of
+from engine.training.classes import check_resumed
 from engine.training.teachers import load_teacher
-from engine.transfer import transfer
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
@@ -29,12 +29,13 @@ ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 
 @dataclass
 class Networks:
-    """What a run trains and learns from; `notes` are lines for its header."""
+    """What a run trains and learns from; `notes` are lines for its header, `table` what each block started from."""
 
     student: nn.Module
     teacher: FrozenTeacher | None
     distiller: Distiller | None
     notes: list[str]
+    table: list[str] = field(default_factory=list)
 
 
 def build_networks(
@@ -62,21 +63,16 @@ def build_networks(
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name)
         notes += [distillation_note(wanted, settings, teacher, distiller)]
     if teacher:
-        notes += teacher.notes
-        if not teacher.trained:  # no start from it: runs of different seeds would all start alike
+        notes += [*teacher.notes, *size_note(settings, student, teacher)]
+        if not teacher.trained:
             notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
-        elif settings["teacher_init"] and fresh and not teacher.spec.headless:
-            copied = transfer(student, teacher.model.state_dict())
-            notes += [start_note("teacher", settings["teacher"], copied)]
-    if settings["weights"] and fresh:
-        notes += start_from(student, settings["weights"], settings, names)
-    return Networks(student, teacher, distiller, notes)
+    starts = start_of(student, teacher, settings, names) if fresh else []
+    notes += [line for start in starts for line in start.lines]
+    return Networks(student, teacher, distiller, notes, [line for start in starts for line in start.table])
 
 
 def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
     """Refuse arguments that this student cannot be trained with."""
-    if isinstance(student, Detector):
-        student.init_criterion()  # its options are wrong now, or never
     if settings.get("cls_pw") and isinstance(student, Detector):
         raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
     freeze, layers = settings.get("freeze"), len(student.model)
@@ -153,6 +149,19 @@ def distillation_note(
     balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
     method = f"{wanted} {source}: {distiller.describe()}"
     return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
+
+
+def size_note(settings: dict[str, Any], student: nn.Module, teacher: FrozenTeacher) -> list[str]:
+    """A header line where the run's images do not fit the teacher's strides: it does not see them as it was trained."""
+    step = max(32, int(student.stride.max()))
+    side = math.ceil(settings.get("imgsz", 640) / step) * step  # as ultralytics rounds it for the student
+    if side % teacher.multiple == 0:
+        return []
+    wider = math.ceil(side / teacher.multiple) * teacher.multiple
+    return [
+        f"the teacher sees images of {side} px as {wider} px, their last rows and columns repeated, for its stride of "
+        f"{teacher.multiple}; --imgsz {wider} shows it images as they are"
+    ]
 
 
 def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) -> str:

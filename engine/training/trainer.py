@@ -105,7 +105,8 @@ class Trainer(DetectionTrainer):
         self.model = model
         if RANK in {-1, 0}:
             precision = described(self.amp_kept, on_cpu, self.resume)
-            LOGGER.info("\n".join(header(self.args.model, model.spec, self.networks.notes, precision)))
+            lines = header(self.args.model, model.spec, self.networks.notes, precision)
+            LOGGER.info("\n".join([*lines, *self.networks.table]))
         return self.checkpoint
 
     def _input_hw(self) -> tuple[int, int]:

@@ -8,7 +8,9 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from cfg import UserError, nearest
 from models.blocks import BLOCKS
+from models.channels import Axis, cells
 from models.rules import Plan, Site, one_input
+from models.wiring import Scope
 
 
 class DualAttention(nn.Module):
@@ -20,6 +22,8 @@ class DualAttention(nn.Module):
         dilation: d of the two spatial convs (paper: 4, as in BAM).
         residual: return `F + F'` (caption of Fig. 7) rather than `F'` alone.
     """
+
+    keeps_channels = True
 
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4, residual: bool = True) -> None:
         super().__init__()
@@ -38,6 +42,11 @@ class DualAttention(nn.Module):
             nn.Conv2d(hidden, 1, 3, padding=dilation, dilation=dilation, bias=False),
             nn.BatchNorm2d(1),
         )
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        scope.at("channel").layers(inputs[0], inputs[0])
+        scope.at("spatial").layers(inputs[0], cells(1))
+        return inputs[0]
 
     def channel_map(self, features: torch.Tensor) -> torch.Tensor:
         """`M_c` of eq. 2: (B, C, H, W) in 0..1."""
@@ -81,6 +90,8 @@ def _joined(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
 class CBAM(nn.Module):
     """Convolutional block attention: pooled channel gate, then pooled spatial gate (Woo et al. 2018)."""
 
+    keeps_channels = True
+
     def __init__(self, channels: int, reduction: int = 16, kernel: int = 7) -> None:
         super().__init__()
         hidden = max(channels // reduction, 4)
@@ -88,6 +99,11 @@ class CBAM(nn.Module):
             nn.Conv2d(channels, hidden, 1, bias=False), nn.ReLU(), nn.Conv2d(hidden, channels, 1, bias=False)
         )
         self.spatial = nn.Conv2d(2, 1, kernel, padding=kernel // 2, bias=False)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        scope.at("mlp").layers(inputs[0], inputs[0])
+        scope.at("spatial").opaque()
+        return inputs[0]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         mean, peak = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
@@ -125,6 +141,9 @@ class Attention(nn.Module):
     def __init__(self, channels: int, kind: str = "dual") -> None:
         super().__init__()
         self.attention = make_attention(kind, channels)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.at("attention").layers(inputs[0])
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         return self.attention(features)

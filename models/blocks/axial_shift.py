@@ -12,7 +12,9 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis, Part
 from models.rules import Plan, Site, one_input, to_channels
+from models.wiring import Scope
 
 
 def layer_norm(channels: int) -> nn.GroupNorm:
@@ -48,6 +50,15 @@ class AxialShift(nn.Module):
         self.vertical = nn.Conv2d(channels, channels, 1)
         self.after = nn.Sequential(layer_norm(channels), nn.Conv2d(channels, channels, 1))
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        channels = len(self.horizontal.weight)
+        step = -(-channels // self.size)
+        groups = (Part(f"{scope.unit}: {scope.path} {c // step}", min(step, channels - c)) for c in range(0, channels, step))
+        before = scope.at("before").layers(inputs[0], tuple(groups))  # a channel stays in its group of the shift
+        summed = scope.at("horizontal").layers(before)
+        scope.at("vertical").layers(before, summed)
+        return scope.at("after").layers(summed, out)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.before(x)
         along_width = F.gelu(self.horizontal(shift(x, 3, self.size, self.dilation)))
@@ -64,6 +75,13 @@ class AxialShiftBlock(nn.Module):
         hidden = int(channels * mlp_ratio)
         mlp = (nn.Conv2d(channels, hidden, 1), nn.GELU(), nn.Conv2d(hidden, channels, 1))
         self.mlp = nn.Sequential(layer_norm(channels), *mlp)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        for name, last in (("mix", "1.after.1"), ("mlp", "3")):
+            branch = scope.at(name)
+            branch.layers(inputs[0], inputs[0])
+            branch.branch(last)
+        return inputs[0]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.mix(x)
@@ -94,6 +112,9 @@ class FaultMLP(nn.Module):
         blocks = (AxialShiftBlock(channels, shift, mlp_ratio, dilation) for _ in range(repeats))
         self.blocks = nn.Sequential(*blocks)
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.at("blocks").layers(inputs[0])
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(x)
 
@@ -114,6 +135,9 @@ class PatchEmbed(nn.Module):
         self.embed = nn.Conv2d(c_in, c_out, side, side)
         self.norm = layer_norm(c_out)
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.chain(["embed", "norm"], inputs[0], out)
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         pad_h, pad_w = ((self.side - length % self.side) % self.side for length in x.shape[2:])
         return self.norm(self.embed(F.pad(x, (0, pad_w, 0, pad_h))))
@@ -133,6 +157,9 @@ class PatchReduce(nn.Module):
         super().__init__()
         self.norm = layer_norm(4 * c_in)
         self.reduce = nn.Conv2d(4 * c_in, c_out, 1, bias=False)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.chain(["norm", "reduce"], inputs[0] * 4, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.pad(x, (0, x.shape[3] % 2, 0, x.shape[2] % 2))

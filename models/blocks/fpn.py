@@ -10,7 +10,9 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis, size
 from models.rules import Plan, Site, required, width
+from models.wiring import Scope
 
 
 def plain_lateral(c_in: int, channels: int) -> nn.Module:
@@ -53,6 +55,15 @@ class FPN(nn.Module):
         self.laterals = nn.ModuleList(self.lateral(c, channels) for c in c_in)
         self.outputs = nn.ModuleList(self.output(channels) for _ in c_in)
         self.coarser = nn.ModuleList(nn.Conv2d(channels, channels, 3, 2, 1) for _ in range(levels - len(c_in)))
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: list[Axis]) -> list[Axis]:
+        summed = scope.new(size(out[0]))
+        for i, (axis, level) in enumerate(zip(inputs, out)):
+            scope.at(f"laterals.{i}").layers(axis, summed)
+            scope.at(f"outputs.{i}").layers(summed, level)
+        for i, (finer, level) in enumerate(zip(out[len(inputs) - 1 :], out[len(inputs) :])):
+            scope.at(f"coarser.{i}").layers(finer, level)
+        return out
 
     def forward(self, features: list[torch.Tensor]) -> list[torch.Tensor]:
         sums = [lateral(x) for lateral, x in zip(self.laterals, features)]

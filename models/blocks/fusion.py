@@ -8,7 +8,9 @@ from torch import nn
 
 from models.blocks import BLOCKS
 from models.blocks.host import Conv
+from models.channels import Axis, Part, label
 from models.rules import Plan, Site
+from models.wiring import Scope
 
 
 class Reshape(nn.Module):
@@ -44,6 +46,17 @@ class WeightedFusion(nn.Module):
         self.stages = nn.ModuleList(Reshape(c, channels[0], s, strides[0]) for c, s in zip(channels, strides))
         self.logits = nn.Parameter(torch.zeros(len(channels)))
         self.out = Conv(channels[0], channels[0], 1)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        names = [f"{label(axis)} ({i - inputs[:i].count(axis)})" for i, axis in enumerate(inputs)]
+        total = scope.new(len(self.out.conv.weight))
+        for i, (axis, name) in enumerate(zip(inputs, names)):
+            stage = scope.at(f"stages.{i}", name)
+            stage.chain(["shrink", "mix"], axis, total)
+        scope.tensor("logits", tuple(Part(name, 1) for name in names))
+        scope.at("out").layers(total, inputs[0])
+        scope.branch("out.bn")
+        return inputs[0]
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         shares = self.logits.softmax(0)

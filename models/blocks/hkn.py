@@ -7,6 +7,8 @@ from torch import nn
 
 from models.blocks import BLOCKS
 from models.blocks.fpn import FPN
+from models.channels import Axis
+from models.wiring import Scope
 
 
 class CoordinateAttention(nn.Module):
@@ -18,12 +20,20 @@ class CoordinateAttention(nn.Module):
     Shapes: (B, C, H, W) -> the same.
     """
 
+    keeps_channels = True
+
     def __init__(self, channels: int, reduction: int = 16) -> None:
         super().__init__()
         hidden = max(8, channels // reduction)
         self.squeeze = nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.Hardswish())
         self.rows = nn.Conv2d(hidden, channels, 1)
         self.columns = nn.Conv2d(hidden, channels, 1)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        squeezed = scope.at("squeeze").layers(inputs[0])
+        scope.at("rows").layers(squeezed, inputs[0])
+        scope.at("columns").layers(squeezed, inputs[0])
+        return inputs[0]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         height = features.shape[2]

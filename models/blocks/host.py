@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import C3, SPP, SPPF
+from ultralytics.nn.modules.block import C3, SPP, SPPF, Bottleneck
 from ultralytics.nn.modules.conv import Conv, DWConv
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis
 from models.rules import Plan, Site, to_channels, to_channels_repeated_inside, unchanged
+from models.wiring import WIRINGS, Scope
 
 __all__ = ["C3", "SPP", "SPPF", "Conv", "DWConv"]
 
@@ -35,6 +37,33 @@ for _block, _rule in {
     BLOCKS.register(_block.__name__)(_Host(_block, _rule))
 
 
+def _conv(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+    return scope.chain(["conv", "bn"], inputs[0], out)
+
+
+def _bottleneck(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+    if scope.module.add:
+        scope.branch("cv2.bn")
+    return scope.at("cv2").layers(scope.at("cv1").layers(inputs[0]), inputs[0] if scope.module.add else out)
+
+
+def _c3(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+    mixed = scope.at("cv1").layers(inputs[0])
+    for i in range(len(scope.module.m)):
+        mixed = scope.at(f"m.{i}").layers(mixed, mixed)  # of one name, so that cv3 reads the last of however many
+    return scope.at("cv3").layers((*mixed, *scope.at("cv2").layers(inputs[0])), out)
+
+
+def _pooling(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+    """SPP and SPPF: pooled copies of the same channels side by side."""
+    reduced = scope.at("cv1").layers(inputs[0])
+    copies = scope.module.cv2.conv.in_channels // scope.module.cv1.conv.out_channels
+    return scope.at("cv2").layers(reduced * copies, out)
+
+
+WIRINGS |= {Conv: _conv, DWConv: _conv, Bottleneck: _bottleneck, C3: _c3, SPP: _pooling, SPPF: _pooling}
+
+
 @BLOCKS.register("Upsample")
 class Upsample(nn.Upsample):
     """Nearest-neighbour enlargement by a factor (default 2)."""
@@ -55,6 +84,9 @@ class Concat(nn.Module):
             raise UserError(f"inputs must share one stride, got strides {list(site.strides)}; resample them first")
         return Plan(sum(site.channels))
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return sum(inputs, ())
+
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         return torch.cat(features, 1)
 
@@ -68,6 +100,9 @@ class First(nn.Module):
     @staticmethod
     def rule(site: Site) -> Plan:
         return Plan(site.channels[0])
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return inputs[self.passes_on]
 
     def forward(self, features: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         return features[0] if isinstance(features, list) else features

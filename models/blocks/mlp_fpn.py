@@ -8,7 +8,9 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis
 from models.rules import Plan, Site, required, to_channels, width
+from models.wiring import Scope
 
 
 @BLOCKS.register("Pointwise")
@@ -43,6 +45,9 @@ class TopDown(nn.Module):
     def __init__(self, c_skip: int, c_out: int) -> None:
         super().__init__()
         self.lateral = nn.Conv2d(c_skip, c_out, 1)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.at("lateral").layers(inputs[1], inputs[0])  # a sum: the channels of both are the same
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         coarser, skip = features

@@ -7,7 +7,9 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis
 from models.rules import Plan, Site, required
+from models.wiring import Scope
 
 
 @BLOCKS.register("Level")
@@ -30,6 +32,9 @@ class Level(nn.Module):
     def __init__(self, index: int) -> None:
         super().__init__()
         self.index = index
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return inputs[self.index]
 
     def forward(self, levels: list[torch.Tensor]) -> torch.Tensor:
         return levels[self.index]

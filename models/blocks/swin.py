@@ -13,7 +13,9 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.channels import Axis, Grid, cells
 from models.rules import Plan, Site, one_input, to_channels
+from models.wiring import Scope
 
 MASKED = -100.0  # added to a logit: exp(-100) is 0 beside any real logit, and finite in half precision
 
@@ -69,6 +71,14 @@ class WindowAttention(nn.Module):
         nn.init.trunc_normal_(self.position_bias, std=0.02)
         self.register_buffer("position_index", self._relative_index(window), persistent=False)
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        heads = scope.new(self.heads)
+        mixed = (Grid(heads, scope.at("qkv").new(len(self.out.weight) // self.heads)),)
+        scope.at("qkv").layers(inputs[0], (Grid(cells(3), mixed),))
+        scope.tensor("position_bias", cells(len(self.position_bias)), heads)
+        scope.branch("out")
+        return scope.at("out").layers(mixed, inputs[0])
+
     @staticmethod
     def _relative_index(window: int) -> torch.Tensor:
         """Row of the bias table for each pair of cells of one window, (N, N)."""
@@ -97,6 +107,12 @@ class SwinBlock(nn.Module):
         self.attention = WindowAttention(channels, heads, window)
         hidden = int(channels * mlp_ratio)
         self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+        for name in ("norm1", "attention", "norm2", "mlp"):
+            scope.at(name).layers(inputs[0], inputs[0])
+        scope.at("mlp").branch("2")
+        return inputs[0]
 
     def forward(self, x_nhwc: torch.Tensor) -> torch.Tensor:
         height, width = x_nhwc.shape[1], x_nhwc.shape[2]
@@ -138,6 +154,9 @@ class Swin(nn.Module):
         shifts = [0 if i % 2 == 0 else window // 2 for i in range(repeats)]
         self.blocks = nn.Sequential(*(SwinBlock(channels, heads, window, shift, mlp_ratio) for shift in shifts))
 
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.at("blocks").layers(inputs[0])
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.blocks(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
@@ -152,6 +171,9 @@ class PatchMerging(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(4 * c_in)
         self.reduce = nn.Linear(4 * c_in, c_out, bias=False)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        return scope.chain(["norm", "reduce"], inputs[0] * 4, out)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))

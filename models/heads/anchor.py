@@ -11,10 +11,12 @@ from torch import nn
 from cfg import UserError, nearest
 from models.blocks.attention import make_attention
 from models.blocks.host import Conv
+from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
 from models.heads.base import Head
 from models.losses.anchor import AnchorLoss
 from models.rules import Plan, Site, required
+from models.wiring import Place, Scope
 
 STYLES = ("coupled", "decoupled")
 
@@ -33,6 +35,12 @@ class DecoupledBranches(nn.Module):
         self.regression = nn.Sequential(*(Conv(hidden, hidden, 3) for _ in range(depth)))
         self.class_out = nn.Conv2d(hidden, anchors * nc, 1)
         self.box_out = nn.Conv2d(hidden, anchors * 5, 1)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: None) -> None:
+        anchors, features = (Part("anchors", self.na),), scope.at("stem").layers(inputs[0])
+        classes, boxes = scope.at("classes").layers(features), scope.at("regression").layers(features)
+        scope.at("class_out").layers(classes, (Grid(anchors, scope.classes(self.nc)),))
+        scope.at("box_out").layers(boxes, (Grid(anchors, cells(5)),))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         features = self.stem(features)
@@ -93,6 +101,16 @@ class AnchorDetect(Head):
             for c in channels
         )
         self.bias_init()
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: None) -> list[Axis]:
+        style = "coupled" if isinstance(self.m[0], nn.Conv2d) else "decoupled"
+        anchors, strides = (Part("anchors", self.na),), [int(s) for s in self.pixels_per_cell]
+        coupled = (Grid(anchors, (*cells(5), *scope.classes(self.nc))),)
+        for i, (axis, stride) in enumerate(zip(inputs, strides)):
+            scope.at(f"m.{i}").as_unit(style, Place("head", stride)).layers(axis, coupled if style == "coupled" else None)
+        levels = tuple(Part(f"level {stride}", 1) for stride in strides)
+        scope.as_unit(f"{style}: anchors").tensor("anchor_wh", levels, anchors, cells(2))
+        return []
 
     def bias_init(self) -> None:
         """Start with rare objects: about 8 per 640-pixel image, and classes equally likely (Lin et al. 2017, 3.3)."""

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 from cfg import UserError, nearest
+from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
 from models.heads.base import Head
 from models.losses.gfl import GFLLoss, expected_bin
 from models.rules import Plan, Site, required
+from models.wiring import Scope
 
 STYLES = {"gfl": (3, False, 4), "hkh": (5, True, 3)}  # kernel, depth-wise separable, convs per branch
 RARE = 0.01  # class score at the start of training (Lin et al. 2017, 3.3)
@@ -89,6 +91,18 @@ class GFLDetect(Head):
         self.box_out = nn.Conv2d(hidden, 4 * bins, 3, padding=1)
         self.scale = nn.Parameter(torch.ones(self.nl))  # of the box logits, one per level
         self.bias_init()
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: None) -> list[Axis]:
+        strides = [int(s) for s in self.pixels_per_cell]
+        alike = isinstance(self.join[0], nn.Identity)
+        joined = inputs[0] if alike else scope.new(len(self.join[0].weight))
+        for i, (axis, stride) in enumerate(zip(inputs, strides)):
+            scope.at(f"join.{i}", f"join {stride}").layers(axis, joined)
+        classes, boxes = scope.at("classes").layers(joined), scope.at("regression").layers(joined)
+        scope.at("class_out").layers(classes, scope.classes(self.nc))
+        scope.at("box_out").layers(boxes, (Grid(cells(4), cells(self.reg_max)),))
+        scope.tensor("scale", tuple(Part(f"level {stride}", 1) for stride in strides))
+        return []
 
     def bias_init(self) -> None:
         """GFL's start: small weights in all convs, and every class unlikely."""

@@ -101,6 +101,7 @@ class AnchorLoss(nn.Module):
         object.__setattr__(self, "head", head)
         self.alpha, self.beta, self.anchor_ratio = alpha, beta, anchor_ratio
         self.gains = Gains.of(gains)
+        self.gains.level_balance(head.pixels_per_cell)  # of a wrong length now, or at the first step
         self.assigned: Assignment | None = None  # of the last call, for distillation
 
     def forward(self, raw: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -155,6 +155,8 @@ class Example:
 
 EXAMPLES = {  # blocks that need more than the usual rows below
     "Backbone": Example(["shufflenet_v2_x0_5", [4, 8]], (3,), (1,)),
+    "DWConv": Example([32]),
+    "FaultMLP": Example([], (40,)),  # groups of the shift of one size
     "Level": Example([1], (16, 8), (8, 8)),
     "SPP": Example([16, [5, 9, 13]]),
     "Swin": Example([4], repeats=2),

@@ -1,0 +1,133 @@
+"""What a new student starts from: a file (`--weights`), its teacher (`--teacher-init`), or random numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from cfg import UserError
+from distill.networks import FrozenTeacher
+from engine.settings import SELECT
+from engine.start.selection import Selection, isomorphic, select
+from engine.start.source import Source, read_source
+from engine.training.classes import start_from, start_note
+from engine.transfer import FIRST_ROW, transfer
+from models.detector import Detector
+from models.wiring import wiring_of
+
+ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
+
+
+@dataclass(frozen=True)
+class Start:
+    """Lines for the run's header, and a table of what each block took where blocks were matched one by one."""
+
+    lines: list[str]
+    table: list[str] = field(default_factory=list)
+
+
+def start_of(student: nn.Module, teacher: FrozenTeacher | None, settings: dict[str, Any], names: dict[int, str]) -> list[Start]:
+    """Fill a new student as a run's settings say: from its teacher, then from a file.
+
+    Weight selection is for students that no file is given for. An untrained teacher gives nothing: runs of different seeds
+    would all start alike.
+
+    Raises:
+        UserError: as `start_from_file`.
+    """
+    starts, mode, path = [], settings["teacher_init"], settings["weights"]
+    if teacher and teacher.trained and not teacher.spec.headless and mode and not (mode == SELECT and path):
+        starts.append(start_from_teacher(student, teacher, settings["teacher"], mode))
+    if path:
+        starts.append(start_from_file(student, path, settings, names))
+    return starts
+
+
+def start_from_file(student: nn.Module, path: str, settings: dict[str, Any], names: dict[int, str]) -> Start:
+    """Fill a student, in place, from a file of weights: by name and shape from the same model, else by structure.
+
+    Args:
+        path: a checkpoint of ours, ultralytics' or YOLOv5's, or a bare state dict.
+        settings, names: of the run, and the student's classes.
+
+    Raises:
+        UserError: the file cannot be used, hardly anything in it fits, or as `engine.training.classes.start_from`.
+    """
+    source, model = read_source(path), Path(str(settings["model"])).name
+    if isinstance(student, Detector) and source.description and not _same_model(student, source):
+        selection = select(student, source.wiring(), source.state)
+        if not selection.total.taken:
+            raise UserError(f"{path}: no block of it ({source.layout}) has a place in {model}; leave --weights out")
+        return Start([line_of(selection, f"the weights {path} ({source.layout})")], table_of(selection))
+    if isinstance(student, Detector):
+        _check_layout(student, source, model)
+    return Start(start_from(student, path, settings, names))
+
+
+def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, path: str, mode: bool | str) -> Start:
+    """Fill a student from its teacher: by weight selection where the two are laid out alike, or by name and shape.
+
+    Args:
+        mode: "select", or True: by name and shape whatever the layouts.
+
+    Returns:
+        What was taken, or why nothing was.
+    """
+    state = teacher.model.state_dict()
+    if mode != SELECT:
+        return Start([start_note("teacher", path, transfer(student, state))])
+    if isinstance(student, Detector) and isinstance(teacher.model, Detector):
+        wiring = wiring_of(teacher.model)
+        missing = isomorphic(wiring_of(student), wiring)
+        if missing is None:
+            return Start([line_of(select(student, wiring, state), f"the teacher {path}, by weight selection")])
+        difference = f"it has no {missing} to select from"
+    elif student.state_dict().keys() == state.keys():
+        return Start([start_note("teacher", path, transfer(student, state))])
+    else:
+        difference = "it is laid out otherwise"
+    return Start([f"start: nothing from the teacher {path}: {difference} (--teacher-init True copies what fits by name and shape)"])
+
+
+def _check_layout(student: nn.Module, source: Source, model: str) -> None:
+    """Refuse tensors of an unknown layout, of which a few have a name and shape of the student's by chance."""
+    own = student.state_dict()
+    places = {name: own.get(name, own.get(f"{FIRST_ROW}{name}")) for name in source.state}
+    fits = sum(place is not None and place.shape == source.state[name].shape for name, place in places.items())
+    if 0 < fits < ENOUGH * len(places):
+        raise UserError(
+            f"{source.path}: expected weights of YOLOv5 (v6), of a model of ours, or of this model's backbone, got another layout: "
+            f"{fits} of {len(places)} tensors fit {model} by name and shape, by chance; give others, or leave --weights out"
+        )
+
+
+def _same_model(student: nn.Module, source: Source) -> bool:
+    """Whether a file has the student's tensors, each of the same shape but those of the head, which depend on the classes."""
+    own, head = student.state_dict(), f"model.{student.model[-1].i}."
+    if own.keys() != source.state.keys():
+        return False
+    return all(_alike(tensor, source.state[name]) for name, tensor in own.items() if not name.startswith(head))
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape
+
+
+# -- words -------------------------------------------------------------------------------------------------------------
+
+
+def line_of(selection: Selection, source: str) -> str:
+    """The header's line about what was taken by structure."""
+    total = selection.total
+    tensors = f"{total.taken} of {total.tensors} tensors, {total.whole} of them whole"
+    return f"start: {total.numbers_taken:,} of {total.numbers:,} numbers from {source} ({tensors})"
+
+
+def table_of(selection: Selection) -> list[str]:
+    """What each block took, a line each."""
+    width = max(map(len, selection.units))
+    rows = [(unit.title, f"{unit.taken}/{unit.tensors}", unit.how) for unit in selection.units.values()]
+    return [f"  {title:<{width}}  {count:>8}  {how}" for title, count, how in [("block", "tensors", "taken"), *rows]]
