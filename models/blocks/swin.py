@@ -13,6 +13,7 @@ from torch import nn
 
 from cfg import UserError
 from models.blocks import BLOCKS
+from models.blocks.host import Conv
 from models.channels import Axis, Grid, cells
 from models.rules import Plan, Site, one_input, to_channels
 from models.wiring import Scope
@@ -179,3 +180,28 @@ class PatchMerging(nn.Module):
         x = F.pad(x.permute(0, 2, 3, 1), (0, 0, 0, x.shape[3] % 2, 0, x.shape[2] % 2))
         corners = (x[:, 0::2, 0::2], x[:, 1::2, 0::2], x[:, 0::2, 1::2], x[:, 1::2, 1::2])
         return self.reduce(self.norm(torch.cat(corners, -1))).permute(0, 3, 1, 2)
+
+
+@BLOCKS.register("MergeConv")
+class MergeConv(nn.Module):
+    """Patch merging beside a strided 3x3 conv, summed: Swin's way to halve the grid, and YOLOv5's, whose weights load.
+
+    Patch merging alone has no counterpart in a network of convs. Beside a conv that starts from one it starts at zero.
+    Row: `[-1, 1, MergeConv, [channels]]`. (B, C, H, W) -> (B, C_out, ceil(H / 2), ceil(W / 2)).
+    """
+
+    rule = staticmethod(to_channels)
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        super().__init__()
+        self.conv = Conv(c_in, c_out, 3, 2)
+        self.merge = PatchMerging(c_in, c_out)
+
+    def wire(self, scope: Scope, inputs: list[Axis], out: Axis) -> Axis:
+        given = scope.at("conv").as_unit("Conv").layers(inputs[0], out)
+        merge = scope.at("merge").as_unit("PatchMerging")
+        merge.branch("reduce")
+        return merge.layers(inputs[0], given)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x) + self.merge(x)

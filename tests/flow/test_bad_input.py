@@ -101,7 +101,7 @@ CASES = [
     ("teacher=good.pt distill=temperature.yaml", r"temperature.*'warm'"),
     ("teacher=good.pt distill=option.yaml", r"unknown option 'temprature'; did you mean 'temperature'"),
     ("teacher=good.pt adaptive=stabel", r"adaptive: expected one of stable, paper, .*did you mean 'stable'"),
-    ("teacher=good.pt teacher_init=perhaps", r"teacher_init: expected True or False, got 'perhaps'"),
+    ("teacher=good.pt teacher_init=perhaps", r"teacher_init: expected select, True or False, got 'perhaps'"),
     ("weights=gone.pt", r"gone\.pt: weights file not found"),
     ("weights=noise.pt", r"noise\.pt: "),
     ("weights=plain.pt", r"plain\.pt: expected a checkpoint with named tensors"),

@@ -14,7 +14,7 @@ from cfg import UserError
 from models.blocks import BLOCKS
 from models.blocks.attention import CBAM, Attention, DualAttention, NoAttention, make_attention
 from models.blocks.fusion import Reshape, WeightedFusion
-from models.blocks.host import Concat, First, Last, Upsample
+from models.blocks.host import Concat, Conv, First, Last, Upsample
 from models.blocks.neck import BlockN
 from models.detector import Detector
 from models.rules import Site
@@ -209,6 +209,29 @@ def test_block_n_ends_with_its_attention() -> None:
     mixed = block.mix(torch.cat((block.resample(features[0]), features[1]), 1))
     assert isinstance(block.attention, DualAttention)
     assert torch.allclose(block(features), mixed + block.attention.attend(mixed))
+
+
+@pytest.mark.parametrize("channels, strides, resampled", [
+    ((10, 10), (16, 8), Upsample), ((6, 10), (16, 8), nn.Sequential), ((6, 10), (4, 8), Conv),
+])  # fmt: skip
+def test_block_n_may_join_its_skip_at_the_skip_s_width(channels: tuple[int, ...], strides: tuple[int, ...], resampled: type) -> None:
+    """As in YOLOv5's neck: an input that has the skip's channels already is enlarged as it is."""
+    plan = BlockN.rule(site((*channels, 99), (*strides, 8), 16, "none", "skip"))  # a third input is not read
+    block = BlockN(*plan.args).eval()
+    side = 8 * 8 // strides[0]
+    features = [torch.rand(1, channels[0], side, side), torch.rand(1, 10, 8, 8), torch.rand(1, 99, 8, 8)]
+    moved = block.resample(features[0])
+    assert type(block.resample) is resampled and moved.shape == (1, 10, 8, 8)
+    assert torch.equal(block(features), block.mix(torch.cat((moved, features[1]), 1)))
+    assert Last()(features) is features[2]
+    with pytest.raises(UserError, match="expected resampled to be out or skip, got 'skp'; did you mean 'skip'"):
+        BlockN(*plan.args[:-1], "skp")
+
+
+def test_block_n_of_earlier_checkpoints_has_the_tensors_it_had() -> None:
+    names = set(BlockN(6, 10, 16, 1, True, "none").state_dict()), set(BlockN(6, 10, 16, 1, False, "none").state_dict())
+    assert "resample.0.conv.weight" in names[0] and "resample.conv.weight" in names[1]
+    assert len(names[0]) == len(names[1]) == 6 + 30
 
 
 @pytest.mark.parametrize("channels, strides, message", [

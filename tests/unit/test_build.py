@@ -108,6 +108,19 @@ def test_an_untrained_teacher_is_the_same_each_time_and_named_so(model):
     assert not any("start:" in note for note in notes)
 
 
+@pytest.mark.parametrize("imgsz", [40, 96, 640])
+def test_a_teacher_of_fine_strides_sees_every_size_as_it_is(model, imgsz):
+    networks = build_networks(settings(model, teacher=str(model), imgsz=imgsz), 2, NAMES)
+    assert not any("sees images" in note for note in networks.notes)
+
+
+@pytest.mark.parametrize(("imgsz", "seen"), [(96, "96 px as 128 px"), (180, "192 px as 256 px"), (128, None)])
+def test_sizes_that_a_coarse_teacher_cannot_see_are_said(model, imgsz, seen):
+    networks = build_networks(settings(model, teacher="t-demo.yaml", imgsz=imgsz), 2, NAMES)
+    notes = [note for note in networks.notes if "sees images" in note]
+    assert len(notes) == bool(seen) and (not seen or f"the teacher sees images of {seen}" in notes[0])
+
+
 def test_distiller_options(model, tmp_path):
     save_student(tmp_path / "t.pt", build_detector(model, 2, NAMES), {})
     student, teacher = build_detector(model, 2, NAMES), load_teacher(tmp_path / "t.pt", 2, NAMES)

@@ -368,6 +368,6 @@ def test_wrong_options_are_refused(options: dict, message: str) -> None:
         AnchorLoss(make_head(), **options)
 
 
-def test_balance_of_the_wrong_length_is_refused() -> None:
+def test_balance_of_the_wrong_length_is_refused_before_the_first_step() -> None:
     with pytest.raises(UserError, match="balance to have 3"):
-        AnchorLoss(make_head(), gains={"balance": [1, 2]})(make_raw(1, make_head()), make_batch([], 1))
+        AnchorLoss(make_head(), gains={"balance": [1, 2]})

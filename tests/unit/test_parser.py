@@ -145,6 +145,11 @@ def test_a_mistake_names_file_row_and_fix(rows: dict[str, Any], message: str) ->
     assert "\n" not in str(error.value)
 
 
+def test_options_of_a_loss_are_checked_when_the_model_is_built() -> None:
+    with pytest.raises(UserError, match=r"small.yaml: loss: gains: expected balance to have 2 numbers .one per level., got 3"):
+        Detector(changed(loss={"gains": {"balance": [4, 1, 0.4]}}))
+
+
 def test_a_grid_of_one_cell_gets_no_coarser() -> None:
     down = [[-1, 1, "Conv", [8, 3, 2]]] * 8
     head = [[[6, -1], 1, "AnchorDetect", ["nc", 1]]]

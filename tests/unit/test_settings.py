@@ -141,3 +141,16 @@ def test_optimizers_are_those_of_the_host():
     assert all(f'"{name}"' in source for name in OPTIMIZERS)
     for name in OPTIMIZERS:
         check(BASE | OWN_DEFAULTS | {"optimizer": name.lower()})
+
+
+def test_a_start_from_the_teacher_is_select_true_or_false() -> None:
+    assert read("--teacher-init") == {"teacher_init": True} and read("--teacher-init", "select") == {"teacher_init": "select"}
+    for value in ("select", True, False):
+        assert complete(BASE | {"teacher_init": value})["teacher_init"] is value
+    assert complete(BASE)["teacher_init"] == "select"
+    with pytest.raises(UserError, match="teacher_init: expected select, True or False, got 'selct'; did you mean 'select'"):
+        complete(BASE | {"teacher_init": "selct"})
+
+
+def test_the_recipes_of_fixed_coefficients_leave_them_as_they_are() -> None:
+    assert all(complete(BASE | {"recipe": name})["kd_share"] is None for name in ("sdd", "hsd"))

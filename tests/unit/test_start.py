@@ -36,7 +36,8 @@ def yolov5(size: str = "n", width: float | None = None, nc: int = 3) -> Detector
     model = Detector(read_model("yolov5s.yaml") | {"depth_multiple": depth, "width_multiple": width or usual, "nc": nc})
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and "anchor" not in name:
-            tensor.copy_(torch.rand(tensor.shape) * 0.4 + 0.1)
+            scale = torch.randn(tensor.shape) / tensor[0].numel() ** 0.5 if tensor.ndim > 1 else torch.rand(tensor.shape) + 0.5
+            tensor.copy_(scale)
     return model
 
 
@@ -151,6 +152,22 @@ def test_residual_branches_that_the_source_has_not_are_closed_at_first() -> None
     assert torch.equal(student.model[8](x), x)
     student.model[8](x).square().sum().backward()
     assert block.attention.out.weight.grad.abs().sum() > 0 and block.mlp[2].weight.grad.abs().sum() > 0
+
+
+def test_the_s_model_computes_yolov5n_s_features_at_the_start() -> None:
+    """What YOLOv5n has not (patch merging, Swin, fusion) adds nothing at first, so that the backbones are one function."""
+    source, student = yolov5().eval(), Detector("s-model.yaml", nc=6).eval()
+    select(student, wiring_of(source), source.state_dict())
+    theirs = ours = torch.rand(1, 3, 96, 64)
+    found = {}
+    with torch.no_grad():
+        for layer in source.model[:10]:
+            theirs = found[int(layer.gives[0][1])] = layer(theirs)
+        kept = {}
+        for i, layer in enumerate(student.model[:13]):
+            ours = kept[i] = layer(ours if layer.f == -1 else [kept[j if j >= 0 else i + j] for j in layer.f])
+    for row, stride in ((2, 4), (4, 8), (7, 16), (12, 32)):
+        assert torch.equal(kept[row], found[stride]), stride
 
 
 def test_ultralytics_yolov5u_gives_all_but_its_head(tmp_path: Path) -> None:

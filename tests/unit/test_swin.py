@@ -155,3 +155,11 @@ def test_dynamic_onnx_export_is_exact_at_every_size(tmp_path: Path, window: int)
         with torch.no_grad():
             expected = model(x).numpy()
         np.testing.assert_allclose(session.run(None, {"x": x.numpy()})[0], expected, atol=2e-5)
+
+
+def test_patch_merging_beside_a_conv_is_their_sum() -> None:
+    from models.blocks.swin import MergeConv
+
+    block = MergeConv(8, 16).eval()
+    x = torch.randn(2, 8, 7, 10)
+    assert block(x).shape == (2, 16, 4, 5) and torch.equal(block(x), block.conv(x) + block.merge(x))
