@@ -27,6 +27,7 @@ from ultralytics.nn.tasks import DetectionModel
 REAL = Path(__file__).resolve().parents[3] / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.5), "m": (0.67, 0.75)}
 NAMES = {0: "crazing", 1: "patches"}
+T_SMALL, S_SMALL = (str(Path(__file__).parent / f"{kind}-small.yaml") for kind in "ts")  # laid out alike
 
 
 def yolov5(size: str = "n", width: float | None = None, nc: int = 3) -> Detector:
@@ -233,7 +234,7 @@ def trained(name: str, names: dict[int, str] = NAMES, **changes: Any) -> Detecto
 
 
 def test_s_is_selected_from_t_whole() -> None:
-    teacher, student = trained("t-demo.yaml"), Detector("s-demo.yaml", nc=2, names=NAMES)
+    teacher, student = trained(T_SMALL), Detector(S_SMALL, nc=2, names=NAMES)
     start = start_from_teacher(student, teacher_of(teacher), "t.pt", "select")
     total = len(student.state_dict())
     assert f"({total} of {total} tensors" in start.lines[0] and "the teacher t.pt, by weight selection" in start.lines[0]
@@ -252,26 +253,26 @@ def test_s_is_selected_from_t_whole() -> None:
 
 
 def test_classes_are_selected_by_name() -> None:
-    teacher = trained("t-demo.yaml", names={0: "patches", 1: "inclusion", 2: "crazing"})
-    student = Detector("s-demo.yaml", nc=2, names=NAMES)
+    teacher = trained(T_SMALL, names={0: "patches", 1: "inclusion", 2: "crazing"})
+    student = Detector(S_SMALL, nc=2, names=NAMES)
     start_from_teacher(student, teacher_of(teacher), "t.pt", "select")
     given = teacher.state_dict()["model.28.m.0.class_out.bias"].view(3, 3)
     assert torch.equal(student.state_dict()["model.22.m.0.class_out.bias"].view(3, 2), given[:, [2, 0]])
 
 
 def test_a_checkpoint_as_weights_and_as_teacher_start_alike(tmp_path: Path) -> None:
-    teacher, path = trained("t-demo.yaml"), str(tmp_path / "t.pt")
+    teacher, path = trained(T_SMALL), str(tmp_path / "t.pt")
     save_student(path, teacher, {})
-    one, other = (Detector("s-demo.yaml", nc=2, names=NAMES) for _ in range(2))
-    start = from_file(one, path, "s-demo.yaml")
+    one, other = (Detector(S_SMALL, nc=2, names=NAMES) for _ in range(2))
+    start = from_file(one, path, S_SMALL)
     start_from_teacher(other, teacher_of(teacher), path, "select")
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
-    assert rows_of(start)["bottom-up 16 C3"] == ("30/30", "sliced") and "(t-demo.yaml)" in start.lines[0]
+    assert rows_of(start)["bottom-up 16 C3"] == ("30/30", "sliced") and "(t-small.yaml)" in start.lines[0]
 
 
 def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> None:
     teacher = teacher_of(trained("s-model-fast.yaml"))
-    student = Detector("s-demo.yaml", nc=2, names=NAMES)
+    student = Detector(S_SMALL, nc=2, names=NAMES)
     before = deepcopy(student.state_dict())
     line = start_from_teacher(student, teacher, "t.pt", "select").lines[0]
     assert line.startswith("start: nothing from the teacher t.pt: it has no ") and "--teacher-init True" in line
@@ -279,7 +280,7 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     stock = FrozenTeacher(DetectionModel("yolov8n.yaml", nc=2, verbose=False), "v8")
     assert "it is laid out otherwise" in start_from_teacher(student, stock, "v8.pt", "select").lines[0]
     # A smaller teacher has not what a larger student needs.
-    assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained("s-demo.yaml")), "t.pt", "select").lines[0]
+    assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "t.pt", "select").lines[0]
 
 
 def test_a_stock_pair_of_one_layout_starts_alike() -> None:
@@ -295,11 +296,11 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 ])  # fmt: skip
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
     path = saved(tmp_path / "v5.pt", as_published(yolov5(width=0.125))) if weights else None
-    settings = OWN_DEFAULTS | {"model": "s-demo.yaml", "teacher": "t.pt", "teacher_init": mode, "weights": path}
-    student = Detector("s-demo.yaml", nc=2, names=NAMES)
-    starts = start_of(student, teacher_of(trained("t-demo.yaml")), settings, NAMES)
+    settings = OWN_DEFAULTS | {"model": S_SMALL, "teacher": "t.pt", "teacher_init": mode, "weights": path}
+    student = Detector(S_SMALL, nc=2, names=NAMES)
+    starts = start_of(student, teacher_of(trained(T_SMALL)), settings, NAMES)
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
-    untrained = FrozenTeacher(trained("t-demo.yaml"), "t", trained=False)
+    untrained = FrozenTeacher(trained(T_SMALL), "t", trained=False)
     assert start_of(student, untrained, settings | {"weights": None}, NAMES) == []
 
 
