@@ -57,7 +57,7 @@ def test_every_term_and_weight_is_shown(place, caplog, capsys):
     header = next(record.message for record in caplog.records if "distillation:" in record.message)
     assert "ON, attention from teacher" in header and "levels p3, p4" in header and "288 adapter parameters" in header
     assert "adaptive weights: stable" in header
-    assert "17 of 29 tensors of the teacher" in caplog.text
+    assert "by weight selection (29 of 29 tensors, 17 of them whole)" in caplog.text
     head = next(record.message for record in caplog.records if "GPU_mem" in record.message)
     assert head.split() == ["Epoch", "GPU_mem", "box", "obj", "cls", "fg", "bg", "att", "global",
                             "w:box", "w:focal", "w:feature", "w:attenti.", "w:global",
