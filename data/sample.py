@@ -8,6 +8,7 @@ arguments give the same files, bit by bit, with the same versions of numpy and O
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -16,25 +17,27 @@ import cv2
 import numpy as np
 
 from cfg import UserError, guard
-from data.files import find_images
 from data.layout import DatasetWriter, staging, xyxy_to_rows
 from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
 
 VERSION = 1  # raise it when the pictures change: samples made by another version are made anew
 MARKER = "sample.json"
+CACHES = (".cache", ".tandem")  # ultralytics' and ours
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 MIN_SIDE = 6  # pixels; the smallest side of a box
 EMPTY = 0.1  # share of images without defects
 
 
-def make_image(rng: np.random.Generator, size: int, first: int | None, difficulty: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def make_image(
+    rng: np.random.Generator, size: int, first: int | None, difficulty: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one plate.
 
     Args:
         rng: the only source of chance.
         size: side in pixels.
         first: class index of the first defect (so that small samples hold every class), ``None`` for no defects.
-        difficulty: how small and faint defects may be, from 0 (large and clear) to 1 (`data.steel.Plate`).
+        difficulty: from 0, large and clear defects, to 1.
 
     Returns:
         pixels (size, size), uint8; label rows (n, 5).
@@ -95,45 +98,69 @@ def _overlap(a: np.ndarray, b: np.ndarray) -> float:
     return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
 
 
-def make_sample(out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0) -> Path:
+def make_sample(
+    out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0
+) -> Path:
     """Make the sample data set, or find it made already by the same arguments. Returns the path of its `data.yaml`.
+
+    A sample made by other arguments is replaced, unless a file in it was changed or added since.
 
     Args:
         out: folder for images/, labels/, data.yaml (train, val, test 70:20:10).
         images: how many, at least 10.
         size: side in pixels, at least 64.
         seed: another seed gives other images.
-        difficulty: how small and faint defects may be, from 0 (large and clear) to 1.
+        difficulty: how small, thin and faint defects may be: from 0, large and clear, to 1.
 
     Raises:
-        UserError: too few or too small images, or `out` holds something else or cannot be written.
+        UserError: an argument outside its range, or `out` holds something else or cannot be written.
     """
     if images < 10 or size < 64 or seed < 0:
         raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
     if not 0 <= difficulty <= 1:
         raise UserError(f"--difficulty: expected a number from 0 (large, clear defects) to 1, got {difficulty}")
-    out, marker = Path(out), {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
-    ours = _read_marker(out)
-    if ours == marker and len(find_images(out / "images")) == images:
+    out = Path(out)
+    wanted = {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
+    marker = _read_marker(out)
+    present = _digests(out) if marker else {}
+    made = marker.pop("files", present) if marker else {}  # samples of older versions have no list
+    if marker == wanted and made.items() <= present.items():
         return out / "data.yaml"
-    with staging(out, overwrite=ours is not None) as folder:
-        writer = DatasetWriter(folder, list(DEFECTS))
-        parts = _parts(images, seed)
-        for i, part in enumerate(parts):
-            rng = np.random.default_rng((seed, i))
-            first = None if rng.random() < EMPTY else i % len(DEFECTS)
-            pixels, rows = make_image(rng, size, first, difficulty)
-            writer.add_pixels(pixels, ".png", part, f"steel_{i:04d}", rows)
-        writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}")
-        (folder / MARKER).write_text(json.dumps(marker) + "\n", encoding="utf-8")
+    changed = [name for name, digest in present.items() if made.get(name) != digest]
+    if changed:
+        raise UserError(f"{out}: {changed[0]} was not made by data.sample, or changed since ({len(changed)} such files); "
+                        "expected a sample as it was made; choose another --out, or remove the folder")
+    with staging(out, overwrite=marker is not None) as folder:
+        _write(folder, images, size, seed, difficulty)
+        (folder / MARKER).write_text(json.dumps(wanted | {"files": _digests(folder)}) + "\n", encoding="utf-8")
     return out / "data.yaml"
 
 
+def _write(folder: Path, images: int, size: int, seed: int, difficulty: float) -> None:
+    """Draw the images and write them with their labels and `data.yaml`."""
+    writer = DatasetWriter(folder, list(DEFECTS))
+    for i, part in enumerate(_parts(images, seed)):
+        rng = np.random.default_rng((seed, i))
+        first = None if rng.random() < EMPTY else i % len(DEFECTS)
+        pixels, rows = make_image(rng, size, first, difficulty)
+        writer.add_pixels(pixels, ".png", part, f"steel_{i:04d}", rows)
+    writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, difficulty {difficulty}")
+
+
 def _read_marker(out: Path) -> dict | None:
+    """What `MARKER` says of a sample; None where there is none."""
     try:
-        return json.loads((out / MARKER).read_text(encoding="utf-8"))
+        marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return marker if isinstance(marker, dict) else None
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    """Relative path and digest of every file of a sample but its marker and what runs keep beside labels."""
+    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - {Path(MARKER)}
+    names = sorted(name for name in names if not any(part.endswith(CACHES) for part in name.parts))
+    return {name.as_posix(): hashlib.sha1((folder / name).read_bytes()).hexdigest() for name in names}
 
 
 def _parts(images: int, seed: int) -> list[str]:
@@ -150,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=300, help="how many (default: 300)")
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images (default: 0)")
-    parser.add_argument("--difficulty", type=float, default=1.0, help="0 (large, clear defects) to 1 (default)")
+    parser.add_argument("--difficulty", type=float, default=1.0, help="0: large, clear defects, 1: all kinds (default: 1)")
     options = parser.parse_args(argv)
     print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty))
     return 0

@@ -19,8 +19,7 @@ Rng = np.random.Generator
 class Plate:
     """A plate while it is drawn: grey levels (H, W), rolling direction in radians, strength of its texture (std).
 
-    `difficulty` says how small and how faint its defects may be: 1 as small and faint as they come, 0 only the largest and
-    clearest.
+    `difficulty` says how small, thin and faint its defects may be: 1 as much as any, 0 none but the largest and clearest.
     """
 
     grey: np.ndarray
@@ -34,15 +33,15 @@ class Plate:
         return self.grey.shape[0]
 
     def least(self, low: float, high: float) -> float:
-        """Return how small, thin or faint a defect may be where `low` is the least at difficulty 1 and `high` the most."""
+        """Return the lower limit of a measure of defects that reaches from `low` at difficulty 1 to `high`."""
         return low**self.difficulty * high ** (1 - self.difficulty)
 
     def length(self, rng: Rng, low: float, high: float) -> float:
-        """Return a defect's length in pixels, log-uniform between `low` (at difficulty 1) and `high` of a 256-pixel plate."""
+        """Return a defect's length in pixels; `low` and `high` are those of a 256-pixel plate, log-uniform between them."""
         return float(np.exp(rng.uniform(np.log(self.least(low, high)), np.log(high)))) * self.size / 256
 
     def width(self, rng: Rng, low: float, high: float) -> float:
-        """Return a defect's width in the unit of the limits, uniform between `low` (at difficulty 1) and `high`."""
+        """Return a defect's width, in the unit of `low` and `high`, uniform between them."""
         return rng.uniform(self.least(low, high), high)
 
 
@@ -62,7 +61,7 @@ def smooth_noise(rng: Rng, size: int, along: float, across: float, angle: float 
 
 
 def draw_plate(rng: Rng, size: int, difficulty: float = 1.0) -> Plate:
-    """Return a defect-free plate: base grey, uneven light, mottling, rolling lines and grain."""
+    """Return a defect-free plate: base grey, uneven light, mottling, rolling lines and grain; `difficulty` as in `Plate`."""
     unit = size / 256
     angle = rng.choice((0.0, np.pi / 2)) + rng.normal(0, 0.06)
     base, grain = rng.uniform(70, 190), rng.uniform(2.5, 7.0)
@@ -119,7 +118,7 @@ def scratch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     core = _stroke(size, points, widths) * (1 + 0.25 * smooth_noise(rng, size, 4, 4)).clip(0.3, 1.6)
     flank = _stroke(size, points + rng.choice((-1, 1)) * np.array([1.2, 1.2]), widths)
     change = core - rng.uniform(0.2, 0.6) * flank * (1 - core.clip(0, 1))
-    return _visible_contrast(rng, plate, 2.6, 7.0) * change * (1 if rng.random() < 0.75 else -1)
+    return _defect_contrast(rng, plate, 2.6, 7.0) * change * (1 if rng.random() < 0.75 else -1)
 
 
 def pit(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
@@ -131,7 +130,7 @@ def pit(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     inside = _edge(distance - radius, 1.5)
     rim = np.exp(-((distance - radius) / (0.22 * radius + 0.6)) ** 2)
     shade = np.tanh(along / (0.5 * radius))  # one light for the plate would be truer; a free one is harder
-    return _visible_contrast(rng, plate, 3.0, 7.0) * (inside * (0.35 * shade - 0.8) + 0.45 * rim * (shade > 0) * (1 - inside))
+    return _defect_contrast(rng, plate, 3.0, 7.0) * (inside * (0.35 * shade - 0.8) + 0.45 * rim * (shade > 0) * (1 - inside))
 
 
 def inclusion(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
@@ -143,7 +142,7 @@ def inclusion(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     level = (2 * along / length) ** 2 + (2 * across / width) ** 2 - 1 + 0.5 * ragged
     far = (np.abs(along) > 0.62 * length) | (np.abs(across) > 0.75 * width)
     mask = _edge(np.where(far, 9.0, level), 0.45)
-    return -_visible_contrast(rng, plate, 2.4, 6.0) * mask * (1 + 0.2 * ragged).clip(0.4, 1.5)
+    return -_defect_contrast(rng, plate, 2.4, 6.0) * mask * (1 + 0.2 * ragged).clip(0.4, 1.5)
 
 
 def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
@@ -157,11 +156,11 @@ def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     mask = _edge(np.where(far, radius, distance - radius), rng.uniform(3, 7) * unit)
     coarse = smooth_noise(rng, plate.size, 2.2, 2.2)
     sign = -1 if rng.random() < 0.7 else 1
-    return _visible_contrast(rng, plate, 1.2, 4.0) * mask * (sign + rng.uniform(0.35, 0.7) * coarse)
+    return _defect_contrast(rng, plate, 1.2, 4.0) * mask * (sign + rng.uniform(0.35, 0.7) * coarse)
 
 
-def _visible_contrast(rng: Rng, plate: Plate, low: float, high: float) -> float:
-    """Return a defect's contrast: as `_contrast`, with `low` nearer to `high` the lower the difficulty."""
+def _defect_contrast(rng: Rng, plate: Plate, low: float, high: float) -> float:
+    """Return a contrast as `_contrast` does, for what is to be found: an easy plate has no faint defects."""
     return _contrast(rng, plate, plate.least(low, high), high)
 
 

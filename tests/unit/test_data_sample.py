@@ -124,3 +124,20 @@ def test_an_easier_sample_has_larger_and_clearer_defects(sample, tmp_path):
     for wrong in (-0.1, 1.1, float("nan")):
         with pytest.raises(UserError, match="--difficulty: expected a number from 0"):
             make_sample(tmp_path / "wrong", difficulty=wrong)
+
+
+@pytest.mark.parametrize("name", ["labels/train/steel_0001.txt", "images/val/mine.png", "notes.txt"])
+def test_a_changed_sample_is_not_replaced(tmp_path, name):
+    """What a person corrected or added stays, whatever is asked for; what runs keep beside labels is no change."""
+    out = tmp_path / "s"
+    yaml = make_sample(out, images=10, size=64)
+    (out / "labels/train.tandem").mkdir()
+    (out / "labels/train.tandem/images.json").write_text("{}")
+    assert make_sample(out, images=11, size=64) == yaml
+    (out / name).write_text("0 0.5 0.5 0.2 0.2\n")
+    before = content(out)
+    with pytest.raises(UserError, match=f"{name} was not made by data.sample, or changed since"):
+        make_sample(out, images=10, size=64)
+    assert content(out) == before
+    (tmp_path / "empty").mkdir()
+    make_sample(tmp_path / "empty", images=10, size=64)
