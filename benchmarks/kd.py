@@ -28,8 +28,8 @@ from cfg import guard
 from engine.arguments import count
 
 METHODS_HELP = """what to compare, with commas between: distillation configurations (attention), combinations
-(attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's tensors, learns
-without it), longer or longer:METHOD (alone, for as many seconds as the dearest or the named method takes),
+(attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's weights block by
+block, as a distilled student does by default, learns without it), longer or longer:METHOD (alone, for as many seconds as the dearest or the named method takes),
 random-teacher or random-teacher:METHOD (from an untrained teacher, see --teacher-cfg), ultralytics (a stock student,
 distilled by ultralytics' own trainer, beside ultralytics-none, the student that it trains alone). Arguments of train.py
 for one method follow it after spaces: "none,attention,attention kd_cap=0.3" """
