@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from small import ROOT  # noqa: E402
 
 from engine.checkpoint import read_state  # noqa: E402
+from engine.transfer import transfer  # noqa: E402
 from models.detector import Detector  # noqa: E402
 from ultralytics.utils import ASSETS  # noqa: E402
 from ultralytics.utils.nms import non_max_suppression  # noqa: E402
