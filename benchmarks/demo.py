@@ -23,7 +23,7 @@ RUNS = Path("runs/demo")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 30
 DIFFICULTY = "0.2"  # of the sample, from 0 to 1
 SIZE = 128
-STEPS = ("--batch", "8", "--nbs", "8", "--lr0", "0.006")  # many and large ones: the run is short
+STEPS = ("--batch", "8", "--nbs", "8", "--lr0", "0.004")  # many and large ones: the run is short
 
 
 def run(*command: str) -> float:

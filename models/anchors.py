@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.cluster.vq import kmeans, vq
 
 from cfg.errors import UserError
 
@@ -83,6 +82,8 @@ def _side_quotients(wh: np.ndarray, anchor_wh: np.ndarray) -> np.ndarray:
 
 def _cluster(wh: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
     """Centres (<= n, 2) of the best of several k-means runs on sizes divided by their standard deviation."""
+    from scipy.cluster.vq import kmeans, vq  # late: few runs fit anchors, and all would wait half a second for it
+
     spread = wh.std(0)
     spread[spread == 0] = 1.0
     points = wh / spread
@@ -95,7 +96,7 @@ def _spread_starts(points: np.ndarray, n: int, rng: np.random.Generator) -> np.n
     """`n` distinct points (n, 2), drawn by squared distance to those before (Arthur and Vassilvitskii 2007)."""
     starts = points[rng.integers(len(points))][None]
     for _ in range(n - 1):
-        distance = vq(points, starts)[1] ** 2
+        distance = ((points[:, None] - starts[None]) ** 2).sum(2).min(1)
         starts = np.vstack((starts, points[rng.choice(len(points), p=distance / distance.sum())]))
     return starts
 

@@ -15,7 +15,6 @@ from distill.networks import FrozenTeacher
 from engine.checkpoint import load_detector, read_state
 from engine.detectors import build_detector, is_rtdetr
 from engine.training.classes import renumber_teacher
-from models.foreign import torchvision_fpn
 from models.foreign.base import FeaturePyramid
 from models.foreign.rtdetr import RTDETRPyramid
 
@@ -71,6 +70,8 @@ def _torchvision(yaml: Path, content: dict[str, Any], names: dict[int, str]) -> 
     for key in content:
         if key not in KEYS:
             raise UserError(f"unknown key '{key}'{nearest(key, KEYS)} (known: {', '.join(KEYS)})")
+    from models.foreign import torchvision_fpn  # late: it loads a third of PyTorch's compiler, which other runs need not wait for
+
     options, weights = content.get("options") or {}, content.get("weights")
     if not isinstance(options, dict):
         raise UserError(f"options: expected 'name: value' lines, got {options!r}")
