@@ -1,5 +1,7 @@
 """`python -m data.sample --out datasets/sample`: the built-in data set of steel-like images, made in seconds.
 
+`--materials all` draws many materials and families of defects instead (`data.drawn`), to train start weights on.
+
 Everything can be tried without a download. A detector must learn it: the plates differ in brightness and light, the
 defects are faint, and streaks, water marks, stains and dust of the same contrast lie beside them. Seeded: the same
 arguments give the same files, bit by bit, with the same versions of numpy and OpenCV on one machine.
@@ -11,20 +13,24 @@ import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from cfg import UserError, guard
-from data.layout import DatasetWriter, staging, xyxy_to_rows
+from data.drawn.boxes import box_of, overlap
+from data.drawn.draw_set import SUFFIX, cores, draw_picture, materials_of, write_pictures
+from data.drawn.scene import NAMES
+from data.layout import staging, xyxy_to_rows
 from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
 
 VERSION = 1  # raise it when the pictures change: samples made by another version are made anew
+MATERIALS_VERSION = 1  # the same for pictures of many materials
 MARKER = "sample.json"
 CACHES = (".cache", ".tandem")  # ultralytics' and ours
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
-MIN_SIDE = 6  # pixels; the smallest side of a box
 EMPTY = 0.1  # share of images without defects
 
 
@@ -66,40 +72,15 @@ def _add_defect(rng: np.random.Generator, plate: Plate, kind: int, boxes: list[n
     for _ in range(12):
         change = draw(rng, plate, rng.uniform(0.06, 0.94, 2) * plate.size)
         box = box_of(change)
-        if box is not None and all(_overlap(box, other) < 0.25 for other in boxes):
+        if box is not None and all(overlap(box, other) < 0.25 for other in boxes):
             plate.grey += change
             return box
     return None
 
 
-def box_of(change: np.ndarray) -> np.ndarray | None:
-    """Return the box `x1 y1 x2 y2` of the visible part of a change of grey (H, W), at least `MIN_SIDE` wide and high.
-
-    Visible is what reaches 30 % of the strongest change, after a blur that takes single pixels out.
-    """
-    strength = cv2.GaussianBlur(np.abs(change).astype(np.float32), (3, 3), 0.8)
-    peak = strength.max()
-    ys, xs = np.nonzero(strength > 0.3 * peak)
-    if peak < 1 or len(xs) < 6:
-        return None
-    size = change.shape[0]
-    corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=np.float64)
-    for low, high in ((0, 2), (1, 3)):
-        lack = max(MIN_SIDE - (corners[high] - corners[low]), 0) / 2
-        corners[low], corners[high] = corners[low] - lack, corners[high] + lack
-        move = max(-corners[low], 0) - max(corners[high] - size, 0)
-        corners[[low, high]] += move
-    return corners
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the common area over the smaller area of two boxes `x1 y1 x2 y2`."""
-    common = np.prod(np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None))
-    return float(common / min(np.prod(a[2:] - a[:2]), np.prod(b[2:] - b[:2])))
-
-
 def make_sample(
-    out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0
+    out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0,
+    materials: Sequence[str] = (), workers: int = 1,
 ) -> Path:
     """Make the sample data set, or find it made already by the same arguments. Returns the path of its `data.yaml`.
 
@@ -110,17 +91,18 @@ def make_sample(
         images: how many, at least 10.
         size: side in pixels, at least 64.
         seed: another seed gives other images.
-        difficulty: how small, thin and faint defects may be: from 0, large and clear, to 1.
+        difficulty: how small, thin and faint defects of steel may be: from 0, large and clear, to 1.
+        materials: names in `data.drawn.materials.MATERIALS`; none for steel, with its own four classes.
+        workers: how many processes draw. The files do not depend on it.
 
     Raises:
         UserError: an argument outside its range, or `out` holds something else or cannot be written.
     """
-    if images < 10 or size < 64 or seed < 0:
-        raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
-    if not 0 <= difficulty <= 1:
-        raise UserError(f"--difficulty: expected a number from 0 (large, clear defects) to 1, got {difficulty}")
+    _check(images, size, seed, difficulty, materials, workers)
     out = Path(out)
     wanted = {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
+    if materials:
+        wanted |= {"version": MATERIALS_VERSION, "materials": list(materials)}
     marker = _read_marker(out)
     present = _digests(out) if marker else {}
     made = marker.pop("files", present) if marker else {}  # samples of older versions have no list
@@ -131,20 +113,45 @@ def make_sample(
         raise UserError(f"{out}: {changed[0]} was not made by data.sample, or changed since ({len(changed)} such files); "
                         "expected a sample as it was made; choose another --out, or remove the folder")
     with staging(out, overwrite=marker is not None) as folder:
-        _write(folder, images, size, seed, difficulty)
+        if materials:
+            _write_materials(folder, images, size, seed, materials, workers)
+        else:
+            _write_steel(folder, images, size, seed, difficulty, workers)
         (folder / MARKER).write_text(json.dumps(wanted | {"files": _digests(folder)}) + "\n", encoding="utf-8")
     return out / "data.yaml"
 
 
-def _write(folder: Path, images: int, size: int, seed: int, difficulty: float) -> None:
-    """Draw the images and write them with their labels and `data.yaml`."""
-    writer = DatasetWriter(folder, list(DEFECTS))
-    for i, part in enumerate(_parts(images, seed)):
-        rng = np.random.default_rng((seed, i))
-        first = None if rng.random() < EMPTY else i % len(DEFECTS)
-        pixels, rows = make_image(rng, size, first, difficulty)
-        writer.add_pixels(pixels, ".png", part, f"steel_{i:04d}", rows)
+def _check(images: int, size: int, seed: int, difficulty: float, materials: Sequence[str], workers: int) -> None:
+    """Refuse (`UserError`) arguments outside their range."""
+    if images < 10 or size < 64 or seed < 0:
+        raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
+    if not 0 <= difficulty <= 1:
+        raise UserError(f"--difficulty: expected a number from 0 (large, clear defects) to 1, got {difficulty}")
+    if materials and difficulty != 1:
+        raise UserError(f"--difficulty: expected with steel only, got {difficulty} with --materials; leave one of them out")
+    if workers < 1:
+        raise UserError(f"--workers: expected at least 1 process, got {workers}")
+
+
+def _write_steel(folder: Path, images: int, size: int, seed: int, difficulty: float, workers: int) -> None:
+    """Draw plates of steel and write them with their labels and `data.yaml`."""
+    draw = partial(_draw_steel, size, seed, difficulty)
+    writer = write_pictures(folder, list(DEFECTS), _parts(images, seed), draw, "steel", ".png", workers)
     writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, difficulty {difficulty}")
+
+
+def _draw_steel(size: int, seed: int, difficulty: float, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return pixels and label rows of plate i."""
+    rng = np.random.default_rng((seed, i))
+    first = None if rng.random() < EMPTY else i % len(DEFECTS)
+    return make_image(rng, size, first, difficulty)
+
+
+def _write_materials(folder: Path, images: int, size: int, seed: int, materials: Sequence[str], workers: int) -> None:
+    """Draw pictures of `materials` and write them with their labels and `data.yaml`."""
+    draw = partial(draw_picture, materials, size, seed)
+    writer = write_pictures(folder, NAMES, _parts(images, seed), draw, "surface", SUFFIX, workers)
+    writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, materials {', '.join(materials)}")
 
 
 def _read_marker(out: Path) -> dict | None:
@@ -178,8 +185,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images (default: 0)")
     parser.add_argument("--difficulty", type=float, default=1.0, help="0: large, clear defects, 1: all kinds (default: 1)")
+    parser.add_argument("--materials", help="draw these instead of steel: all, or names separated by commas, as metal,glass")
+    parser.add_argument("--workers", type=int, help="processes that draw (default: one for each core)")
     options = parser.parse_args(argv)
-    print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty))
+    materials = () if options.materials is None else materials_of(options.materials)
+    workers = cores() if options.workers is None else options.workers
+    print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty, materials, workers))
     return 0
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-Rng = np.random.Generator
+from data.drawn.noise import Rng
+from data.drawn.shapes import edge, path, stroke
+from data.drawn.shapes import local as local_coordinates
 
 
 @dataclass
@@ -79,32 +81,8 @@ def draw_plate(rng: Rng, size: int, difficulty: float = 1.0) -> Plate:
 
 
 def _local(size: int, centre: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates (H, W) along and across `angle`, in pixels from `centre` (x, y)."""
-    y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    x, y = x - centre[0], y - centre[1]
-    return x * np.cos(angle) + y * np.sin(angle), -x * np.sin(angle) + y * np.cos(angle)
-
-
-def _edge(level: np.ndarray, softness: float) -> np.ndarray:
-    """Return a mask in [0, 1]: 1 where `level` is well below 0, 0 well above, a ramp of `softness` between."""
-    return np.clip(0.5 - level / softness, 0, 1).astype(np.float32)
-
-
-def _path(rng: Rng, size: int, centre: np.ndarray, angle: float, length: float, bend: float) -> np.ndarray:
-    """Return points (m, 2) of a bent line through `centre`."""
-    t = np.linspace(-0.5, 0.5, max(int(length), 8))
-    side = bend * length * (np.cos(np.pi * t) - 0.6) + np.cumsum(rng.normal(0, 0.12, len(t)))
-    side -= side.mean()
-    along = np.array([np.cos(angle), np.sin(angle)])
-    return centre + np.outer(t * length, along) + np.outer(side, (-along[1], along[0]))
-
-
-def _stroke(size: int, points: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """Return a mask (H, W) in [0, 1] of a line with a width for each point, antialiased."""
-    scale, canvas = 4, np.zeros((size * 4, size * 4), np.uint8)
-    for (a, b), width in zip(zip(points[:-1] * scale, points[1:] * scale), widths):
-        cv2.line(canvas, tuple(map(int, a)), tuple(map(int, b)), 255, max(int(round(width * scale)), 1), cv2.LINE_8)
-    return cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    """Return coordinates in float64: in float32 the pictures of earlier versions would differ in single pixels."""
+    return local_coordinates(size, centre, angle, np.float64)
 
 
 def scratch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
@@ -112,11 +90,11 @@ def scratch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     size, unit = plate.size, plate.size / 256
     length = plate.length(rng, 18, 125)
     angle = plate.angle + rng.uniform(0.25, np.pi - 0.25)  # never along the rolling lines: those are harmless
-    points = _path(rng, size, centre, angle, length, rng.uniform(-0.12, 0.12))
+    points = path(rng, centre, angle, length, rng.uniform(-0.12, 0.12))
     taper = np.sin(np.linspace(0.15, np.pi - 0.15, len(points)))
     widths = plate.width(rng, 1.0, 2.6) * np.sqrt(unit) * (0.5 + 0.5 * taper)
-    core = _stroke(size, points, widths) * (1 + 0.25 * smooth_noise(rng, size, 4, 4)).clip(0.3, 1.6)
-    flank = _stroke(size, points + rng.choice((-1, 1)) * np.array([1.2, 1.2]), widths)
+    core = stroke(size, points, widths, scale=4) * (1 + 0.25 * smooth_noise(rng, size, 4, 4)).clip(0.3, 1.6)
+    flank = stroke(size, points + rng.choice((-1, 1)) * np.array([1.2, 1.2]), widths, scale=4)
     change = core - rng.uniform(0.2, 0.6) * flank * (1 - core.clip(0, 1))
     return _defect_contrast(rng, plate, 2.6, 7.0) * change * (1 if rng.random() < 0.75 else -1)
 
@@ -127,7 +105,7 @@ def pit(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     along, across = _local(plate.size, centre, rng.uniform(0, np.pi))
     distance = np.hypot(along, across * rng.uniform(1.0, 1.35))
     distance += 0.12 * radius * smooth_noise(rng, plate.size, 3, 3)
-    inside = _edge(distance - radius, 1.5)
+    inside = edge(distance - radius, 1.5)
     rim = np.exp(-((distance - radius) / (0.22 * radius + 0.6)) ** 2)
     shade = np.tanh(along / (0.5 * radius))  # one light for the plate would be truer; a free one is harder
     return _defect_contrast(rng, plate, 3.0, 7.0) * (inside * (0.35 * shade - 0.8) + 0.45 * rim * (shade > 0) * (1 - inside))
@@ -141,7 +119,7 @@ def inclusion(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     ragged = smooth_noise(rng, plate.size, max(length / 9, 2.5), 1.5, plate.angle)
     level = (2 * along / length) ** 2 + (2 * across / width) ** 2 - 1 + 0.5 * ragged
     far = (np.abs(along) > 0.62 * length) | (np.abs(across) > 0.75 * width)
-    mask = _edge(np.where(far, 9.0, level), 0.45)
+    mask = edge(np.where(far, 9.0, level), 0.45)
     return -_defect_contrast(rng, plate, 2.4, 6.0) * mask * (1 + 0.2 * ragged).clip(0.4, 1.5)
 
 
@@ -153,7 +131,7 @@ def patch(rng: Rng, plate: Plate, centre: np.ndarray) -> np.ndarray:
     lobes = smooth_noise(rng, plate.size, radius / 2.6, radius / 2.6)
     distance = np.hypot(along * rng.uniform(0.75, 1.0), across * rng.uniform(1.0, 1.4)) + 0.26 * radius * lobes
     far = np.hypot(along, across) > 1.35 * radius
-    mask = _edge(np.where(far, radius, distance - radius), rng.uniform(3, 7) * unit)
+    mask = edge(np.where(far, radius, distance - radius), rng.uniform(3, 7) * unit)
     coarse = smooth_noise(rng, plate.size, 2.2, 2.2)
     sign = -1 if rng.random() < 0.7 else 1
     return _defect_contrast(rng, plate, 1.2, 4.0) * mask * (sign + rng.uniform(0.35, 0.7) * coarse)

@@ -8,11 +8,12 @@ import pytest
 from cfg import UserError
 from data.check import check_data
 from data.dataset import resolve, validate
+from data.drawn.boxes import box_of
 from data.files import find_images
 from data.images import read_pixels
 from data.labels import read_labels
 from data.layout import label_path, rows_to_xyxy
-from data.sample import box_of, make_sample
+from data.sample import make_sample
 from data.steel import DEFECTS, draw_plate
 
 
