@@ -15,11 +15,12 @@ def box_of(change: np.ndarray) -> np.ndarray | None:
     """
     strength = cv2.GaussianBlur(np.abs(change).astype(np.float32), (3, 3), 0.8)
     peak = strength.max()
-    ys, xs = np.nonzero(strength > 0.3 * peak)
-    if peak < 1 or len(xs) < 6:
+    visible = (strength > 0.3 * peak).astype(np.uint8)
+    if peak < 1 or cv2.countNonZero(visible) < 6:
         return None
     size = change.shape[0]
-    corners = np.array([xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], dtype=np.float64)
+    x, y, width, height = cv2.boundingRect(visible)
+    corners = np.array([x, y, x + width, y + height], dtype=np.float64)
     for low, high in ((0, 2), (1, 3)):
         lack = max(MIN_SIDE - (corners[high] - corners[low]), 0) / 2
         corners[low], corners[high] = corners[low] - lack, corners[high] + lack

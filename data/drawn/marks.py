@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data.drawn.noise import Rng, log_uniform, noise
-from data.drawn.shapes import local
+from data.drawn.shapes import local, norm
 from data.drawn.surface import Surface, random_colour, shift
 
 
@@ -37,7 +37,7 @@ def drop(rng: Rng, surface: Surface) -> np.ndarray:
     """Return the change of a dried drop: a faint ring."""
     radius = rng.uniform(5, 26) * surface.unit
     along, across = local(surface.size, rng.uniform(0, surface.size, 2), rng.uniform(0, np.pi))
-    distance = np.hypot(along, across * rng.uniform(1, 1.4)) + 0.1 * radius * noise(rng, surface.size, 7)
+    distance = norm(along, across * rng.uniform(1, 1.4)) + 0.1 * radius * noise(rng, surface.size, 7)
     return shift(np.exp(-(((distance - radius) / 1.3) ** 2)), rng.choice((-1, 1)) * rng.uniform(4, 11))
 
 

@@ -49,7 +49,7 @@ class Scene:
         seen = np.zeros(self.pixels.shape[:2], np.float32)
         seen[window] = self._seen(after - before)
         peak = float(seen.max())
-        if peak < LEAST_PEAK or seen[seen > 0.3 * peak].mean() < LEAST_MEAN:
+        if peak < LEAST_PEAK or cv2.mean(seen, (seen > 0.3 * peak).astype(np.uint8))[0] < LEAST_MEAN:
             return False
         box = box_of(seen)
         if box is None or any(overlap(box, other) > 0.3 for other in self.boxes):
@@ -66,7 +66,7 @@ class Scene:
 
 def _window(change: np.ndarray) -> tuple[slice, slice]:
     """Return rows and columns outside which a change (H, W, C) is no more than half a grey level."""
-    strength = np.abs(change) if change.shape[2] == 1 else cv2.transform(np.abs(change), np.ones((1, 3)))
+    strength = np.abs(change) if change.shape[2] == 1 else np.abs(change) @ np.ones(3, np.float32)
     x, y, width, height = cv2.boundingRect((strength.reshape(change.shape[:2]) > 0.5).astype(np.uint8))
     return slice(y, y + max(height, 1)), slice(x, x + max(width, 1))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from data.drawn.circuit import Circuit
@@ -67,7 +68,9 @@ class Surface:
 
     def towards(self, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Return the change (H, W, 3) that paints `colour`, (3,) or (H, W, 3), where `mask` (H, W) is 1."""
-        return mask[..., None] * (colour - self.pixels)
+        if colour.ndim == 1:
+            return cv2.merge((mask, mask, mask)) * cv2.subtract((*map(float, colour), 0.0), self.pixels)
+        return cv2.merge((mask, mask, mask)) * (colour - self.pixels)
 
 
 def grey(pixels: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from data.drawn.noise import Rng, log_uniform, noise
-from data.drawn.shapes import blob, edge, jagged, local, stroke
+from data.drawn.shapes import blob, edge, jagged, local, norm, stroke
 from data.drawn.surface import Surface, random_colour, shift
 
 
@@ -15,7 +15,7 @@ def pit(rng: Rng, surface: Surface) -> np.ndarray:
     radius = max(surface.length(rng, 2.5, 9), 2.0)
     angle = rng.uniform(0, 2 * np.pi)
     along, across = local(surface.size, surface.place(rng), angle)
-    distance = np.hypot(along, across * rng.uniform(1.0, 1.5)) + 0.12 * radius * noise(rng, surface.size, 3)
+    distance = norm(along, across * rng.uniform(1.0, 1.5)) + 0.12 * radius * noise(rng, surface.size, 3)
     inside = edge(distance - radius, 1.5)
     rim = np.exp(-(((distance - radius) / (0.22 * radius + 0.6)) ** 2))
     shade = np.tanh(along / (0.5 * radius))
@@ -64,7 +64,7 @@ def blowhole(rng: Rng, surface: Surface) -> np.ndarray:
     light = rng.uniform(0, 2 * np.pi)
     for _ in range(1 if rng.random() < 0.7 else rng.integers(2, 5)):
         along, across = local(size, centre, light)
-        distance = np.hypot(along, across * rng.uniform(0.8, 1.25)) + 0.08 * radius * noise(rng, size, radius)
+        distance = norm(along, across * rng.uniform(0.8, 1.25)) + 0.08 * radius * noise(rng, size, radius)
         inside = edge(distance - radius, 1.8)
         lit = np.clip(along / radius, 0, 1) ** 2 * inside
         hole = -depth * inside[..., None] * surface.pixels + shift(lit, wall * 120)

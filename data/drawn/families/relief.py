@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.drawn.noise import Rng, noise
-from data.drawn.shapes import edge, local
+from data.drawn.shapes import edge, local, norm
 from data.drawn.surface import Surface, shift
 
 
@@ -25,7 +25,7 @@ def wrinkle(rng: Rng, surface: Surface) -> np.ndarray:
 
 def _bump(along: np.ndarray, across: np.ndarray, radius: float, sharp: float) -> np.ndarray:
     """Return the shading of a round bump lit along its first axis; `sharp` from 0, a soft swelling, to 1, a firm rim."""
-    distance = np.hypot(along, across) / radius
+    distance = norm(along, across) / radius
     rim = np.exp(-(((distance - 0.75) / (0.5 - 0.25 * sharp)) ** 2))
     return rim * along / (radius * (distance + 0.15))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from data.drawn.noise import Rng
+from data.drawn.noise import Rng, noise
 from data.drawn.shapes import blob, edge, jagged, local, stroke
 from data.drawn.surface import Surface
 
@@ -42,7 +42,7 @@ def open_circuit(rng: Rng, surface: Surface) -> np.ndarray | None:
         return None
     along, across = local(surface.size, centre, float(np.arctan2(*(b - a)[::-1])))
     gap = max(width * rng.uniform(0.4, 2), 2.0)
-    ragged = across * rng.uniform(-0.4, 0.4) + rng.normal(0, 0.4, across.shape)
+    ragged = across * rng.uniform(-0.4, 0.4) + 0.4 * noise(rng, surface.size, 1)
     cut = edge(np.abs(along + ragged) - gap / 2, 1.0) * (np.abs(across) < 0.8 * width + 1.5)
     return circuit.change(circuit.conducts * (1 - cut))
 

@@ -22,7 +22,7 @@ def _around(rng: Rng, colours: tuple) -> np.ndarray:
 def _even(rng: Rng, size: int, colour: np.ndarray, grain: float, coarse: float) -> np.ndarray:
     """Return a nearly even picture (H, W, 3) of `colour`."""
     relief = grain * (noise(rng, size, 1) + noise(rng, size, coarse))
-    return (colour + relief[..., None]).astype(np.float32)
+    return cv2.merge([relief + np.float32(level) for level in colour])
 
 
 def _finished(rng: Rng, circuit: Circuit, grain: float, unit: float, hole: np.ndarray) -> Surface:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from data.drawn.noise import Rng, clouds, noise
@@ -11,7 +12,7 @@ from data.drawn.surface import Part, Surface, random_colour
 
 def tinted(level: np.ndarray, colour: np.ndarray) -> np.ndarray:
     """Return pixels (H, W, 3) of grey levels (H, W), in the hue of `colour` (3,)."""
-    return level[..., None] * (colour / colour.mean()).astype(np.float32)
+    return cv2.merge([level * np.float32(share) for share in colour / colour.mean()])  # numpy is slow along short axes
 
 
 def metal_colour(rng: Rng, low: float = 45, high: float = 200) -> np.ndarray:
