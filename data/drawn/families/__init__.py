@@ -1,8 +1,7 @@
 """Families of defects, by name, in the order of their class numbers.
 
 Each draws one defect: `family(rng, surface)` returns the change (H, W, 3) of the pixels, or (H, W, 1)
-of all channels alike, or ``None`` where the surface
-has no place for it.
+of all channels alike, or ``None`` where the surface has no place for it.
 """
 
 from __future__ import annotations

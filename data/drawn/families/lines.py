@@ -50,7 +50,8 @@ def crack(rng: Rng, surface: Surface) -> np.ndarray:
     mask = stroke(surface.size, trunk, np.linspace(width, 0.4 * width, len(trunk)))
     for _ in range(rng.integers(0, 4)):
         i = int(rng.integers(1, len(trunk)))
-        fork = jagged(rng, trunk[i], angle + rng.choice((-1, 1)) * rng.uniform(0.4, 1.2), length * rng.uniform(0.15, 0.4), 0.45)
+        aside = angle + rng.choice((-1, 1)) * rng.uniform(0.4, 1.2)
+        fork = jagged(rng, trunk[i], aside, length * rng.uniform(0.15, 0.4), 0.45)
         mask = np.maximum(mask, stroke(surface.size, fork, np.linspace(0.7 * width, 0.3 * width, len(fork))))
     return shift(mask * rng.uniform(0.8, 1.2), surface.sign(rng, 0.85) * surface.contrast(rng, 2, 5))
 

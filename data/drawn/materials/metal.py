@@ -18,8 +18,8 @@ def rolled(rng: Rng, size: int, unit: float) -> Surface:
     level += grain * rng.uniform(0.1, 0.9) * noise(rng, size, 50 * unit, 1.2 * unit, angle)
     level += grain * rng.uniform(0.1, 0.8) * noise(rng, size, 6 * unit, rng.uniform(1, 2.5) * unit, angle)
     level += grain * rng.uniform(0.3, 0.9) * noise(rng, size, 1)
-    if rng.random() < 0.3:  # scale that came off in large areas
-        level += rng.uniform(5, 40) * np.tanh(2 * clouds(rng, size, 60 * unit, 3, stretch=2, angle=angle))
+    if rng.random() < 0.3:  # uneven cooling; without outlines, or it would be patches
+        level += rng.uniform(3, 14) * clouds(rng, size, 60 * unit, 3, stretch=2, angle=angle)
     return Surface(tinted(level, colour), float(angle), grain, unit)
 
 

@@ -14,7 +14,8 @@ def _tile_pattern(rng: Rng, size: int, unit: float, grain: float) -> np.ndarray:
     """Return the pattern of a glaze (H, W), mean about 0: plain, speckled, marbled or lined like wood."""
     kind = rng.integers(4)
     if kind == 1:
-        return -rng.uniform(3, 10) * grain * (noise(rng, size, rng.uniform(1.2, 4) * unit) > rng.uniform(1.2, 2)).astype(np.float32)
+        specks = noise(rng, size, rng.uniform(1.2, 4) * unit) > rng.uniform(1.2, 2)
+        return -rng.uniform(3, 10) * grain * specks.astype(np.float32)
     if kind == 2:
         veins = np.exp(-((clouds(rng, size, rng.uniform(25, 80) * unit, 4, 0.55) / rng.uniform(0.08, 0.3)) ** 2))
         return rng.uniform(-5, 3) * grain * veins + grain * clouds(rng, size, 50 * unit)
