@@ -20,6 +20,7 @@ from cfg import UserError
 from cfg.version import VERSION as TANDEM_VERSION
 from engine.foreign import Inert, build_stock, find_module, harvest_state_dict, is_torchscript, load_inert, rebuild
 from engine.plain import plain, save_atomic
+from engine.safe_tensors import SUFFIX, read_safetensors
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
@@ -65,9 +66,11 @@ def read(path: str | Path) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: weights file not found; give the path of a .pt file")
+        raise UserError(f"{path}: weights file not found; give the path of a .pt or .safetensors file")
     if not path.stat().st_size:
         raise UserError(f"{path}: expected a checkpoint, got an empty file; train or copy it again")
+    if path.suffix == SUFFIX:
+        return _checked(path, read_safetensors(path))
     try:
         if is_torchscript(path):
             raise UserError(f"{path}: expected a checkpoint, got a TorchScript export; rename it .torchscript")
@@ -80,6 +83,11 @@ def read(path: str | Path) -> Any:
         raise
     except Exception:  # a pickled model, a damaged file or no checkpoint at all: the next reader tells which
         return load_inert(path)
+    return _checked(path, content)
+
+
+def _checked(path: Path, content: Any) -> Any:
+    """`content`, after a look at the fields of a checkpoint of ours."""
     if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN) and (fault := _fault(content)):
         raise UserError(f"{path}: the checkpoint {fault}; save it again with this version of Tandem")
     return content

@@ -21,14 +21,19 @@ def save_atomic(path: str | Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; a file that was there before is intact.
     """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     # Serialised in memory first: torch's file writer aborts the process when the disk fills up under it.
     buffer = io.BytesIO()
     torch.save(plain(content), buffer)
+    replace_file(path, buffer.getbuffer())
+
+
+def replace_file(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file whole or not at all. Raises as `save_atomic`."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with part.open("wb") as file:
-            file.write(buffer.getbuffer())
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, path)

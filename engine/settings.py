@@ -16,6 +16,7 @@ import yaml
 from cfg import UserError, find, nearest, read_yaml
 
 SELECT = "select"  # of teacher_init: chosen channels
+SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model
 OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
@@ -29,7 +30,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "kd_every": 10,  # steps between two measurements of the shares
     "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
     "teacher_init": SELECT,  # start from the teacher: chosen channels where the layouts are alike; True: by name and shape
-    "weights": None,  # start from these weights (ours, ultralytics', YOLOv5's), block by block or by name and shape
+    "weights": SHIPPED,  # what to start from: shipped, a file (ours, ultralytics', YOLOv5's), or none: random numbers
     "map_classes": False,  # take the classes of weights and teacher by their names, where these are in another order
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
     "tensorboard": False,  # write TensorBoard events to the run folder
@@ -152,7 +153,8 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
         if not isinstance(settings.get(name), (str, type(None))):
             raise UserError(f"{name}: expected a name or path, got {settings[name]!r}; correct it or leave it out")
     if isinstance(settings.get("pretrained"), str):  # ultralytics' name for the same thing
-        settings["weights"] = settings["weights"] or settings.pop("pretrained")
+        pretrained = settings.pop("pretrained")
+        settings["weights"] = pretrained if settings["weights"] in (None, SHIPPED) else settings["weights"]
     # Absolute: ultralytics moves relative projects elsewhere under pytest, and a run may be resumed from any folder.
     settings["project"] = str(Path(settings.get("project") or "runs/train").resolve())
     settings["name"] = settings.get("name") or "exp"
@@ -199,7 +201,7 @@ def _check_own(settings: dict[str, Any]) -> None:
             continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")
-        if not isinstance(value, kind) and not (value is None and default is None):
+        if not isinstance(value, kind) and not (value is None and default in (None, SHIPPED)):
             raise UserError(f"{name}: expected {wanted}, got {value!r}; correct it or leave it out")
     start = settings.get("teacher_init", SELECT)
     if not isinstance(start, bool) and start != SELECT:

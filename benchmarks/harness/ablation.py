@@ -120,11 +120,13 @@ def methods_of(ablation: Ablation, question: Question) -> list[Method]:
     Raises:
         UserError: a row learns from a trained teacher and none is given.
     """
+    # Start weights ship for some of the models: what varies is to be the row's part, not its start.
+    start = [] if "--weights" in question.arguments else ["--weights", "none"]
     methods = []
     for row in ablation.rows:
         if not row.cfg:
             continue
-        arguments = ["--distill", row.distill] if row.distill else []
+        arguments = [*start, *(["--distill", row.distill] if row.distill else [])]
         if row.distill and uses_teacher(row.distill):
             if not question.teacher:
                 raise UserError(f"--ablation: row '{row.name}' of {ablation.source} learns from a teacher; "

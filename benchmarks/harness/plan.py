@@ -223,6 +223,8 @@ def examine(question: Question, methods: list[Method]) -> None:
 
 def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
+    from engine.settings import SHIPPED
+    from engine.start.shipped import shipped_for
     from engine.training.build import build_networks
     from engine.training.launch import init_seeds
 
@@ -233,6 +235,7 @@ def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tupl
         start.update(value.detach().cpu().numpy().tobytes())
     facts = [student.yaml, names, labels]
     facts += [configurations(settings["distill"])] if settings["distill"] else []
+    facts += [_contents(str(shipped_for(student)))] if settings["weights"] == SHIPPED else []
     return start.hexdigest(), _digest(settings, facts, _torchvision_weights(settings["teacher"]))
 
 

@@ -43,7 +43,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     if isinstance(student, Detector):
         raise UserError(f"{settings['model']}: expected a stock model of ultralytics, which its trainer can train, got "
                         "one of ours; say --rival-cfg yolo11n.yaml")  # fmt: skip
-    if settings["weights"]:
+    if has_weights(settings):
         known = read_weights(settings["weights"])[1]
         if known and len(known) == len(names):  # else ultralytics leaves the class outputs out
             check_classes(settings["weights"], known, settings["data"], names, "give other --weights, or none")
@@ -62,6 +62,11 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
             raise UserError(f"{settings['teacher']}: ultralytics cannot distil from it into {settings['model']} "
                             f"({detail}); choose another --rival-teacher") from error  # fmt: skip
     return student
+
+
+def has_weights(settings: dict[str, Any]) -> bool:
+    """Whether a file was given to start from: nothing ships for ultralytics' models."""
+    return settings["weights"] not in (None, "shipped")
 
 
 def train(settings: dict[str, Any]) -> Path:
@@ -83,7 +88,7 @@ def train(settings: dict[str, Any]) -> Path:
     overrides = {k: v for k, v in settings.items() if k in DEFAULT_CFG_DICT}
     overrides |= {"data": str(data), "distill_model": settings["teacher"], "exist_ok": True}
     overrides |= {"project": str(folder.parent), "name": folder.name}
-    overrides |= {"pretrained": settings["weights"]} if settings["weights"] else {}
+    overrides |= {"pretrained": settings["weights"]} if has_weights(settings) else {}
     install()
     use_own_data()
     use_all_cores()

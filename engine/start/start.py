@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
-from engine.settings import SELECT
+from engine.settings import SELECT, SHIPPED
 from engine.start.selection import Selection, isomorphic, select
+from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source
 from engine.training.classes import start_from, start_note
 from engine.transfer import FIRST_ROW, transfer
@@ -23,14 +24,18 @@ ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below whi
 
 @dataclass(frozen=True)
 class Start:
-    """Lines for the run's header, and a table of what each block took where blocks were matched one by one."""
+    """Lines for the run's header, and a table of what each block took where blocks were matched one by one.
+
+    `whole`: nothing of the student is left as it was.
+    """
 
     lines: list[str]
     table: list[str] = field(default_factory=list)
+    whole: bool = False
 
 
 def start_of(student: nn.Module, teacher: FrozenTeacher | None, settings: dict[str, Any], names: dict[int, str]) -> list[Start]:
-    """Fill a new student as a run's settings say: from its teacher, then from a file.
+    """Fill a new student as a run's settings say: from shipped weights, its teacher, a file; later ones win.
 
     Weight selection is for students that no file is given for. An untrained teacher gives nothing: runs of different seeds
     would all start alike.
@@ -39,11 +44,15 @@ def start_of(student: nn.Module, teacher: FrozenTeacher | None, settings: dict[s
         UserError: as `start_from_file`.
     """
     starts, mode, path = [], settings["teacher_init"], settings["weights"]
+    if path == SHIPPED:
+        path, shipped = None, shipped_for(student)
+        starts += [start_from_file(student, str(shipped), settings, names)] if shipped else []
     if teacher and teacher.trained and not teacher.spec.headless and mode and not (mode == SELECT and path):
-        starts.append(start_from_teacher(student, teacher, settings["teacher"], mode))
+        start = start_from_teacher(student, teacher, settings["teacher"], mode)
+        starts = [start] if start.whole else [*starts, start]
     if path:
         starts.append(start_from_file(student, path, settings, names))
-    return starts
+    return starts or [Start([f"start: random numbers; --weights FILE starts {Path(str(settings['model'])).name} from trained ones"])]
 
 
 def start_from_file(student: nn.Module, path: str, settings: dict[str, Any], names: dict[int, str]) -> Start:
@@ -83,7 +92,7 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, path: str, mo
         wiring = wiring_of(teacher.model)
         missing = isomorphic(wiring_of(student), wiring)
         if missing is None:
-            return Start([line_of(select(student, wiring, state), f"the teacher {path}, by weight selection")])
+            return Start([line_of(select(student, wiring, state), f"the teacher {path}, by weight selection")], whole=True)
         difference = f"it has no {missing} to select from"
     elif student.state_dict().keys() == state.keys():
         return Start([start_note("teacher", path, transfer(student, state))])
