@@ -8,35 +8,20 @@ with faint ones, no detector learns much from 240 images in a minute.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from cfg import UserError, guard
+from benchmarks.commands import run
+from cfg import guard
 
-ROOT = Path(__file__).resolve().parent.parent
 RUNS = Path("runs/demo")
 TEACHER_EPOCHS, STUDENT_EPOCHS = 30, 30
 DIFFICULTY = "0.2"  # of the sample, from 0 to 1
 SIZE = 128
 STEPS = ("--batch", "8", "--nbs", "8", "--lr0", "0.004")  # many and large ones: the run is short
-
-
-def run(*command: str) -> float:
-    """Print and run one of our command lines; return its seconds. Raises `UserError` when it fails."""
-    print(f"\n$ python {' '.join(command)}", flush=True)
-    script = command[0] if command[0] == "-m" else str(ROOT / command[0])
-    environment = {"OMP_NUM_THREADS": "1"} | os.environ  # layers this small: waking a second thread costs more than it brings
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, script, *command[1:]], env=environment, check=False)
-    if done.returncode:
-        raise UserError(f"{' '.join(command[:2])}: ended with status {done.returncode}; its message is above")
-    return time.perf_counter() - started
 
 
 def train(name: str, *arguments: str) -> tuple[Path, float]:
