@@ -7,7 +7,9 @@ Arguments are `--name value`, `--name=value` or `name=value`:
 
     --cfg FILE       model YAML: a name below cfg/models, an ultralytics model (yolo11n.yaml), or a path
     --data FILE      data YAML: a name below cfg/data, or a path
-    --teacher FILE   what to distil from: weights (.pt, ours or ultralytics'), or a YAML that names a torchvision detector
+    --teacher FILE   what to distil from: weights (.pt, ours, ultralytics', YOLOv5's), or a YAML that names a torchvision detector
+    --unlabelled DIR pictures without labels to distil on (a folder, a list file, a data YAML's training part), in the place of
+                     --data; then train on labels from the weights that come out: --weights runs/train/exp/weights/best.pt
     --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: attention; lgd and
                      sdd need no teacher)
     --kd-share X     gradient of distillation over detection's (default: 0.3; None: as the losses are)

@@ -59,7 +59,7 @@ class Reading:
 
 
 def read_images(entries: Iterable[Path], nc: int | None, remember: bool = True, first: int | None = None,
-                progress: Progress | None = None) -> Reading:  # fmt: skip
+                progress: Progress | None = None, labelled: bool = True) -> Reading:  # fmt: skip
     """Read all images and labels behind some entries of a data YAML.
 
     Args:
@@ -68,26 +68,27 @@ def read_images(entries: Iterable[Path], nc: int | None, remember: bool = True, 
         remember: use, and add to, what earlier runs found of the images.
         first: read only so many images.
         progress: shows how far the reading is.
+        labelled: False leaves label files unread: no image has an object.
 
     Raises:
         UserError: a list file cannot be read.
     """
     images = [image for entry in entries for image in list_images(entry)][:first]
     reading = Reading()
-    for sample in read_samples(images, nc, remember, progress):
+    for sample in read_samples(images, nc, remember, progress, labelled):
         (reading.left_out if sample.reason else reading.samples).append(sample)
     return reading
 
 
 def read_samples(
-    images: Sequence[Path], nc: int | None, remember: bool = True, progress: Progress | None = None
+    images: Sequence[Path], nc: int | None, remember: bool = True, progress: Progress | None = None, labelled: bool = True
 ) -> Iterator[Sample]:
     """Yield a `Sample` for each image, in order. Arguments as in `read_images`."""
     memory = Memory(memory_place(images[0])) if remember and images else None
 
     def one(image: Path) -> Sample:
         label = label_path(image)
-        labels = read_labels(label, nc) if label.exists() else None
+        labels = read_labels(label, nc) if labelled and label.exists() else None
         try:
             facts = memory.recall(image, inspect_image) if memory else inspect_image(image)
         except Unreadable as error:

@@ -113,6 +113,7 @@ class Distiller(nn.Module):
     Attributes:
         uses_teacher: whether a trained teacher must be given.
         reads_head: whether it reads the teacher's predictions; else the teacher's head is not run at all.
+        label_free: whether pictures are enough: it reads no labels, and of the student only the features.
         weight_names: every loss term -> the adaptive weight it has, alone or with others.
         own_terms: terms that train the method itself (a dynamic teacher) and not the student's features.
         strengths: adaptive weight -> factor on the pull of its terms; 1 where left out.
@@ -121,6 +122,7 @@ class Distiller(nn.Module):
 
     uses_teacher: ClassVar[bool] = True
     reads_head: ClassVar[bool] = False
+    label_free: ClassVar[bool] = False
     weight_names: ClassVar[dict[str, str]] = {}
     own_terms: ClassVar[frozenset[str]] = frozenset()
     strengths: ClassVar[dict[str, float]] = {}

@@ -26,6 +26,7 @@ class Combined(Distiller):
         self.parts = nn.ModuleDict({name.replace(".", "_"): part for name, part in parts.items()})
         self.uses_teacher = any(part.uses_teacher for part in parts.values())
         self.reads_head = any(part.reads_head for part in parts.values())
+        self.label_free = all(part.label_free for part in parts.values())
         self.own_terms = frozenset().union(*(part.own_terms for part in parts.values()))
         self.freeze_until = max(part.freeze_until for part in parts.values())
         self.pairs = list(dict.fromkeys(name for part in parts.values() for name in part.pairs))

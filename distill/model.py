@@ -5,7 +5,7 @@ The frozen teacher is beside all that: in nothing that is saved, averaged, moved
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from typing import Any
 
@@ -108,14 +108,14 @@ class TrainingModel(nn.Module):
             watch(self.student)
         vector, items = self.student.loss(batch, preds)
         if self.distiller is None:
-            _check_finite(dict(zip(items, vector)))
+            check_finite(dict(zip(items, vector)))
             return vector, items
         size = len(images)
         detection, fade = dict(zip(items, vector / size)), self.balance.fade(self.progress)
         distilled = self.distil(batch, images, preds) if fade else self._nothing(vector)
         if not fade:
             self.balance.rest()
-        _check_finite(detection | distilled)
+        check_finite(detection | distilled)
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
             walked = None
             if self.training and fade and self.balance.due(distilled):
@@ -160,6 +160,20 @@ class TrainingModel(nn.Module):
 
     def distil(self, batch: dict[str, Any], images: Tensor, preds: Any) -> dict[str, Tensor]:
         """The distiller's terms, in float32; the teacher runs in the precision the student ran in."""
+        step = Step(
+            batch=batch,
+            student=view_of(self.student, self.spec, preds),
+            progress=self.progress,
+            see_teacher=self._teacher_on(images) if self.teacher else None,
+            assign=taken(self.student, batch),
+            run_head=self.run_head,
+            score=lambda view: self._score(batch, view),
+        )
+        with torch.autocast(images.device.type, enabled=False):
+            return self.distiller.losses(step)
+
+    def _teacher_on(self, images: Tensor) -> Callable[[], View]:
+        """How to get the teacher's view of these images, in the precision that is in force now."""
         device = images.device.type
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
@@ -167,17 +181,7 @@ class TrainingModel(nn.Module):
             with torch.autocast(device, dtype, enabled=enabled):
                 return self._run(lambda: self.teacher.see(images))
 
-        step = Step(
-            batch=batch,
-            student=view_of(self.student, self.spec, preds),
-            progress=self.progress,
-            see_teacher=see_teacher if self.teacher else None,
-            assign=taken(self.student, batch),
-            run_head=self.run_head,
-            score=lambda view: self._score(batch, view),
-        )
-        with torch.autocast(device, enabled=False):
-            return self.distiller.losses(step)
+        return see_teacher
 
     def run_head(self, feats: list[Tensor]) -> View:
         """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""
@@ -248,7 +252,7 @@ class TrainingModel(nn.Module):
         self.student.end2end = value
 
 
-def _check_finite(terms: dict[str, Tensor]) -> None:
+def check_finite(terms: dict[str, Tensor]) -> None:
     """Raise `NonFiniteLoss` for the first term that is not finite; one synchronisation for all of them."""
     finite = torch.stack([t.detach().float() for t in terms.values()]).isfinite()
     if not finite.all():

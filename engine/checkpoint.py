@@ -24,6 +24,7 @@ from engine.safe_tensors import SUFFIX, read_safetensors
 
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
+UNTRAINED = "untrained"  # in `meta`: the beginning of the names of tensors that no training has moved (a run without labels)
 FIELDS = {"kind": str, "yaml": dict, "nc": int, "names": dict, "stride": list, "state": dict, "meta": dict}
 
 
@@ -88,9 +89,14 @@ def read(path: str | Path) -> Any:
 
 def _checked(path: Path, content: Any) -> Any:
     """`content`, after a look at the fields of a checkpoint of ours."""
-    if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN) and (fault := _fault(content)):
+    if is_own(content) and (fault := _fault(content)):
         raise UserError(f"{path}: the checkpoint {fault}; save it again with this version of Tandem")
     return content
+
+
+def is_own(content: Any) -> bool:
+    """Whether what `read` returned is a checkpoint of Tandem's: its fields are as `pack` makes them."""
+    return isinstance(content, dict) and content.get("format") in (DETECTOR, RUN)
 
 
 def _fault(content: dict[str, Any]) -> str:
@@ -133,7 +139,7 @@ def load_detector(
     if module is not None:
         detector = rebuild(path, module, as_teacher)
         content = _describe_foreign(detector, content)
-    elif isinstance(content, dict) and content.get("format") in (DETECTOR, RUN):
+    elif is_own(content):
         detector = _rebuild_own(path, content)
     else:
         raise UserError(
@@ -156,18 +162,39 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[int, str] | None]:
-    """As `read_state`, and the class names by index where the file has them, else None."""
+    """As `read_state`, and the class names by index where the file has them, else None.
+
+    Of a student that was distilled without labels, the tensors that were trained: its head is left out.
+    """
     return weights_of(path, read(path))
 
 
 def weights_of(path: str | Path, content: Any) -> tuple[dict[str, Tensor], dict[int, str] | None]:
     """As `read_weights`, of a file that was `read` already."""
     module = find_module(content)
-    state = harvest_state_dict(module) if module is not None else _named_tensors(content)
+    state = harvest_state_dict(module) if module is not None else named_tensors(content)
     if not state:
         raise UserError(f"{path}: expected a checkpoint with named tensors, got none; give a .pt file of a detector")
     fields = vars(module) if module is not None else content
+    if is_own(content):
+        untrained = untrained_part(content["meta"])
+        state = {k: v for k, v in state.items() if not (untrained and k.startswith(untrained))}
     return state, _class_names(fields.get("names"))
+
+
+def check_head(path: str | Path, content: dict[str, Any]) -> None:
+    """Raise `UserError` for a student that was distilled without labels: it is loaded, but its predictions say nothing."""
+    if untrained_part(content["meta"]):
+        raise UserError(
+            f"{path}: expected a trained detector, got a student that was distilled without labels: its head is untrained; train "
+            f"it first: train.py --cfg MODEL.yaml --weights {path}"
+        )
+
+
+def untrained_part(meta: dict[str, Any]) -> str:
+    """The beginning of the names of a checkpoint's tensors that no training has moved; empty where all were trained."""
+    untrained = meta.get(UNTRAINED)
+    return untrained if isinstance(untrained, str) else ""
 
 
 def install() -> None:
@@ -237,7 +264,7 @@ def _describe_foreign(detector: nn.Module, content: Any) -> dict[str, Any]:
     }
 
 
-def _named_tensors(content: Any) -> dict[str, Tensor]:
+def named_tensors(content: Any) -> dict[str, Tensor]:
     """Return the tensors of a (possibly nested) plain checkpoint: the first of the usual keys that holds some."""
     if not isinstance(content, dict):
         return {}

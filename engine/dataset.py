@@ -27,6 +27,7 @@ from cfg import UserError
 from data.files import list_images
 from data.images import Unreadable, read_pixels
 from data.reader import Reading, Sample, memory_place, read_images
+from data.unlabelled import UNLABELLED
 
 SHOWN = 20  # images that are left out, named on the screen
 LEFT_OUT = "left-out.csv"  # all of them, in the run folder
@@ -58,10 +59,12 @@ class Dataset(YOLODataset):
         """Read the part; return the images that are used. Raises `UserError` when there is none."""
         entries = [Path(p) for p in (img_path if isinstance(img_path, list) else [img_path])]
         nc = None if self.single_cls else len(self.data["names"])  # with one class, the index does not matter
-        self.reading = read_images(entries, nc, first=self._wanted(entries), progress=_bar)
+        labelled = UNLABELLED not in self.data
+        self.reading = read_images(entries, nc, first=self._wanted(entries), progress=_bar, labelled=labelled)
         used, left_out = self.reading.samples, self.reading.left_out
         if LOCAL_RANK in {-1, 0}:
-            counts = f"{len(used)} images, {self.reading.background} backgrounds, {len(left_out)} corrupt"
+            objects = f"{self.reading.background} backgrounds" if labelled else "no labels read"
+            counts = f"{len(used)} images, {objects}, {len(left_out)} corrupt"
             LOGGER.info(f"{self.prefix}Scanning {entries[0]}... {counts}")
             tell_left_out(left_out)
         if not used:

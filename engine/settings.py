@@ -19,6 +19,7 @@ SELECT = "select"  # of teacher_init: chosen channels
 SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model
 OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
+    "unlabelled": None,  # pictures to distil on without labels: a folder, a list file, a data YAML
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
     "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's; None: as the losses are
@@ -39,9 +40,9 @@ ALIASES = {"cfg": "model"}
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
              "time", "save_dir", "tensorboard")  # fmt: skip
 DEFAULT_RECIPE = "paper"
-TEXT = ("model", "data", "teacher", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir",
+TEXT = ("model", "data", "teacher", "unlabelled", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir",
         "optimizer", "split")  # fmt: skip
-FILES = ("model", "data", "teacher", "distill", "weights")
+FILES = ("model", "data", "teacher", "unlabelled", "distill", "weights")
 FLAGS = ("resume", "info", "compile", "channels_last", "nms", "teacher_init")  # need no value, like those that are bool by default
 SCIENTIFIC = r"[-+]?\d*\.?\d+[eE][-+]?\d+"
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop")
@@ -147,7 +148,7 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
                 raise UserError(f"{source}unknown argument '{name}'{nearest(name, known)}")
     settings = OWN_DEFAULTS | recipe | given
     for name, flag in (("model", "--cfg s-model.yaml"), ("data", "--data neu-det.yaml")):
-        if not settings.get(name):
+        if not settings.get(name) and not (name == "data" and settings["unlabelled"]):
             raise UserError(f"{name}: none given; say for example {flag}")
     for name in TEXT:
         if not isinstance(settings.get(name), (str, type(None))):
@@ -158,7 +159,9 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     # Absolute: ultralytics moves relative projects elsewhere under pytest, and a run may be resumed from any folder.
     settings["project"] = str(Path(settings.get("project") or "runs/train").resolve())
     settings["name"] = settings.get("name") or "exp"
-    settings |= {name: str(Path(settings[name]).resolve()) for name in FILES if _is_here(settings[name])}
+    settings |= {name: str(Path(settings[name]).resolve()) for name in FILES if _is_here(settings.get(name))}
+    if _is_folder(settings["unlabelled"]):
+        settings["unlabelled"] = str(Path(settings["unlabelled"]).resolve())
     check(settings)
     return settings
 
@@ -166,6 +169,10 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
 def _is_here(name: Any) -> bool:
     """Whether a file, or a data folder, of this name is there (else it is a short name of something in `cfg/`)."""
     return isinstance(name, str) and (Path(name).is_file() or (Path(name) / "data.yaml").is_file())
+
+
+def _is_folder(name: Any) -> bool:
+    return isinstance(name, str) and Path(name).is_dir()
 
 
 def check(settings: dict[str, Any]) -> None:
@@ -194,6 +201,8 @@ def _check_own(settings: dict[str, Any]) -> None:
     from distill.balance import check_balance
     from distill.weighting import MODES
 
+    if settings.get("unlabelled") and not settings.get("teacher"):
+        raise UserError("--unlabelled: pictures without labels teach nothing alone; give the teacher with --teacher t.pt")
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
     for name, default in OWN_DEFAULTS.items():

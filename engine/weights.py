@@ -13,7 +13,7 @@ from torch import nn
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from cfg.errors import UserError
 from engine.backend import Backend
-from engine.checkpoint import load_detector
+from engine.checkpoint import check_head, load_detector
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils.torch_utils import select_device
 
@@ -66,7 +66,8 @@ def open_backend(path: Path, device: torch.device, precision: str = "fp32") -> t
         UserError: not readable as what its name says, or no detector.
     """
     if path.suffix == ".pt":
-        detector, _ = load_detector(path, device)
+        detector, content = load_detector(path, device)
+        check_head(path, content)
         size = trained_size(detector)
         return Backend(detector, device, precision, verbose=False), size
     try:

@@ -31,6 +31,7 @@ class ChannelDistiller(FeatureDistiller):
     """
 
     method = "cwd"
+    label_free = True
     bias = False
     weight_names = {"cwd_loss": "cwd"}
 

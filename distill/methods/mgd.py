@@ -56,6 +56,7 @@ class MaskedGenerativeDistiller(FeatureDistiller):
     """
 
     method = "mgd"
+    label_free = True
     weight_names = {"mgd_loss": "mgd"}
 
     def __init__(

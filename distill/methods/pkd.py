@@ -33,6 +33,7 @@ class PearsonDistiller(FeatureDistiller):
     """
 
     method = "pkd"
+    label_free = True
     bias = False
     weight_names = {"pkd_loss": "pkd"}
 

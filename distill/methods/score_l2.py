@@ -44,6 +44,7 @@ class ScoreDistiller(FeatureDistiller):
     """
 
     method = "score_l2"
+    label_free = True
     reads_head = True
     weight_names = {"score_l2_loss": "score_l2"}
 

@@ -20,7 +20,7 @@ from ultralytics.engine.exporter import Exporter, export_formats
 
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
-from engine.checkpoint import load_detector
+from engine.checkpoint import check_head, load_detector
 from engine.export.export_check import ExportOptions, check, warnings_only
 from engine.export.int8 import Int8, check_options
 from engine.export.parity import check_images
@@ -89,7 +89,8 @@ def export(options: ExportOptions) -> tuple[list[Path], int]:
     if weights.suffix != ".pt":
         raise UserError(f"--weights {weights}: expected a .pt file, got an exported model; give the .pt it came from")
     device = pick_device(options.device)
-    detector, _ = load_detector(weights, device)
+    detector, content = load_detector(weights, device)
+    check_head(weights, content)
     check_student_only(detector, weights)
     size = fit_size(options.imgsz or trained_size(detector), int(detector.stride.max()))
     images = check_images(options.check_images) if options.check else []

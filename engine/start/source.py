@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from cfg import UserError
-from engine.checkpoint import DETECTOR, RUN, read, weights_of
+from engine.checkpoint import is_own, named_tensors, read, untrained_part, weights_of
+from engine.foreign import find_module
 from engine.transfer import anchors_in_pixels
 from models.detector import Detector
 from models.parser import read_model
@@ -30,12 +31,14 @@ class Source:
         state: tensors by name; anchor sizes in pixels, under the name that our heads have for them.
         description: the model's YAML content; None where the layout is neither ours nor YOLOv5's.
         names: classes by index, None where the file has none.
+        untrained: the beginning of the names of tensors that no training has moved; `state` is without them.
     """
 
     path: str
     state: dict[str, Tensor]
     description: dict[str, Any] | None
     names: dict[int, str] | None
+    untrained: str = ""
 
     @property
     def layout(self) -> str:
@@ -57,16 +60,45 @@ def read_source(path: str | Path) -> Source:
     Raises:
         UserError: as `engine.checkpoint.read_state`; or a tensor holds numbers that are not finite.
     """
-    content = read(path)
+    return source_of(path, read(path))
+
+
+def source_of(path: str | Path, content: Any) -> Source:
+    """As `read_source`, of a file that was read already."""
     state, names = weights_of(path, content)
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise UserError(f"{path}: expected finite weights, got NaN or infinity in {name}; the file is damaged or of a "
                             "training that failed; get it again")  # fmt: skip
-    if isinstance(content, dict) and content.get("format") in (DETECTOR, RUN) and content["kind"] == "tandem":
-        return Source(str(path), state, content["yaml"], names)
+    untrained = untrained_part(content["meta"]) if is_own(content) else ""
+    if is_own(content) and content["kind"] == "tandem":
+        return Source(str(path), state, content["yaml"], names, untrained)
     state = {(_in_pixels(name)): anchors_in_pixels(t) if name != _in_pixels(name) else t for name, t in state.items()}
-    return Source(str(path), state, yolov5_layout(state), names)
+    return Source(str(path), state, yolov5_layout(state), names, untrained)
+
+
+def yolov5_detector(path: str | Path) -> Detector | None:
+    """The network of a file of YOLOv5 (v6): its own pickled model, or its tensors alone; None for other files.
+
+    Raises:
+        UserError: as `read_source`, or the tensors are not those that the layout has.
+    """
+    content = read(path)
+    module = find_module(content)
+    if is_own(content) or module is not None and not module.origin.startswith("models."):
+        return None
+    if module is None and not named_tensors(content):
+        return None
+    source = source_of(path, content)
+    if source.description is None or not any(name.endswith(".anchor_wh") for name in source.state):
+        return None
+    detector = Detector(source.description, nc=source.description["nc"], names=source.names)
+    try:
+        detector.load_state_dict({name: tensor.float() for name, tensor in source.state.items()})
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())[:160]
+        raise UserError(f"{path}: its tensors are not those of {source.layout} ({detail}); get the file again") from None
+    return detector.eval()
 
 
 def _in_pixels(name: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
@@ -66,14 +66,15 @@ def start_from_file(student: nn.Module, path: str, settings: dict[str, Any], nam
         UserError: the file cannot be used, hardly anything in it fits, or as `engine.training.classes.start_from`.
     """
     source, model = read_source(path), Path(str(settings["model"])).name
+    note = [f"start: the head of {path} is left out: it was distilled without labels"] if source.untrained else []
     if isinstance(student, Detector) and source.description and not _same_model(student, source):
         selection = select(student, source.wiring(), source.state)
         if not selection.total.taken:
             raise UserError(f"{path}: no block of it ({source.layout}) has a place in {model}; leave --weights out")
-        return Start([line_of(selection, f"the weights {path} ({source.layout})")], table_of(selection))
+        return Start([line_of(selection, f"the weights {path} ({source.layout})"), *note], table_of(selection))
     if isinstance(student, Detector):
         _check_layout(student, source, model)
-    return Start(start_from(student, path, settings, names))
+    return Start([*start_from(student, path, settings, names), *note])
 
 
 def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, path: str, mode: bool | str) -> Start:
@@ -116,13 +117,11 @@ def _check_layout(student: nn.Module, source: Source, model: str) -> None:
 def _same_model(student: nn.Module, source: Source) -> bool:
     """Whether a file has the student's tensors, each of the same shape but those of the head, which depend on the classes."""
     own, head = student.state_dict(), f"model.{student.model[-1].i}."
+    if source.untrained:  # its head is left out, of whatever kind it is
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(head)}
     if own.keys() != source.state.keys():
         return False
-    return all(_alike(tensor, source.state[name]) for name, tensor in own.items() if not name.startswith(head))
-
-
-def _alike(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape
+    return all(tensor.shape == source.state[name].shape for name, tensor in own.items() if not name.startswith(head))
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
 DEFAULT_METHOD = "attention"  # with a teacher and no word on the method
+LABEL_FREE_METHOD = "cwd"  # the same, without labels
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 
 
@@ -59,8 +61,9 @@ def build_networks(
     if settings["teacher"] or settings["distill"]:
         by_name = bool(settings.get("map_classes"))
         teacher = load_teacher(settings["teacher"], nc, names, by_name) if settings["teacher"] else None
-        wanted = settings["distill"] or DEFAULT_METHOD
-        distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name)
+        label_free = bool(settings.get("unlabelled"))
+        wanted = settings["distill"] or (LABEL_FREE_METHOD if label_free else DEFAULT_METHOD)
+        distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name, label_free)
         notes += [distillation_note(wanted, settings, teacher, distiller)]
     if teacher:
         notes += [*teacher.notes, *size_note(settings, student, teacher)]
@@ -85,14 +88,23 @@ def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
         )
 
 
-def build_distiller(wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str) -> Distiller:
+def build_distiller(
+    wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str, label_free: bool = False
+) -> Distiller:
     """The distiller of one YAML in `cfg/distill`, or of several as `attention+0.5*ld`, for a pair.
 
+    Args:
+        label_free: for a run without labels, in which the two need no common classes.
+
     Raises:
-        UserError: unknown options, a pair the method cannot serve, or a teacher that no method would look at.
+        UserError: unknown options, a pair the method cannot serve, a teacher that no method would look at, or a method that
+            needs labels where there are none.
     """
     specs = spec_of(student, f"student {label}"), teacher.spec if teacher else None
     strengths = parse_methods(wanted)
+    if label_free:
+        _check_label_free(strengths)
+        specs = replace(specs[0], nc=teacher.spec.nc, names=teacher.spec.names), teacher.spec
     parts = {name: _build_method(name, *specs) for name in strengths}
     if teacher and not any(part.uses_teacher for part in parts.values()):
         raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
@@ -122,10 +134,27 @@ def parse_methods(wanted: str) -> dict[str, float]:
     return strengths
 
 
-def _build_method(name: str, student: Spec, teacher: Spec | None) -> Distiller:
+def _check_label_free(names: Iterable[str]) -> None:
+    """Refuse methods that need labels, or that train the head: half of it, as they know no boxes."""
+    works = [name for name in METHODS if METHODS.get(name).label_free]
+    for name in names:
+        if not _method_of(name)[0].label_free:
+            raise UserError(
+                f"--unlabelled: {name} needs labels, or teaches the head, which cannot learn boxes without them; use a method "
+                f"that reads features alone ({', '.join(works)})"
+            )
+
+
+def _method_of(name: str) -> tuple[type[Distiller], dict[str, Any]]:
+    """The class and the options that a distillation YAML names."""
     path = find("distill", name)
     options = read_yaml(path)
-    method = METHODS.get(options.pop("method", path.stem))
+    return METHODS.get(options.pop("method", path.stem)), options
+
+
+def _build_method(name: str, student: Spec, teacher: Spec | None) -> Distiller:
+    path = find("distill", name)
+    method, options = _method_of(name)
     known = list(inspect.signature(method.__init__).parameters)[3:]
     for option in options:
         if option not in known:
@@ -148,6 +177,8 @@ def distillation_note(
     usual = {"hold": True, "cap": None, "until": 1.0, "decay": "none"}
     balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
     method = f"{wanted} {source}: {distiller.describe()}"
+    if settings.get("unlabelled"):
+        return f"distillation: ON, {method}; each loss times its gain (no detection loss: kd_* and adaptive have no effect)"
     return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
 
 

@@ -19,11 +19,13 @@ from ultralytics.utils.torch_utils import init_seeds, parse_device
 
 from cfg import UserError
 from data import resolve, validate
+from data.unlabelled import find_unlabelled
 from engine.checkpoint import RUN, install, load_detector, read
 from engine.precision import training_precision
 from engine.profile import profile
 from engine.settings import RESUMABLE, check, complete
 from engine.training.build import build_detector, build_networks
+from engine.training.label_free import LabelFreeTrainer
 from engine.training.report import read_results
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
@@ -88,7 +90,8 @@ def told(error: OSError, folder: Path) -> str:
 def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
     """The trainer, with what ultralytics says of the data set as `UserError`."""
     try:
-        return Trainer(settings, networks, checkpoint)
+        trainer = LabelFreeTrainer if settings.get("unlabelled") else Trainer
+        return trainer(settings, networks, checkpoint)
     except RuntimeError as error:
         if "Dataset" not in str(error):
             raise
@@ -97,6 +100,8 @@ def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, 
 
 def check_data(settings: dict[str, Any]) -> dict[int, str]:
     """Class names of the run's data set, after a look at all its labels."""
+    if settings.get("unlabelled"):
+        return check_unlabelled(settings)
     summary = validate(settings["data"])
     content = resolve(settings["data"], require=("train", settings.get("split") or "val"))
     if content.get("channels", 3) != 3:
@@ -105,6 +110,16 @@ def check_data(settings: dict[str, Any]) -> dict[int, str]:
             "leave it out"
         )
     return {0: "item"} if settings.get("single_cls") else summary.names
+
+
+def check_unlabelled(settings: dict[str, Any]) -> dict[int, str]:
+    """Class names of a student that learns from pictures alone, after a look for these: those of `data` where it is given.
+
+    Its head is not trained, and a start from it leaves the head out: one class stands for all where none are known.
+    """
+    if not settings.get("resume"):  # a resumed run has lists of its own
+        find_unlabelled(settings["unlabelled"])
+    return resolve(settings["data"], require=())["names"] if settings.get("data") else {0: "item"}
 
 
 def run_folder(settings: dict[str, Any]) -> Path:
@@ -271,7 +286,7 @@ def finish_processes(trainer: Trainer) -> None:
     rank = dist.get_rank()
     dist.barrier()
     dist.destroy_process_group()
-    if rank == 0 and trainer.best.exists():
+    if rank == 0 and trainer.best.exists() and not trainer.args.unlabelled:
         clean = {k: v for k, v in os.environ.items() if k not in RANKS}
         command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best)]
         command += ["--data", str(trainer.args.data)]

@@ -12,10 +12,11 @@ from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
 from data.class_names import written
 from distill.networks import FrozenTeacher
-from engine.checkpoint import load_detector, read_state
+from engine.checkpoint import load_detector, read_state, untrained_part
 from engine.detectors import build_detector, is_rtdetr
+from engine.start.source import yolov5_detector
 from engine.training.classes import renumber_teacher
-from models.foreign.base import FeaturePyramid
+from models.foreign.base import FeaturePyramid, tap
 from models.foreign.rtdetr import RTDETRPyramid
 
 KEYS = ("torchvision", "weights", "names", "options", "batch_norm_eps")  # of a torchvision teacher's YAML
@@ -26,7 +27,7 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
     """The frozen teacher of a run.
 
     Args:
-        path: weights of ours or of ultralytics (RT-DETR too), a model YAML of either (untrained, for controls), or the
+        path: weights of ours, of ultralytics (RT-DETR too) or of YOLOv5 (v6; its tensors are enough), a model YAML of either (untrained, for controls), or the
             YAML of a torchvision detector (a file, or a name in `cfg/teachers`).
         nc, names: classes of the run. An untrained teacher gets them, and the same random weights each time: on every
             process, on resume.
@@ -36,7 +37,7 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
         UserError: the file is missing, damaged or wrong, or what it holds is no detector with feature levels.
     """
     if Path(path).suffix not in (".yaml", ".yml"):
-        model, trained = load_detector(path, as_teacher=True)[0], True
+        model, trained = yolov5_detector(path) or _from_checkpoint(path, names), True
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -46,6 +47,15 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
     note = renumber_teacher(model, str(path), names, map_classes)
     label = f"teacher {path}" if trained else f"untrained teacher {path}"
     return FrozenTeacher(model, label, trained, [note] if note else [])
+
+
+def _from_checkpoint(path: str | Path, names: dict[int, str]) -> nn.Module:
+    """A detector of ours or of ultralytics; of one that was distilled without labels, the features, which have no classes."""
+    model, content = load_detector(path, as_teacher=True)
+    if untrained_part(content["meta"]):
+        tap(model.model)
+        model.headless, model.names = "its head is untrained, it was distilled without labels", dict(names)
+    return model
 
 
 def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Module, bool]:

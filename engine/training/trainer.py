@@ -92,8 +92,7 @@ class Trainer(DetectionTrainer):
         networks = self.networks
         if networks.distiller is not None:
             networks.distiller.prepare(*self._input_hw())
-        given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
-        model = TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
+        model = self.make_model()
         on_cpu = self.device.type == "cpu"
         model.bfloat16_cpu = on_cpu and self.amp_kept == "bf16"
         model.channels_last = self.args.channels_last is not False and self.device.type in {"cpu", "cuda"}
@@ -108,6 +107,12 @@ class Trainer(DetectionTrainer):
             lines = header(self.args.model, model.spec, self.networks.notes, precision)
             LOGGER.info("\n".join([*lines, *self.networks.table]))
         return self.checkpoint
+
+    def make_model(self) -> TrainingModel:
+        """What is optimised: the student, the distiller and the weights of the terms."""
+        networks = self.networks
+        given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
+        return TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
 
     def _input_hw(self) -> tuple[int, int]:
         """Height and width in pixels of the images trained on; with `rect`, as the first image of the data set has it."""

@@ -15,7 +15,7 @@ from ultralytics.utils.metrics import smooth
 
 from cfg import UserError
 from data import resolve
-from engine.checkpoint import install, load_detector
+from engine.checkpoint import check_head, install, load_detector
 from engine.dataset import record_left_out, use_own_data
 from engine.host import own_backend
 from engine.host_plots import shield_plots
@@ -120,6 +120,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
     """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, precision, model (size, computation)."""
     if weights.suffix == ".pt":
         module, ckpt = load_detector(weights)
+        check_head(weights, ckpt)
         size = profile(module) | {"file_mb": weights.stat().st_size / 1e6, "format": "pytorch"}
         trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
         kind = "fp16" if precision == "half" and device.type != "cpu" else "fp32"

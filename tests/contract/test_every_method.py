@@ -19,6 +19,7 @@ from small import (  # noqa: E402
 
 from cfg import UserError, read_yaml  # noqa: E402
 from distill.base import METHODS  # noqa: E402
+from distill.imitation import Imitation  # noqa: E402
 from distill.model import TrainingModel  # noqa: E402
 from ultralytics.utils.torch_utils import ModelEMA  # noqa: E402
 
@@ -35,6 +36,11 @@ ODD_BOXES = {  # image, x, y, w, h of the whole image; two images
     "boxes smaller than a cell": [(i % 2, 0.1 * i + 0.05, 0.5, 1e-3, 1e-3) for i in range(10)],
 }
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{attention}" for name, _, attention in CASES])
+
+
+label_free_cases = pytest.mark.parametrize(
+    "case", found := [case for case in CASES if METHODS.get(case[1].get("method", case[0])).label_free], ids=[f"{c[0]}-{c[2]}" for c in found]
+)
 
 
 def built(case: tuple[str, dict[str, Any], str]) -> TrainingModel:
@@ -211,3 +217,18 @@ def test_every_method_has_a_configuration_with_known_options(name: str) -> None:
     assert used, f"method '{name}': add cfg/distill/{name}.yaml"
     known = list(inspect.signature(METHODS.get(name).__init__).parameters)[3:] + ["method"]
     assert all(set(options) <= set(known) for _, options in used)
+
+
+@label_free_cases
+def test_a_label_free_method_that_reads_labels_or_trains_the_head(case: tuple) -> None:
+    model, whole = built(case).eval(), batch(2)
+    with_labels = model.loss(whole)[1]
+    pictures = Imitation(model.student, model.distiller, model.teacher).eval()
+    alone = pictures.loss({"img": whole["img"]})[1]
+    assert set(alone) == set(model.distiller.weight_names)
+    assert all(torch.allclose(value, with_labels[name], rtol=1e-4) for name, value in alone.items())
+    head = deepcopy(model.student.model[-1].state_dict())
+    step(pictures, {"img": whole["img"]})
+    assert same(head, model.student.model[-1].state_dict())
+    body = [p.grad for name, p in model.student.named_parameters() if not name.startswith(f"model.{model.student.model[-1].i}.")]
+    assert any(grad is not None and grad.abs().sum() > 0 for grad in body)
