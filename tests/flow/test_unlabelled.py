@@ -13,7 +13,7 @@ import train as program
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read, read_state, save_student
 from engine.dataset import LEFT_OUT
-from engine.start.source import read_source
+from engine.start.start import start_from_file
 from engine.training.launch import train
 from engine.validation.evaluate import evaluate
 from engine.weights import open_backend
@@ -107,12 +107,14 @@ def test_an_ordinary_run_starts_from_it(place: Path, run: Path, caplog: pytest.L
     assert torch.allclose(own["state"][weight], taken[weight], atol=1e-5)
 
 
-def test_a_network_of_another_layout_starts_by_structure(place: Path, run: Path) -> None:
-    """Without its head, as one that never had classes."""
-    source = read_source(run / "weights/best.pt")
-    assert source.untrained == HEAD and not head_of(source.state)
-    wiring = source.wiring()
-    assert wiring.tensors.keys() == source.state.keys()
+def test_a_network_of_another_width_starts_by_structure(place: Path, run: Path) -> None:
+    student = Detector(place / "teacher.yaml")
+    before, taken = {k: v.clone() for k, v in student.state_dict().items()}, read_state(run / "weights/best.pt")
+    start = start_from_file(student, str(run / "weights/best.pt"), training(place), {})
+    assert "numbers from the weights" in start.lines[0] and "is left out" in start.lines[1]
+    after = student.state_dict()
+    assert all(torch.equal(tensor, after[name]) for name, tensor in head_of(before).items())
+    assert torch.equal(after["model.1.conv.weight"], taken["model.1.conv.weight"])
 
 
 def test_it_is_no_detector_yet(place: Path, run: Path) -> None:
