@@ -38,9 +38,7 @@ ODD_BOXES = {  # image, x, y, w, h of the whole image; two images
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{attention}" for name, _, attention in CASES])
 
 
-label_free_cases = pytest.mark.parametrize(
-    "case", found := [case for case in CASES if METHODS.get(case[1].get("method", case[0])).label_free], ids=[f"{c[0]}-{c[2]}" for c in found]
-)
+LABEL_FREE = [case for case in CASES if METHODS.get(case[1]["method"]).label_free]
 
 
 def built(case: tuple[str, dict[str, Any], str]) -> TrainingModel:
@@ -219,7 +217,7 @@ def test_every_method_has_a_configuration_with_known_options(name: str) -> None:
     assert all(set(options) <= set(known) for _, options in used)
 
 
-@label_free_cases
+@pytest.mark.parametrize("case", LABEL_FREE, ids=[f"{name}-{attention}" for name, _, attention in LABEL_FREE])
 def test_a_label_free_method_that_reads_labels_or_trains_the_head(case: tuple) -> None:
     model, whole = built(case).eval(), batch(2)
     with_labels = model.loss(whole)[1]
