@@ -14,9 +14,12 @@ from torch import Tensor
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from distill.networks import FrozenTeacher
-from engine.checkpoint import save_student
+from engine.checkpoint import pack, save_student
+from engine.safe_tensors import save_safetensors
 from engine.settings import OWN_DEFAULTS
+from engine.start import start as start_module
 from engine.start.selection import select
+from engine.start.shipped import shipped_for
 from engine.start.source import read_source, yolov5_layout
 from engine.start.start import Start, start_from_file, start_from_teacher, start_of
 from models.detector import Detector
@@ -291,7 +294,7 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 
 
 @pytest.mark.parametrize(("mode", "weights", "lines"), [
-    ("select", False, ["by weight selection"]), (True, False, ["by name and shape"]), (False, False, []),
+    ("select", False, ["by weight selection"]), (True, False, ["by name and shape"]), (False, False, ["random numbers"]),
     ("select", True, ["numbers from the weights"]), (True, True, ["by name and shape", "numbers from the weights"]),
 ])  # fmt: skip
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
@@ -301,7 +304,28 @@ def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool,
     starts = start_of(student, teacher_of(trained(T_SMALL)), settings, NAMES)
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
     untrained = FrozenTeacher(trained(T_SMALL), "t", trained=False)
-    assert start_of(student, untrained, settings | {"weights": None}, NAMES) == []
+    (start,) = start_of(student, untrained, settings | {"weights": None}, NAMES)
+    assert start.lines == ["start: random numbers; --weights FILE starts s-small.yaml from trained ones"]
+
+
+@pytest.mark.parametrize(("mode", "lines"), [
+    (False, ["tensors of the weights"]), ("select", ["by weight selection"]), (True, ["tensors of the weights", "tensors of the teacher"]),
+])  # fmt: skip
+def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, monkeypatch, mode, lines) -> None:
+    shipped = trained(S_SMALL)
+    save_safetensors(tmp_path / "s.safetensors", pack(shipped, {}))
+    monkeypatch.setattr(start_module, "shipped_for", lambda student: shipped_for(student, tmp_path))
+    student, other = Detector(S_SMALL, nc=3), Detector("s-model-fast.yaml", nc=3)
+    settings = OWN_DEFAULTS | {"model": S_SMALL, "teacher": "t.pt", "teacher_init": mode}
+    starts = start_of(student, teacher_of(trained(T_SMALL)), settings, dict(enumerate("abc")))
+    assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
+    if mode is False:
+        state, source = student.state_dict(), shipped.state_dict()
+        assert torch.allclose(state["model.0.conv.weight"], source["model.0.conv.weight"], rtol=1e-3)
+        assert "class outputs" in starts[0].lines[1] and "none taken, it has 2 classes and the data 3" in starts[0].lines[1]
+    (alone,) = start_of(student, None, settings | {"weights": None}, dict(enumerate("abc")))
+    (none_shipped,) = start_of(other, None, settings, dict(enumerate("abc")))
+    assert "random numbers" in alone.lines[0] and "random numbers" in none_shipped.lines[0]
 
 
 def test_the_rest_of_a_start_does_not_depend_on_what_is_filled_in(tmp_path: Path) -> None:
