@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -43,11 +44,21 @@ def description(width: int = 8, attention: str = "dual", head: list[Any] | None 
     }
 
 
+MADE: dict[tuple, nn.Module] = {}  # networks by what they were made from: hundreds of tests begin with one of a few
+
+
 def detector(width: int = 8, attention: str = "dual", seed: int = 0, head: list[Any] | None = None) -> Detector:
     """A small detector whose BatchNorm statistics are those of noise images."""
+    return made(lambda: Detector(description(width, attention, head)), seed, (width, attention, str(head)))
+
+
+def made(build: Callable[[], nn.Module], seed: int, key: tuple) -> nn.Module:
+    """A copy of the network of `key`, which is built once, its BatchNorm statistics those of noise images."""
     torch.manual_seed(seed)
-    model = Detector(description(width, attention, head))
-    return seen(model)
+    if (seed, key) not in MADE:
+        MADE[seed, key] = seen(build())
+    torch.manual_seed(seed)
+    return deepcopy(MADE[seed, key])
 
 
 @torch.no_grad()
@@ -88,14 +99,10 @@ def one_image(whole: dict[str, torch.Tensor], index: int) -> dict[str, torch.Ten
 
 def stock(width: int = 8, seed: int = 0) -> DetectionModel:
     """A small detector of ultralytics with box distributions, at strides 4 and 8."""
-    torch.manual_seed(seed)
     convs = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [width, 3, 2]], [-1, 1, "Conv", [2 * width, 3, 2]]]
     rows = {"nc": 2, "backbone": convs, "head": [[[1, 2], 1, "Detect", ["nc"]]], "yaml_file": "stock.yaml"}
-    model = DetectionModel(rows, nc=2, verbose=False)
+    model = made(lambda: DetectionModel(rows, nc=2, verbose=False), seed, ("stock", width))
     model.args = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
-    with torch.no_grad():
-        for _ in range(5):
-            model(torch.rand(4, 3, SIZE, SIZE))
     return model
 
 
