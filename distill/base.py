@@ -55,6 +55,7 @@ class View:
     feats: dict[str, Tensor]  # level -> (B, C, H, W), what the head reads
     raw: dict[str, Any]  # the head's raw output
     attention: Mapping[str, nn.Module] = field(default_factory=dict)  # level -> the network's own dual attention
+    unattended: dict[str, Tensor] = field(default_factory=dict)  # level -> (B, C, H, W), what that attention was given
     output: Any = None  # all that the network returned; an end-to-end head has a second branch beside `raw`
 
     def box_bins(self) -> Tensor:

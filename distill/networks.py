@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
@@ -59,12 +60,28 @@ def attention_of(model: nn.Module) -> dict[int, nn.Module]:
     return model.level_attention() if hasattr(model, "level_attention") else {}
 
 
-def view_of(model: nn.Module, spec: Spec, preds: Any) -> View:
-    """A network's output on a batch as a `View`."""
+def view_of(model: nn.Module, spec: Spec, preds: Any, unattended: Mapping[int, Tensor] | None = None) -> View:
+    """A network's output on a batch as a `View`; `unattended` by level position (`watched_attention`)."""
     raw = raw_output(preds)
     names = list(spec.levels)
     attention = {names[i]: module for i, module in attention_of(model).items()}
-    return View(spec, dict(zip(names, raw["feats"])), raw, attention, preds)
+    before = {names[i]: x for i, x in (unattended or {}).items()}
+    return View(spec, dict(zip(names, raw["feats"])), raw, attention, before, preds)
+
+
+@contextmanager
+def watched_attention(model: nn.Module) -> Iterator[dict[int, Tensor]]:
+    """Within this context, what each level's dual attention is given, (B, C, H, W) by level position, is noted."""
+    noted: dict[int, Tensor] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, given, i=i: noted.update({i: given[0]}))
+        for i, module in attention_of(model).items()
+    ]
+    try:
+        yield noted
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 class FrozenTeacher:
@@ -112,7 +129,12 @@ class FrozenTeacher:
         height, width = images.shape[-2:]
         pad_h, pad_w = -height % self.multiple, -width % self.multiple
         padded = F.pad(images, (0, pad_w, 0, pad_h), mode="replicate") if pad_h or pad_w else images
-        view = view_of(self.model, self.spec, self.model(padded))
+        with watched_attention(self.model) as unattended:
+            preds = self.model(padded)
+        view = view_of(self.model, self.spec, preds, unattended)
         for name, level in self.spec.levels.items():
-            view.feats[name] = view.feats[name][..., : -(-height // level.stride), : -(-width // level.stride)]
+            rows, columns = -(-height // level.stride), -(-width // level.stride)
+            for maps in (view.feats, view.unattended):
+                if name in maps:
+                    maps[name] = maps[name][..., :rows, :columns]
         return view

@@ -37,10 +37,12 @@ def step(student: torch.Tensor, teacher: torch.Tensor, boxes: list = BOXES, modu
 
 
 def same_width(channels: int, **options: Any) -> AttentionDistiller:
-    """A distiller between nets of equal channels whose adapter changes nothing."""
-    distiller = AttentionDistiller(spec(channels), spec(channels), **options)
-    distiller.adapters["p3"].mix.weight.data = torch.eye(channels).view(channels, channels, 1, 1)
-    nn.init.zeros_(distiller.adapters["p3"].mix.bias)
+    """A distiller between nets of equal channels whose adapter changes nothing; by default the paper's, without `rescale`."""
+    distiller = AttentionDistiller(spec(channels), spec(channels), **{"rescale": False} | options)
+    mix = distiller.adapters["p3"].mix
+    mix.weight.data = torch.eye(channels).view(channels, channels, 1, 1)
+    if mix.bias is not None:
+        nn.init.zeros_(mix.bias)
     return distiller
 
 
@@ -130,6 +132,14 @@ def test_all_terms_equal_the_naive_reference_with_the_teachers_attention() -> No
         assert found[name].item() == pytest.approx(value, rel=1e-4), name
 
 
+def test_the_teachers_side_is_what_its_attention_was_given() -> None:
+    teacher, student = random_pair()
+    given = step(student, teacher * 2)
+    given.teacher.unattended["p3"] = teacher
+    expected = same_width(6).losses(step(student, teacher))
+    assert {k: v.item() for k, v in same_width(6).losses(given).items()} == {k: v.item() for k, v in expected.items()}
+
+
 # -- by hand ------------------------------------------------------------------------------------------------------------
 
 
@@ -217,7 +227,7 @@ def test_weights_and_gains_multiply_their_terms() -> None:
 
 def test_levels_add_up() -> None:
     teacher, student = random_pair()
-    both = AttentionDistiller(spec(6, strides=(8, 16)), spec(6, strides=(8, 16)))
+    both = AttentionDistiller(spec(6, strides=(8, 16)), spec(6, strides=(8, 16)), rescale=False)
     for adapter in both.adapters.values():
         adapter.mix.load_state_dict(same_width(6).adapters["p3"].mix.state_dict())
     given, one = step(student, teacher), same_width(6).losses(step(student, teacher))
@@ -299,7 +309,9 @@ def test_half_precision_features_are_compared_in_float32() -> None:
 def test_pairs_are_made_by_stride_and_refused_without_one() -> None:
     distiller = AttentionDistiller(spec(4, strides=(8, 16, 32)), spec(6, strides=(4, 32, 8)))
     assert distiller.pairs == ["p3", "p5"] and "levels p3, p5" in distiller.describe()
-    assert f"{2 * (4 * 6 + 6)} adapter parameters" in distiller.describe()
+    assert f"{2 * 4 * 6} adapter parameters" in distiller.describe(), "no bias, which rescaling takes out"
+    paper = AttentionDistiller(spec(4, strides=(8, 16, 32)), spec(6, strides=(4, 32, 8)), rescale=False)
+    assert f"{2 * (4 * 6 + 6)} adapter parameters" in paper.describe()
     with pytest.raises(UserError, match=r"no common stride: student S has strides \[8\], teacher T \[16, 32\]"):
         AttentionDistiller(spec(4, "student S"), spec(4, "teacher T", strides=(16, 32)))
 

@@ -96,7 +96,7 @@ def test_the_batch_size_divides_out() -> None:
 
 @pytest.mark.parametrize("term, spoil", [
     ("box_loss", lambda m: m.student.head.m[0].box_out.bias.data.fill_(math.nan)),
-    ("fg_loss", lambda m: m.distiller.adapters["p2"].mix.bias.data.fill_(math.inf)),
+    ("fg_loss", lambda m: m.distiller.adapters["p2"].mix.weight.data.fill_(math.inf)),
 ])  # fmt: skip
 def test_a_loss_that_is_no_number_names_its_term(term: str, spoil: Callable[[TrainingModel], Any]) -> None:
     model = distilling("attention")
@@ -132,6 +132,19 @@ def test_a_size_that_is_no_multiple_of_the_teachers_stride_is_padded(height: int
     expected = teacher.see(padded).feats["p3"]
     if height > 32 and width > 32:
         assert torch.equal(view.feats["p3"], expected[..., : -(-height // 8), : -(-width // 8)])
+
+
+def test_a_teacher_shows_what_its_dual_attention_was_given() -> None:
+    teacher = FrozenTeacher(detector(16, "dual"), "teacher")
+    teacher.fold()
+    view = teacher.see(torch.rand(2, 3, 64, 64))
+    assert list(view.unattended) == list(view.attention) == ["p2", "p3"]
+    for name, before in view.unattended.items():
+        assert torch.allclose(before + view.attention[name].attend(before), view.feats[name], atol=1e-5)
+        assert not torch.allclose(before, view.feats[name], atol=1e-2)
+    padded = teacher.see(torch.rand(2, 3, 40, 56))
+    assert all(x.shape == padded.feats[name].shape for name, x in padded.unattended.items())
+    assert FrozenTeacher(detector(16, "none"), "teacher").see(torch.rand(1, 3, 64, 64)).unattended == {}
 
 
 def test_a_student_of_smaller_strides_trains_at_its_own_sizes() -> None:
