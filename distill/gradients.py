@@ -1,76 +1,98 @@
-"""How hard each loss pulls at the student: inner products of the gradients at its neck."""
+"""How hard each loss pulls at the student: inner products of the gradients at the parameters of its trunk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import combinations_with_replacement
-from typing import Any
+from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 # Of the losses, whose gradients at half-precision features would underflow without the first, or overflow with it.
 SCALES = (1024.0, 1.0, 1 / 1024)
 
 
-def gradient_products(losses: Sequence[Tensor], feats: Sequence[Tensor]) -> Tensor:
-    """Inner products (n, n), float32, of the gradients of n 0-d losses at the neck outputs `feats`, all levels together.
+def trunk(student: nn.Module) -> list[nn.Parameter]:
+    """Trained parameters of backbone and neck: what the detection loss and every distillation loss share.
 
-    The gradient of any weighted sum of the losses has the squared length `w^T G w`: its diagonal alone gives the
-    length of each. A loss without a gradient there counts as a zero vector. The graph is kept for the backward pass.
-    Not finite where a gradient is not, whatever its scale.
+    Those of the head where all others are frozen.
     """
-    half = any(x.dtype == torch.float16 for x in feats)
-    for scale in SCALES if half else SCALES[:1]:
-        gradients = [_gradient(loss * scale, feats) for loss in losses]
-        if not half or all(g.isfinite().all() for level in gradients for g in level if g is not None):
-            break
-    products = torch.zeros(len(losses), len(losses), device=feats[0].device)
-    for i, j in combinations_with_replacement(range(len(losses)), 2):
-        pairs = [(a, b) for a, b in zip(gradients[i], gradients[j]) if a is not None and b is not None]
-        # Element by element: autocast would turn a matrix product into half precision.
-        products[i, j] = products[j, i] = sum((a.float() / scale * (b.float() / scale)).sum() for a, b in pairs)
-    return products
+    found = [p for layer in student.model[:-1] for p in layer.parameters() if p.requires_grad]
+    return found or [p for p in student.model[-1].parameters() if p.requires_grad]
 
 
-def _gradient(loss: Tensor, feats: Sequence[Tensor]) -> list[Tensor | None]:
-    """Gradient of a loss by level, None for a level it does not depend on, or that none reaches (`StopGradient`)."""
-    reached = [i for i, x in enumerate(feats) if x.requires_grad]
-    gradients: list[Tensor | None] = [None] * len(feats)
-    if loss.requires_grad and reached:
-        found = torch.autograd.grad(loss, [feats[i] for i in reached], retain_graph=True, allow_unused=True)
-        for i, gradient in zip(reached, found):
-            gradients[i] = gradient
-    return gradients
-
-
-class HeadInputs:
-    """Within this context, hands a head its maps under new names: what flows back through the head alone arrives there.
+@dataclass(frozen=True)
+class Pulls:
+    """Gradients of the detection loss and of n distillation terms in one step, by their inner products.
 
     Attributes:
-        outputs: the neck's maps (B, C, H, W); the finer ones may also be what coarser ones are made of. Empty where
-            `watched` is False or the head was not run.
-        read: the same values, for the head and for all who read its output.
+        products: (1 + n, 1 + n), detection first.
     """
 
-    def __init__(self, head: nn.Module, watched: bool) -> None:
-        self.head, self.watched = head, watched
-        self.outputs: list[Tensor] = []
-        self.read: list[Tensor] = []
+    products: Tensor
 
-    def __enter__(self) -> HeadInputs:
-        self.hook = self.head.register_forward_pre_hook(self._rename) if self.watched else None
-        return self
+    @property
+    def known(self) -> bool:
+        """Whether they say anything: without boxes detection may have no gradient, and a gradient may be no number."""
+        return bool(self.products.isfinite().all()) and bool(self.products[0, 0] > 0)
 
-    def __exit__(self, *error: object) -> None:
-        if self.hook is not None:
-            self.hook.remove()
+    @property
+    def detection(self) -> Tensor:
+        """0-d length of the detection loss's gradient."""
+        return self.products[0, 0].sqrt()
 
-    def _rename(self, head: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        self.outputs = list(given[0])
-        self.read = [x.view_as(x) for x in self.outputs]
-        return (list(self.read), *given[1:])
+    def lengths(self, factors: Tensor) -> Tensor:
+        """(m,) lengths of the gradients of m weighted sums of the terms; factors (m, n)."""
+        return (factors @ self.products[1:, 1:] @ factors.T).diagonal().clamp(min=0).sqrt()
+
+    def cosines(self, factors: Tensor) -> Tensor:
+        """(m,) cosines of the gradients of such sums with the detection loss's; 0 for a sum without a gradient."""
+        along = factors @ self.products[1:, 0] / self.detection
+        lengths = self.lengths(factors)
+        return torch.where(lengths > 0, along / lengths.clamp(min=torch.finfo(along.dtype).tiny), 0.0).clamp(-1, 1)
+
+
+def measure_pulls(detection: Tensor, terms: Sequence[Tensor], parameters: Sequence[Tensor], half: bool = False) -> Pulls:
+    """`Pulls` of 0-d losses at `parameters`, the mean over the processes of a distributed run: all come to the same.
+
+    Costs one backward pass per loss. The graph is kept for the step's own.
+    """
+    products = gradient_products([detection, *terms], parameters, half)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(products)
+        products /= dist.get_world_size()
+    return Pulls(products)
+
+
+def gradient_products(losses: Sequence[Tensor], parameters: Sequence[Tensor], half: bool = False) -> Tensor:
+    """Inner products (n, n), float32, of the gradients of n 0-d losses at `parameters`, all of them together.
+
+    The gradient of any weighted sum of the losses has the squared length `w^T G w`: its diagonal alone gives the
+    length of each. A loss without a gradient there counts as a zero vector. Not finite where a gradient is not,
+    whatever its scale.
+
+    Args:
+        half: the forward pass ran in float16, so that gradients on their way need a scale.
+    """
+    rows = torch.empty(len(losses), sum(p.numel() for p in parameters), device=losses[0].device)
+    for scale in SCALES if half else (1.0,):
+        for row, loss in zip(rows, losses):
+            row.copy_(_gradient(loss * scale, parameters))
+        rows /= scale
+        if rows.isfinite().all():
+            break
+    with torch.autocast(rows.device.type, enabled=False):  # it would turn the product into half precision
+        return rows @ rows.T
+
+
+def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Gradient of a loss at all parameters in a row, 0 where it does not depend on one, or none reaches it (`StopGradient`)."""
+    if not loss.requires_grad or not parameters:
+        return loss.new_zeros(sum(p.numel() for p in parameters), dtype=torch.float32)
+    found = torch.autograd.grad(loss, list(parameters), retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found)]
+    return torch.cat([part.flatten().float() for part in parts])
 
 
 class StopGradient:
@@ -91,44 +113,5 @@ class StopGradient:
             hook.remove()
 
     @staticmethod
-    def _cut(layer: nn.Module, given: tuple[Any, ...], output: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
+    def _cut(layer: nn.Module, given: tuple[object, ...], output: Tensor | Sequence[Tensor]) -> Tensor | list[Tensor]:
         return output.detach() if isinstance(output, Tensor) else [x.detach() for x in output]
-
-
-def walked_once(loss: Tensor, feats: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor | None:
-    """A stand-in for a 0-d loss whose gradient is computed here and now, and handed out at every backward pass.
-
-    So a loss that is measured at the neck and then minimised costs one pass through the head and not two.
-
-    Args:
-        loss: depends on what is trained through `feats` and `parameters` alone.
-        feats: what the head alone reads (`HeadInputs.read`): a level's own map also feeds coarser levels.
-        parameters: of the head.
-
-    Returns:
-        None where that is not to be had: half-precision maps, whose gradients need the scale that the trainer's own
-        backward pass has, and maps that the loss does not depend on.
-    """
-    if not loss.requires_grad or any(x.dtype == torch.float16 for x in feats):
-        return None
-    inputs = [x for x in (*feats, *parameters) if x.requires_grad]
-    gradients = torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
-    if any(gradient is None for x, gradient in zip(inputs, gradients) if any(x is y for y in feats)):
-        return None
-    known = [(x, gradient) for x, gradient in zip(inputs, gradients) if gradient is not None]
-    return _Known.apply(loss.detach(), *(x for x, _ in known), *(gradient for _, gradient in known))
-
-
-class _Known(torch.autograd.Function):
-    """A value and the gradients it has at some tensors."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.save_for_backward(*tensors[len(tensors) // 2 :])
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:
-        gradients = ctx.saved_tensors
-        return None, *(outer.to(x.dtype) * x for x in gradients), *([None] * len(gradients))

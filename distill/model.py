@@ -16,13 +16,14 @@ from distill.assignment import taken, watch
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import HeadInputs, StopGradient, walked_once
+from distill.gradients import StopGradient, measure_pulls, trunk
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
 from models.losses.precision import all_at_least_float32
 
 BOX_TERMS = {True: "dfl_loss", False: "l1_loss"}  # ultralytics' third term: by whether boxes are distributions
+REPORTED = ("w_", "share_", "cos_")  # beside the terms: weights, shares of the gradient, cosines with detection's
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
 
 
@@ -98,11 +99,9 @@ class TrainingModel(nn.Module):
         Raises:
             NonFiniteLoss: a term is NaN or infinite.
         """
-        images, neck = self._laid_out(batch["img"]), None
-        if preds is None:
-            watched = self.training and self.distiller is not None
-            with StopGradient(self.frozen_layers()), HeadInputs(self.student.model[-1], watched) as neck:
-                preds = self._run(lambda: self.student(images))
+        images = self._laid_out(batch["img"])
+        preds = self._predict(images) if preds is None else preds
+        half = any(x.dtype == torch.float16 for x in raw_output(preds)["feats"])
         preds = all_at_least_float32(preds)
         if self.distiller is not None:
             watch(self.student)
@@ -110,45 +109,42 @@ class TrainingModel(nn.Module):
         if self.distiller is None:
             check_finite(dict(zip(items, vector)))
             return vector, items
-        size = len(images)
-        detection, fade = dict(zip(items, vector / size)), self.balance.fade(self.progress)
-        distilled = self.distil(batch, images, preds) if fade else self._nothing(vector)
-        if not fade:
-            self.balance.rest()
+        left = self.balance.schedule.left(self.progress)
+        detection = dict(zip(items, vector / len(images)))
+        distilled = self.distil(batch, images, preds) if left else self._nothing(vector)
         check_finite(detection | distilled)
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
-            walked = None
-            if self.training and fade and self.balance.due(distilled):
-                walked = self._measure(detection, distilled, preds, neck, fade)
-            left = fade * self.balance.limit
-            gained = self.balance.gained(distilled).items()
-            acting = {k: v if k in self.distiller.own_terms else v * left for k, v in gained}
-            values = detection if walked is None else {k: v.detach() for k, v in detection.items()}
-            total, _ = self.weights(self.grouped(values | acting))
-            total = total if walked is None else total + (walked - walked.detach())
+            self._weigh_up(detection, distilled, left, half)
+            total = self._total(detection, distilled, left)
         reported = {k: v.detach() for k, v in (detection | self.balance.plain(distilled)).items()}
-        return total * size, reported | self.weights.as_items() | self.balance.as_items()
+        return total * len(images), reported | self.weights.as_items() | self.balance.as_items()
+
+    def _predict(self, images: Tensor) -> Any:
+        """The student's predictions in training, its frozen layers cut off."""
+        with StopGradient(self.frozen_layers()):
+            return self._run(lambda: self.student(images))
 
     def _nothing(self, vector: Tensor) -> dict[str, Tensor]:
         """The distiller's terms after its end, all 0."""
         return dict.fromkeys(self.distiller.weight_names, vector.new_zeros(()))
 
-    def _measure(
-        self, detection: dict[str, Tensor], distilled: dict[str, Tensor], preds: Any, neck: HeadInputs | None, fade: float
-    ) -> Tensor | None:
-        """Let the balance see how hard each term pulls at the student's neck.
+    def _weigh_up(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float, half: bool) -> None:
+        """Where this step is one to measure, let the balance see how hard each term pulls at the student's trunk."""
+        if not left:
+            self.balance.rest()
+        elif self.training and self.balance.due():
+            weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
+            weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
+            acting = [distilled[name] for name in self.balance.terms]
+            self.balance.update(measure_pulls(weighted, acting, trunk(self.student), half), weights, left)
 
-        Returns the weighted sum of the detection terms, 0-d, with its gradient known from now on: the backward pass need
-        not walk the head a second time. None where weights learn, from each term for itself, or the neck was not watched.
-        """
-        weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
-        feats = neck.outputs if neck and neck.outputs else raw_output(preds)["feats"]
-        weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
-        walked = None
-        if neck and neck.outputs and self.weights.mode != "uncertainty":
-            walked = walked_once(weighted, neck.read, list(self.student.model[-1].parameters()))
-        self.balance.measure(weighted if walked is None else walked, distilled, weights, feats, fade)
-        return walked
+    def _total(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float) -> Tensor:
+        """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""
+        balance, own = self.balance, self.distiller.own_terms
+        factor, kept = left * balance.limit, 1 + balance.given_back
+        gained = {k: v if k in own else v * factor for k, v in balance.gained(distilled).items()}
+        total, _ = self.weights(self.grouped({k: v * kept for k, v in detection.items()} | gained))
+        return total
 
     def grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
         """Sums of the terms that share an adaptive weight, by the weight's name."""
@@ -206,9 +202,9 @@ class TrainingModel(nn.Module):
 
     def end_epoch(self, means: dict[str, float]) -> None:
         """Update the adaptive weights from the epoch's mean of every term, as `loss` reports it: without moving gains."""
-        if self.weights is None or not self.balance.fade(self.progress):
+        if self.weights is None or not self.balance.schedule.left(self.progress):
             return
-        self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith(("w_", "share_"))}))
+        self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith(REPORTED)}))
 
     def copy_state(self, other: TrainingModel) -> None:
         """Take over another's weights and gains of the terms: an average of them is none that anyone used."""

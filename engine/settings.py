@@ -22,13 +22,14 @@ OWN_DEFAULTS: dict[str, Any] = {
     "unlabelled": None,  # pictures to distil on without labels: a folder, a list file, a data YAML
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
     "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
-    "kd_share": 0.3,  # gradient of distillation at the student's neck over detection's; None: as the losses are
+    "kd_share": 0.3,  # gradient of distillation at the student's trunk over detection's; None: as the losses are
     "kd_hold": True,  # hold that share throughout; False: settle it at the start
-    "kd_cap": None,  # largest such share of all distillation losses together, at every step
+    "kd_cap": None,  # largest such share of all distillation losses together
+    "kd_project": True,  # give detection back what distillation takes from it where the two oppose each other
     "kd_warmup": 0.0,  # fraction of training over which distillation comes up to its share, while adapters learn
     "kd_until": 1.0,  # fraction of training after which distillation is off
     "kd_decay": "none",  # cosine: distillation fades from the start to kd_until
-    "kd_every": 10,  # steps between two measurements of the shares
+    "kd_every": 50,  # steps between two measurements of the shares
     "lr_steps": None,  # fractions of training at which the learning rate falls to a tenth, in the place of lrf, cos_lr
     "teacher_init": SELECT,  # start from the teacher: chosen channels where the layouts are alike; True: by name and shape
     "weights": SHIPPED,  # what to start from: shipped, a file (ours, ultralytics', YOLOv5's), or none: random numbers

@@ -173,8 +173,8 @@ def distillation_note(
 ) -> str:
     """The header line that says what is distilled from what, and how hard it may pull."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    given = {name: settings[f"kd_{name}"] for name in ("share", "hold", "cap", "until", "decay")}
-    usual = {"hold": True, "cap": None, "until": 1.0, "decay": "none"}
+    given = {name: settings[f"kd_{name}"] for name in ("share", "hold", "cap", "project", "until", "decay")}
+    usual = {"hold": True, "cap": None, "project": True, "until": 1.0, "decay": "none"}
     balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
     method = f"{wanted} {source}: {distiller.describe()}"
     if settings.get("unlabelled"):

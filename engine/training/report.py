@@ -23,16 +23,23 @@ def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str
     return [student, *distilled, f"forward pass in {precision}, {torch.get_num_threads()} threads"]
 
 
+KINDS = {"w": "weight", "share": "share", "cos": "cosine"}  # of a loss item that is no loss: in its name, in results.csv
+
+
 def column(name: str) -> str | None:
     """Column of results.csv for an epoch's figure: `weight/box` for `train/w_box`, None for its copy in validation."""
-    if name.startswith(("val/w_", "val/share_")):
+    kind, _, _ = name.removeprefix("val/").partition("_")
+    if name.startswith("val/") and kind in KINDS:
         return None
-    return name.replace("train/w_", "weight/").replace("train/share_", "share/")
+    for short, long in KINDS.items():
+        name = name.replace(f"train/{short}_", f"{long}/")
+    return name
 
 
 def heading(name: str) -> str:
-    """A loss item's head in the progress table (columns of 11): `global`, `w:global` its weight, `g:global` its gradient share."""
-    for prefix, mark in (("w_", "w:"), ("share_", "g:")):
+    """A loss item's head in the progress table (columns of 11): `global`, `w:global` its weight, `g:global` its gradient share,
+    `c:global` its gradient's cosine with detection's."""
+    for prefix, mark in (("w_", "w:"), ("share_", "g:"), ("cos_", "c:")):
         name = mark + name.removeprefix(prefix) if name.startswith(prefix) else name
     name = name.removesuffix("_loss")
     return name if len(name) <= 10 else name[:9] + "."
@@ -57,23 +64,27 @@ def trim_results(path: Path, epochs: int) -> None:
     os.replace(part, path)
 
 
-PLOTS = {"weight/": "Adaptive weights of the loss terms", "share/": "Gradient at the student's neck over detection's"}
+PLOTS = {
+    "weight/": "Adaptive weights of the loss terms",
+    "share/": "Gradient at the student's trunk over detection's",
+    "cosine/": "Its cosine with detection's",
+}
 
 
 @shielded("weights.png")
 def plot_weights(results: Path, target: Path) -> None:
-    """Draw weights and gradient shares of the loss terms over epochs; nothing for a run without distillation."""
+    """Draw weights, gradient shares and cosines of the loss terms over epochs; nothing for a run without distillation."""
     import matplotlib.pyplot as plt
 
     header, rows = read_results(results)
     if not any(name.startswith("weight/") for name in header):
         return
     epochs = [float(row[0]) for row in rows]
-    figure, axes = plt.subplots(1, len(PLOTS), figsize=(13, 4), tight_layout=True)
+    figure, axes = plt.subplots(1, len(PLOTS), figsize=(6.5 * len(PLOTS), 4), tight_layout=True)
     for axis, (prefix, title) in zip(axes, PLOTS.items()):
         for i in [i for i, name in enumerate(header) if name.startswith(prefix)]:
             axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix(prefix))
-        axis.set(xlabel="epoch", title=title, ylim=(0, None))
+        axis.set(xlabel="epoch", title=title, ylim=(-1, 1) if prefix == "cosine/" else (0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.lines:
             axis.legend()

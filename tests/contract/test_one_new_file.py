@@ -113,5 +113,5 @@ def test_adding_a_part_that_needs_an_edit_elsewhere(tmp_path: Path) -> None:
     code = RUN.format(tests=str(Path(__file__).parent), folder=str(tmp_path))
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    expected = "Gate ['focus_loss', 'mean_loss', 'share_all', 'share_mean', 'w_focus', 'w_mean'] ['focus', 'mean'] []"
+    expected = "Gate ['cos_all', 'cos_mean', 'focus_loss', 'mean_loss', 'share_all', 'share_mean', 'w_focus', 'w_mean'] ['focus', 'mean'] []"
     assert done.stdout.strip().splitlines()[-1] == expected

@@ -51,18 +51,20 @@ def test_every_term_and_weight_is_shown(place, caplog, capsys):
     for row in rows:
         assert all(row[f"{part}/{term}"] > 0 for part in ("train", "val") for term in TERMS)
         assert sum(row[f"weight/{name}"] for name in WEIGHTS) == pytest.approx(len(WEIGHTS), abs=1e-3)
-        assert not any(name.startswith(("train/w_", "val/w_", "train/share_", "val/share_")) for name in row)
+        assert not any(name.startswith(("train/w_", "val/w_", "train/share_", "val/share_", "val/cos_")) for name in row)
         assert all(row[f"share/{name}"] > 0 for name in ("fg", "bg", "att", "global", "all"))
+        assert all(0 < abs(row[f"cosine/{name}"]) <= 1 for name in ("fg", "bg", "att", "global", "all"))
     assert {row["weight/feature"] for row in rows} != {1.0}  # from the third epoch on
     header = next(record.message for record in caplog.records if "distillation:" in record.message)
-    assert "ON, attention from teacher" in header and "levels p3, p4" in header and "288 adapter parameters" in header
+    assert "ON, attention from teacher" in header and "levels p3, p4" in header and "256 adapter parameters" in header
     assert "adaptive weights: stable" in header
     assert "by weight selection (29 of 29 tensors, 17 of them whole)" in caplog.text
     head = next(record.message for record in caplog.records if "GPU_mem" in record.message)
     assert head.split() == ["Epoch", "GPU_mem", "box", "obj", "cls", "fg", "bg", "att", "global",
                             "w:box", "w:focal", "w:feature", "w:attenti.", "w:global",
-                            "g:fg", "g:bg", "g:att", "g:global", "g:all", "Instances", "Size"]  # fmt: skip
-    assert {len(line) for line in head.splitlines() if line} == {21 * 11}
+                            "g:fg", "g:bg", "g:att", "g:global", "g:all",
+                            "c:fg", "c:bg", "c:att", "c:global", "c:all", "Instances", "Size"]  # fmt: skip
+    assert {len(line) for line in head.splitlines() if line} == {26 * 11}
     assert {"results.png", "weights.png", "labels.jpg", "train_batch0.jpg"} <= {path.name for path in folder.iterdir()}
     assert _scalars(folder) >= {"train/fg_loss", "val/fg_loss", "weight/feature", "metrics/mAP50(B)", "lr/pg0"}
 
@@ -99,7 +101,7 @@ def test_modes_of_the_weights(place, mode):
 @pytest.mark.parametrize(
     "options",
     [{"multi_scale": 0.5}, {"rect": True}, {"fraction": 0.5}, {"teacher_init": False}, {"kd_cap": 0.5},
-     {"kd_share": None}, {"kd_warmup": 0.5}, {"kd_decay": "cosine", "kd_until": 0.9}],
+     {"kd_share": None}, {"kd_project": False}, {"kd_warmup": 0.5}, {"kd_decay": "cosine", "kd_until": 0.9}],
     ids=str,
 )
 def test_options(place, options):
@@ -143,7 +145,7 @@ def test_an_end_of_distillation(place):
 
 
 def test_a_cap_is_held(place):
-    options = {"kd_share": 5.0, "kd_cap": 0.25, "epochs": 2}
+    options = {"kd_share": 5.0, "kd_cap": 0.25, "kd_every": 1, "epochs": 2}
     rows = results(train(training(place, name="cap", teacher=str(place / "own.pt"), **options)))
     assert all(row["share/all"] <= 0.2501 for row in rows)
     free = results(train(training(place, name="free", teacher=str(place / "own.pt"), **options | {"kd_cap": None})))

@@ -1,4 +1,4 @@
-"""How hard distillation pulls: gradient products, gains, the cap, the schedule, the shares."""
+"""How hard distillation pulls: gradient products, gains, the cap, the projection, the schedule, the shares."""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ from small import batch, detector, distilling  # noqa: E402
 
 from cfg import UserError  # noqa: E402
 from distill.balance import WINDOW, Balance  # noqa: E402
-from distill.gradients import gradient_products  # noqa: E402
+from distill.base import Distiller, Step  # noqa: E402
+from distill.gradients import Pulls, gradient_products, trunk  # noqa: E402
 from distill.model import TrainingModel  # noqa: E402
+from distill.networks import FrozenTeacher, spec_of  # noqa: E402
+from distill.schedule import Schedule  # noqa: E402
 
 
 def linear(x: torch.Tensor, *gradient: float) -> torch.Tensor:
@@ -28,6 +31,17 @@ def point(size: int = 2) -> torch.Tensor:
     return torch.zeros(size, requires_grad=True)
 
 
+def pulls_of(detection: list[float], *terms: list[float]) -> Pulls:
+    """Of a detection loss and terms with these gradients."""
+    rows = torch.tensor([detection, *terms], dtype=torch.float32)
+    return Pulls(rows @ rows.T)
+
+
+def along(detection: float, *terms: float) -> Pulls:
+    """Of gradients in one dimension."""
+    return pulls_of([detection], *([term] for term in terms))
+
+
 ONE = {"w": torch.tensor(1.0)}
 
 
@@ -36,122 +50,148 @@ def test_products_by_hand() -> None:
     losses = [linear(a, 3, 4), linear(a, 1, 0) + linear(b, 2), torch.tensor(7.0)]
     expected = torch.tensor([[25.0, 3, 0], [3, 5, 0], [0, 0, 0]])
     torch.testing.assert_close(gradient_products(losses, [a, b]), expected)
+    torch.testing.assert_close(gradient_products(losses, [a, torch.ones(2, 3, requires_grad=True), b]), expected)
 
 
-@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3, 4e4])
-def test_products_of_half_precision_maps_neither_underflow_nor_overflow(size: float) -> None:
-    x = torch.zeros(2, dtype=torch.float16, requires_grad=True)
-    products = gradient_products([(x.float() * torch.tensor([3 * size, 4 * size]) / 4).sum()], [x])
-    assert products.item() == pytest.approx((5 * size / 4) ** 2, rel=0.01)
+@pytest.mark.parametrize("size", [3e-8, 1e-6, 1.0, 1e3, 4e4])
+def test_products_through_half_precision_neither_underflow_nor_overflow(size: float) -> None:
+    x = point()
+    loss = (x.half().float() * torch.tensor([3 * size, 4 * size]) / 4).sum()  # the gradient is float16 on its way
+    assert gradient_products([loss], [x], half=True)[0, 0].sqrt().item() == pytest.approx(5 * size / 4, rel=0.01)
 
 
-def test_products_where_a_level_is_held_back() -> None:
-    a, held = point(), torch.ones(2)
-    losses = [linear(a, 3, 4) + held.sum(), held.sum()]
-    torch.testing.assert_close(gradient_products(losses, [a, held]), torch.tensor([[25.0, 0], [0, 0]]))
-    assert gradient_products(losses, [held]).tolist() == [[0, 0], [0, 0]]
+def test_the_trunk_is_what_is_trained_before_the_head() -> None:
+    student = detector(8, "none")
+    whole = trunk(student)
+    assert {id(p) for p in whole} == {id(p) for layer in student.model[:-1] for p in layer.parameters()}
+    next(student.parameters()).requires_grad_(False)
+    assert len(trunk(student)) == len(whole) - 1
+    student.model[:-1].requires_grad_(False)
+    assert {id(p) for p in trunk(student)} == {id(p) for p in student.head.parameters()}
 
 
-def test_products_of_gradients_too_small_for_half_precision() -> None:
-    x = torch.zeros(2, dtype=torch.float16, requires_grad=True)
-    loss = (x.float() * torch.tensor([3e-8, 0.0])).sum()
-    assert gradient_products([loss], [x])[0, 0].sqrt().item() == pytest.approx(3e-8, rel=1e-2)
+def test_lengths_and_cosines_by_hand() -> None:
+    pulls = pulls_of([3, 4], [6, 0], [0, -8], [0, 0])
+    sums = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0]])  # (6, 0), (0, -8), nothing, (6, -8)
+    assert pulls.detection == 5 and pulls.lengths(sums).tolist() == [6, 8, 0, 10]
+    assert pulls.cosines(sums).tolist() == pytest.approx([0.6, -0.8, 0, (18 - 32) / 50])
 
 
 def test_the_gain_brings_a_group_to_its_share() -> None:
     # Detection pulls with 5, the group's two terms with (6, 0) and (0, 8) together with 10: share 0.2 needs a gain of 0.1.
-    x, balance = point(), Balance({"a_loss": "w", "b_loss": "w"}, share=0.2)
-    terms = {"a_loss": linear(x, 6, 0), "b_loss": linear(x, 0, 8)}
-    balance.measure(linear(x, 3, 4), terms, ONE, [x])
+    balance = Balance({"a_loss": "w", "b_loss": "w"}, share=0.2)
+    balance.update(pulls_of([3, 4], [6, 0], [0, 8]), ONE)
     assert balance.gains.tolist() == pytest.approx([0.1])
     assert balance.shares.tolist() == pytest.approx([0.6 / 5, 0.8 / 5, 0.2])
-    assert list(balance.as_items()) == ["share_a", "share_b", "share_all"]
-    gained = balance.gained(terms | {"own_loss": torch.tensor(2.0)})
-    assert torch.autograd.grad(gained["a_loss"], x)[0].tolist() == pytest.approx([0.6, 0]) and gained["own_loss"] == 2
+    assert balance.cosines.tolist() == pytest.approx([0.6, 0.8, (18 + 32) / 50])
+    assert list(balance.as_items()) == ["share_a", "share_b", "share_all", "cos_a", "cos_b", "cos_all"]
+    gained = balance.gained({"a_loss": torch.tensor(6.0), "b_loss": torch.tensor(8.0), "own_loss": torch.tensor(2.0)})
+    assert {k: v.item() for k, v in gained.items()} == pytest.approx({"a_loss": 0.6, "b_loss": 0.8, "own_loss": 2})
 
 
 def test_gains_that_are_settled_over_the_first_steps_and_kept() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0, hold=False)
-    for pull in range(1, WINDOW + 1):  # detection 1, 2 ... 8 against 2: mean 4.5 / 2
-        balance.measure(linear(x, pull), {"a_loss": linear(x, 2)}, ONE, [x])
-    assert balance.gains.item() == pytest.approx(4.5 / 2) and not balance.settling
-    balance.measure(linear(x, 100), {"a_loss": linear(x, 2)}, ONE, [x])
-    assert balance.gains.item() == pytest.approx(4.5 / 2)
-    assert balance.shares.tolist() == pytest.approx([0.045, 0.045])
+    balance = Balance({"a_loss": "w"}, share=1.0, hold=False)
+    for pull in range(1, WINDOW + 1):  # detection 1, 2 ... against 2
+        balance.update(along(pull, 2), ONE)
+    mean = (1 + WINDOW) / 2
+    assert balance.gains.item() == pytest.approx(mean / 2)
+    balance.update(along(100, 2), ONE)
+    assert balance.gains.item() == pytest.approx(mean / 2)
+    assert balance.shares.tolist() == pytest.approx([mean / 100] * 2)
 
 
 def test_gains_that_follow_hold_the_share() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=1.0)
+    balance = Balance({"a_loss": "w"}, share=1.0)
     for pull in (2.0, 4.0):  # detection 2, then 4, against 1: means 2 and 3
-        balance.measure(linear(x, pull), {"a_loss": linear(x, 1)}, ONE, [x])
+        balance.update(along(pull, 1), ONE)
     assert balance.gains.item() == pytest.approx(3.0)
     for _ in range(12 * WINDOW):
-        balance.measure(linear(x, 1), {"a_loss": linear(x, 5)}, ONE, [x])
+        balance.update(along(1, 5), ONE)
     assert balance.gains.item() == pytest.approx(0.2, rel=1e-3) and balance.shares[-1].item() == pytest.approx(1, rel=1e-3)
     window = balance.lengths.clone()
-    balance.measure(linear(x, 9), {"a_loss": linear(x, 5)}, ONE, [x])
+    balance.update(along(9, 5), ONE)
     assert balance.lengths[0].item() == pytest.approx(window[0].item() + (9 - window[0].item()) / WINDOW)
 
 
-def test_a_term_that_starts_later_is_settled_then() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=0.5)
-    balance.measure(linear(x, 4), {"a_loss": torch.tensor(0.0)}, ONE, [x])
-    assert balance.gains.item() == 1 and balance.shares.tolist() == [0, 0]
-    assert [balance.due({"a_loss": torch.tensor(v)}) for v in (0.0, 0.0, 3.0)] == [True, False, True]
-    balance.measure(linear(x, 4), {"a_loss": linear(x, 8)}, ONE, [x])
-    assert balance.gains.item() == pytest.approx(0.25) and balance.due({"a_loss": torch.tensor(3.0)})
+def test_a_term_that_starts_later_does_nothing_until_it_is_measured() -> None:
+    balance = Balance({"a_loss": "w"}, share=0.5)
+    balance.update(along(4, 0), ONE)
+    assert balance.gains.item() == 0 and balance.shares.tolist() == [0, 0]
+    assert balance.gained({"a_loss": torch.tensor(3.0)})["a_loss"] == 0
+    balance.update(along(4, 8), ONE)
+    assert balance.gains.item() == pytest.approx(0.25) and balance.shares[-1].item() == pytest.approx(0.5)
 
 
 def test_without_a_share_the_methods_own_coefficients_stay() -> None:
-    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, strengths={"v": 0.5}, share=None)
-    balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(2.0)}, [x])
+    balance = Balance({"a_loss": "w", "b_loss": "v"}, strengths={"v": 0.5}, share=None)
+    balance.update(along(1, 3, 4), ONE | {"v": torch.tensor(2.0)})
     assert balance.gains.tolist() == [1, 0.5] and balance.shares.tolist() == pytest.approx([3, 4, 7])
 
 
 def test_portions_and_strengths_are_factors_on_the_share() -> None:
-    x, balance = point(1), Balance({"a_loss": "w", "b_loss": "v"}, {"w": 0.75, "v": 0.25}, {"v": 0.5}, share=0.4)
-    balance.measure(linear(x, 1), {"a_loss": linear(x, 3), "b_loss": linear(x, 4)}, ONE | {"v": torch.tensor(1.0)}, [x])
+    balance = Balance({"a_loss": "w", "b_loss": "v"}, {"w": 0.75, "v": 0.25}, {"v": 0.5}, share=0.4)
+    balance.update(along(1, 3, 4), ONE | {"v": torch.tensor(1.0)})
     assert balance.shares.tolist() == pytest.approx([0.3, 0.05, 0.35])
 
 
 @pytest.mark.parametrize("pull, left", [(2.0, 0.5 / 2), (0.4, 1.0)])
 def test_the_cap_limits_all_terms_together(pull: float, left: float) -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=None, cap=0.5)
-    balance.measure(linear(x, 1), {"a_loss": linear(x, pull)}, ONE, [x])
+    balance = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance.update(along(1, pull), ONE)
     assert balance.limit.item() == pytest.approx(left)
     assert balance.shares[-1].item() == pytest.approx(min(pull, 0.5))
-    assert all(balance.due({"a_loss": torch.tensor(0.0)}) for _ in range(5)), "a cap is held at every step"
 
 
-def test_weights_and_fade_count_for_the_cap() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, share=None, cap=0.5)
-    balance.measure(linear(x, 1), {"a_loss": linear(x, 1)}, {"w": torch.tensor(4.0)}, [x], fade=0.25)
+def test_weights_and_the_schedule_count_for_the_cap() -> None:
+    balance = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance.update(along(1, 1), {"w": torch.tensor(4.0)}, left=0.25)
     assert balance.limit.item() == pytest.approx(0.5)
 
 
-def test_measurements_are_rare_once_gains_are_settled() -> None:
-    balance = Balance({"a_loss": "w"}, share=None, every=4)
-    assert [balance.due({"a_loss": torch.tensor(1.0)}) for _ in range(9)] == [True, False, False, False, True, False, False, False, True]
-    assert all(Balance({"a_loss": "w"}, share=None, every=1).due({}) for _ in range(2))
-    assert not Balance({}, share=None).due({})
+@pytest.mark.parametrize("term, given_back", [((-3.0, 0.0), 3 * 3 / 25), ((3.0, 0.0), 0.0), ((0.0, -8.0), 32 / 25)])
+def test_what_opposes_detection_is_given_back(term: tuple[float, float], given_back: float) -> None:
+    balance = Balance({"a_loss": "w"}, share=None)
+    balance.update(pulls_of([3, 4], list(term)), ONE)
+    assert balance.given_back.item() == pytest.approx(given_back, abs=1e-6)
+    total = (1 + given_back) * torch.tensor([3.0, 4]) + torch.tensor(term)
+    assert total @ torch.tensor([3.0, 4]) >= 25 - 1e-4, "as steep for detection as alone, or steeper"
+    off = Balance({"a_loss": "w"}, share=None, project=False)
+    off.update(pulls_of([3, 4], list(term)), ONE)
+    assert off.given_back == 0 and off.cosines.tolist() == balance.cosines.tolist()
+
+
+def test_the_sum_counts_and_what_the_cap_leaves_of_it() -> None:
+    balance = Balance({"a_loss": "w", "b_loss": "v"}, share=None)
+    balance.update(along(1, -2, 3), ONE | {"v": torch.tensor(1.0)})
+    assert balance.given_back == 0 and balance.cosines.tolist() == [-1, 1, 1]
+    capped = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    capped.update(along(1, -2), ONE)
+    assert capped.given_back.item() == pytest.approx(0.5)
+
+
+def test_measurements_are_rare_after_the_first_steps() -> None:
+    balance = Balance({"a_loss": "w"}, every=6)
+    assert [i for i in range(1, 21) if balance.due()] == [*range(1, WINDOW + 1), 7, 13, 19]
+    assert all(Balance({"a_loss": "w"}, every=1).due() for _ in range(2))
+    assert not Balance({}).due()
 
 
 def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing() -> None:
-    x, balance = point(1), Balance({"a_loss": "w"}, cap=0.1)
+    balance = Balance({"a_loss": "w"}, cap=0.1)
     for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf)):
-        balance.measure(linear(x, detection), {"a_loss": linear(x, pull)}, ONE, [x])
-    assert balance.gains.item() == 1 and balance.limit.item() == 1 and balance.measured.item() == 0
+        balance.update(along(detection, pull), ONE)
+    assert balance.gains.item() == 0 and balance.limit.item() == 1 and balance.measured.item() == 0
 
 
 def test_the_schedule() -> None:
-    assert [Balance({}, until=0.5).fade(p) for p in (0, 0.49, 0.5, 1)] == [1, 1, 0, 0]
-    cosine = Balance({}, until=0.8, decay="cosine")
-    assert [cosine.fade(p) for p in (0, 0.4, 0.8)] == pytest.approx([1, 0.5, 0])
-    assert Balance({}).fade(0.999) == 1
-    warm = Balance({}, warmup=0.2, until=0.8, decay="cosine")
-    assert warm.fade(0) == pytest.approx(1e-3), "never off: adapters learn from the first step"
-    assert warm.fade(0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 8)) / 2)
-    assert [warm.fade(0.2), warm.fade(0.4)] == pytest.approx([cosine.fade(0.2), 0.5])
+    assert [Schedule(until=0.5).left(p) for p in (0, 0.49, 0.5, 1)] == [1, 1, 0, 0]
+    cosine = Schedule(until=0.8, decay="cosine")
+    assert [cosine.left(p) for p in (0, 0.4, 0.8)] == pytest.approx([1, 0.5, 0])
+    assert Schedule().left(0.999) == 1
+    warm = Schedule(warmup=0.2, until=0.8, decay="cosine")
+    assert warm.left(0) == pytest.approx(1e-3), "never off: adapters learn from the first step"
+    assert warm.left(0.1) == pytest.approx(0.5 * (1 + math.cos(math.pi / 8)) / 2)
+    assert [warm.left(0.2), warm.left(0.4)] == pytest.approx([cosine.left(0.2), 0.5])
 
 
 @pytest.mark.parametrize("options, message", [
@@ -161,6 +201,7 @@ def test_the_schedule() -> None:
     ({"warmup": 1}, "kd_warmup: expected a fraction of training, 0 or more and below 1, got 1"),
     ({"until": 0}, "kd_until: expected a fraction of training above 0, at most 1, got 0"),
     ({"until": 1.5}, "kd_until"),
+    ({"project": 1}, "kd_project: expected True or False, got 1"),
     ({"hold": "maybe"}, "kd_hold: expected True or False, got 'maybe'"),
     ({"every": 0}, "kd_every: expected a whole number"),
     ({"decay": "cosin"}, "kd_decay: expected none or cosine, got 'cosin'; did you mean 'cosine'"),
@@ -190,7 +231,7 @@ def pulls(model: TrainingModel) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() -> None:
-    model = training(share=0.3)
+    model = training(share=0.3, project=False)
     total, items = model.loss(batch(3))
     assert items["share_att"].item() == pytest.approx(0.1, rel=1e-4)
     assert items["share_global"].item() == pytest.approx(0.1, rel=1e-4)
@@ -198,6 +239,27 @@ def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() ->
     assert total.item() == pytest.approx(3 * sum(v.item() for v in model.balance.gained(losses).values()), rel=1e-5)
     assert total.item() != pytest.approx(3 * sum(v.item() for v in losses.values()), rel=0.1), "reported without gains"
     assert model.eval().loss(batch(3))[1]["share_att"] == items["share_att"], "measured in training only"
+
+
+class Opposing(Distiller):
+    """Asks for the contrary of what the detection loss asks for."""
+
+    weight_names = {"opposing_loss": "opposing"}
+
+    def losses(self, step: Step) -> dict[str, torch.Tensor]:
+        return {"opposing_loss": -torch.stack(list(step.task_loss(step.student).values())).sum()}
+
+
+@pytest.mark.parametrize("project", [True, False])
+def test_nothing_is_left_against_detection_at_the_trunk(project: bool) -> None:
+    student, teacher = detector(8, "none"), FrozenTeacher(detector(16), "teacher")
+    method = Opposing(spec_of(student, "student"), teacher.spec)
+    model = TrainingModel(student, method, teacher, balance={"share": 0.4, "project": project}).train()
+    whole, alone = pulls(model)
+    items = model.balance.as_items()
+    assert items["share_opposing"].item() == pytest.approx(0.4, rel=1e-3)
+    assert items["cos_all"].item() == pytest.approx(-1, abs=1e-3)
+    torch.testing.assert_close(whole, alone if project else 0.6 * alone, rtol=1e-2, atol=1e-3 * alone.abs().max().item())
 
 
 def test_losses_are_reported_without_gains_that_move() -> None:
@@ -251,12 +313,11 @@ def test_a_copy_takes_over_gains_weights_and_progress() -> None:
 
 
 def test_the_rhythm_of_measurements_survives_a_resume() -> None:
-    balance, other = Balance({"a_loss": "w"}, share=None, every=4), Balance({"a_loss": "w"}, share=None, every=4)
-    quiet = {"a_loss": torch.tensor(0.0)}
-    for _ in range(3):
-        balance.due(quiet)
+    balance, other = Balance({"a_loss": "w"}, every=6), Balance({"a_loss": "w"}, every=6)
+    for _ in range(5):
+        balance.due()
     other.load_state_dict(balance.state_dict())
-    assert [other.due(quiet), other.due(quiet)] == [False, True]
+    assert [other.due(), other.due()] == [False, True]
 
 
 def test_gains_are_saved() -> None:

@@ -20,13 +20,14 @@ from distill.base import Level, Spec  # isort: skip
 
 def test_columns_of_the_weights():
     assert column("train/w_box") == "weight/box"
-    assert column("val/w_box") is None
+    assert column("train/share_all") == "share/all" and column("train/cos_fg") == "cosine/fg"
+    assert [column(f"val/{name}") for name in ("w_box", "share_all", "cos_fg")] == [None] * 3
     assert column("val/box_loss") == "val/box_loss"
 
 
 @pytest.mark.parametrize(
     ("name", "shown"),
-    [("box_loss", "box"), ("global_loss", "global"), ("w_box", "w:box"), ("w_attention", "w:attenti."),
+    [("box_loss", "box"), ("global_loss", "global"), ("w_box", "w:box"), ("cos_all", "c:all"), ("w_attention", "w:attenti."),
      ("a_rather_long_loss", "a_rather_.")],
 )
 def test_heads_leave_a_space(name, shown):

@@ -26,7 +26,7 @@ from ultralytics.nn.tasks import DetectionModel  # noqa: E402
 DETECTION = ["box_loss", "obj_loss", "cls_loss"]
 DISTILLATION = ["fg_loss", "bg_loss", "att_loss", "global_loss"]
 WEIGHTS = ["w_box", "w_focal", "w_feature", "w_attention", "w_global"]
-SHARES = ["share_fg", "share_bg", "share_att", "share_global", "share_all"]
+SHARES = [f"{kind}_{name}" for kind in ("share", "cos") for name in ("fg", "bg", "att", "global", "all")]
 STOCK: dict[str, Any] = {
     "nc": 2,
     "backbone": [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "Conv", [32, 3, 2]]],
@@ -60,7 +60,8 @@ def test_every_call_has_the_same_names() -> None:
 
 
 def test_the_total_is_eq_17_times_images() -> None:
-    model = distilling("attention", {"gains": {"global": 3.0}}).eval()
+    model = distilling("attention", {"gains": {"global": 3.0}})
+    model = TrainingModel(model.student, model.distiller, model.teacher, balance={"share": None}).eval()
     factors = {"box": 1.0, "focal": 0.5, "feature": 2.0, "attention": 1.25, "global": 0.25}
     assert model.weights.names == list(factors)
     model.weights.weights.copy_(torch.tensor(list(factors.values())))
@@ -73,6 +74,7 @@ def test_the_total_is_eq_17_times_images() -> None:
 
 def test_weights_adapt_to_epoch_means_grouped_as_in_eq_17() -> None:
     model = distilling("attention")
+    model = TrainingModel(model.student, model.distiller, model.teacher, "stable")
     means = dict.fromkeys(DETECTION + DISTILLATION + WEIGHTS + SHARES, 1.0)
     model.end_epoch(means)
     assert torch.allclose(model.weights.weights, torch.ones(5))  # the first epoch is the measure
@@ -169,7 +171,8 @@ def test_a_stock_detector_can_be_teacher_or_student() -> None:
     model = TrainingModel(student, AttentionDistiller(spec_of(student, "student"), teacher.spec), teacher)
     assert list(model(batch(2))[1]) == DETECTION + DISTILLATION + WEIGHTS + SHARES
     student, teacher = stock(), FrozenTeacher(detector(16), "teacher")
-    model = TrainingModel(student, AttentionDistiller(spec_of(student, "student"), teacher.spec), teacher)
+    distiller = AttentionDistiller(spec_of(student, "student"), teacher.spec)
+    model = TrainingModel(student, distiller, teacher, balance={"share": None})
     total, items = model.eval().loss(batch(2))
     assert list(items)[:3] == ["box_loss", "cls_loss", "dfl_loss"]
     assert model.weights.names == ["box", "focal", "dfl", "feature", "attention", "global"]
