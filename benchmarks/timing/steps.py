@@ -173,6 +173,6 @@ def watch_parts(network: TrainingModel, clock: Clock) -> None:
     clock.watch(network.student, "loss", "detection loss")
     if network.distiller is not None:
         clock.watch(network, "distil", "distillation losses")
-        clock.watch(network.balance, "measure", "gradient measuring")
+        clock.watch(network, "_weigh_up", "gradient measuring")
     if network.teacher is not None:
         clock.watch(network.teacher, "see", "teacher")

@@ -11,7 +11,7 @@ from benchmarks.timing.numbers import ratios, summary
 from benchmarks.timing.rounds import Samples, take_turns
 from benchmarks.timing.session import Crew, Settings, bar_of
 
-EVERY = 10  # steps between two measurements of gradients in a training (kd_every)
+EVERY = 50  # steps between two measurements of gradients in a training (kd_every)
 PART = "part_"
 
 
