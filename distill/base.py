@@ -72,6 +72,7 @@ class Step:
     batch: Mapping[str, Any]  # ultralytics' batch: img (B, 3, H, W), batch_idx (N,), cls (N, 1), bboxes (N, 4) xywh 0..1
     student: View
     progress: float  # 0 at the start of training, 1 at its end
+    detection: Mapping[str, Tensor] = field(default_factory=dict)  # the student's detection loss by term, mean over images
     see_teacher: Callable[[], View] | None = None
     assign: Callable[[], Any] | None = None
     run_head: Callable[[list[Tensor]], View] | None = None

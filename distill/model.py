@@ -111,7 +111,7 @@ class TrainingModel(nn.Module):
             return vector, items
         left = self.balance.schedule.left(self.progress)
         detection = dict(zip(items, vector / len(images)))
-        distilled = self.distil(batch, images, preds) if left else self._nothing(vector)
+        distilled = self.distil(batch, images, preds, detection) if left else self._nothing(vector)
         check_finite(detection | distilled)
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
             self._weigh_up(detection, distilled, left, half)
@@ -154,12 +154,15 @@ class TrainingModel(nn.Module):
             sums[weight] = sums[weight] + term if weight in sums else term
         return sums
 
-    def distil(self, batch: dict[str, Any], images: Tensor, preds: Any) -> dict[str, Tensor]:
+    def distil(
+        self, batch: dict[str, Any], images: Tensor, preds: Any, detection: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         """The distiller's terms, in float32; the teacher runs in the precision the student ran in."""
         step = Step(
             batch=batch,
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
+            detection=detection,
             see_teacher=self._teacher_on(images) if self.teacher else None,
             assign=taken(self.student, batch),
             run_head=self.run_head,

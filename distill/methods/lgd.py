@@ -16,6 +16,7 @@ from distill.dynamic.objects import pack_objects
 from distill.options import flag, not_negative, ratio
 
 LABEL_CHANNELS = 256
+LATEST = 0.02  # weight of a step in the running means of the two detection losses
 
 
 def standardised(x: Tensor) -> Tensor:
@@ -43,13 +44,17 @@ class LGDDistiller(Distiller):
     interaction). They learn by the detection loss that the student's head has on them, `lgd_teacher_loss` (which
     trains the head too), and the student's features follow them: `lgd_loss`, mean square difference when standardised.
 
-    Differs from the paper: 1x1 convs for its 3x3, and boxes' overlaps are averaged (`distill.dynamic`).
+    Differs from the paper: 1x1 convs for its 3x3, boxes' overlaps are averaged (`distill.dynamic`), and the student follows
+    only while the teacher is ahead (`ahead`): one that finds less than its student has nothing to teach.
 
     Args:
         gain: lambda, of the term that pulls at the student.
         virtual: whether each image has a virtual object that covers it.
         start: fraction of training before which nothing is distilled (the teacher learns from the beginning).
-        freeze_until: fraction of training up to which no parameter of the student's backbone moves.
+        freeze_until: fraction of training up to which no parameter of the student's backbone moves; a run whose student
+            starts from random weights sets it to 0 (`engine.training.build`): random features are not worth keeping.
+        ahead: pull at the student only while the teacher's detection loss, by a running mean, is below the student's own;
+            else only the student's adaptor learns. False: always, as in the paper.
     """
 
     uses_teacher = False
@@ -65,11 +70,15 @@ class LGDDistiller(Distiller):
         virtual: bool = True,
         start: float = 1 / 6,
         freeze_until: float = 1 / 9,
+        ahead: bool = True,
     ) -> None:
         super().__init__(student, None)
         self.gain, self.virtual = not_negative(self.name, "gain", gain), flag(self.name, "virtual", virtual)
         self.start = ratio(self.name, "start", start, 1 / 6)
         self.freeze_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
+        self.ahead = flag(self.name, "ahead", ahead)
+        self.register_buffer("errors", torch.zeros(2))  # running means of the detection loss: the teacher's, the student's
+        self.register_buffer("seen", torch.zeros(()))  # steps in them
         self.nc, self.sizes = student.nc, dict(student.levels)
         self.labels = LabelEncoder(student.nc, LABEL_CHANNELS)
         self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS) for n, size in self.sizes.items()})
@@ -93,10 +102,20 @@ class LGDDistiller(Distiller):
         """The student's distance to the teacher (0 before `start`) and the detection loss on the teacher's features."""
         feats = float32(step.student)
         taught = self.teach(step.batch, feats)
-        own = step.task_loss(step.head(list(taught.values())))
-        begun = step.progress >= self.start
-        distance = self._distance(taught, feats) if begun else next(iter(feats.values())).new_zeros(())
-        return dict(zip(self.weight_names, (distance * self.gain, torch.stack(list(own.values())).sum())))
+        own = torch.stack(list(step.task_loss(step.head(list(taught.values()))).values())).sum()
+        self._compare(own, torch.stack(list(step.detection.values())).sum())
+        distance = own.new_zeros(())
+        if step.progress >= self.start:
+            follows = not self.ahead or bool(self.errors[0] <= self.errors[1])
+            distance = self._distance(taught, feats if follows else {name: x.detach() for name, x in feats.items()})
+        return {f"{self.name}_loss": distance * self.gain, f"{self.name}_teacher_loss": own}
+
+    @torch.no_grad()
+    def _compare(self, teacher: Tensor, student: Tensor) -> None:
+        """Note the detection losses of a training step, 0-d each."""
+        if self.training:
+            self.seen += 1
+            self.errors += (torch.stack((teacher, student)) - self.errors) * (1 / self.seen).clamp(min=LATEST)
 
     def _distance(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> Tensor:
         rows = [torch.cat([in_a_row(standardised(x)) for x in maps], 1) for maps in self._sides(taught, feats)]

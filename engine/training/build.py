@@ -64,7 +64,7 @@ def build_networks(
         label_free = bool(settings.get("unlabelled"))
         wanted = settings["distill"] or (LABEL_FREE_METHOD if label_free else DEFAULT_METHOD)
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name, label_free)
-        notes += [distillation_note(wanted, settings, teacher, distiller)]
+        notes += [distillation_note(wanted, settings, teacher, distiller), *thaw(distiller, settings)]
     if teacher:
         notes += [*teacher.notes, *size_note(settings, student, teacher)]
         if not teacher.trained:
@@ -180,6 +180,14 @@ def distillation_note(
     if settings.get("unlabelled"):
         return f"distillation: ON, {method}; each loss times its gain (no detection loss: kd_* and adaptive have no effect)"
     return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
+
+
+def thaw(distiller: Distiller, settings: dict[str, Any]) -> list[str]:
+    """Let a backbone of random weights learn from the first step, whatever the method says; a header line where that changes it."""
+    if settings.get("weights") or not distiller.freeze_until:
+        return []
+    frozen, distiller.freeze_until = distiller.freeze_until, 0.0
+    return [f"backbone: learns from the first step; freeze_until {frozen:.3g} is for students that start from --weights"]
 
 
 def size_note(settings: dict[str, Any], student: nn.Module, teacher: FrozenTeacher) -> list[str]:

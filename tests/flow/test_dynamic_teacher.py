@@ -15,6 +15,8 @@ from tiny import results, training
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
+from engine.checkpoint import save_student
+from engine.detectors import build_detector
 from engine.training.launch import train
 from engine.training.trainer import Trainer
 from engine.validation.evaluate import evaluate
@@ -89,7 +91,8 @@ def run(place) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "optimizer_step", step)
         patch.setattr(Trainer, "preprocess_batch", preprocess, raising=False)
-        folder = train(arguments(place, name="whole"))
+        save_student(place / "start.pt", build_detector(str(place / "model.yaml"), 2, {0: "dark", 1: "bright"}), {})
+        folder = train(arguments(place, name="whole", weights=str(place / "start.pt")))
     (folder / "notes.json").write_text(json.dumps(notes))
     return folder
 

@@ -67,6 +67,16 @@ def test_weights_are_copied_and_counted(model, tmp_path):
     assert fewer.notes[0].startswith(f"start: {total - 4} of {total} ")
 
 
+def test_a_backbone_is_held_back_only_where_it_starts_from_weights(model, tmp_path):
+    save_student(tmp_path / "w.pt", build_detector(model, 2, NAMES), {})
+    random = build_networks(settings(model, distill="sdd"), 2, NAMES)
+    assert random.distiller.freeze_until == 0
+    assert "backbone: learns from the first step; freeze_until 0.111 is for students that start from --weights" in random.notes
+    started = build_networks(settings(model, distill="sdd", weights=str(tmp_path / "w.pt")), 2, NAMES)
+    assert started.distiller.freeze_until == pytest.approx(1 / 9, abs=1e-4)
+    assert not any(note.startswith("backbone") for note in started.notes)
+
+
 def test_a_resumed_student_keeps_its_weights(model, tmp_path):
     save_student(tmp_path / "t.pt", build_detector(model, 2, NAMES), {})
     student = build_detector(model, 2, NAMES)

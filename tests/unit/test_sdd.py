@@ -6,6 +6,7 @@ import math
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -77,6 +78,11 @@ def test_the_students_adaptor_is_three_projections():
     assert all(layer.kernel_size == (1, 1) for layer in student_adaptor(6)[::2])
 
 
+def distil(model: TrainingModel, whole: dict[str, Tensor], preds: Any) -> dict[str, Tensor]:
+    vector, items = model.student.loss(whole, preds)
+    return model.distil(whole, whole["img"], preds, dict(zip(items, vector / len(whole["img"]))))
+
+
 def terms_of(
     model: TrainingModel, whole: dict[str, Tensor], progress: float = 0.5
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -85,12 +91,12 @@ def terms_of(
     model.progress = progress
     for x in preds["feats"]:
         x.retain_grad()
-    return model.distil(whole, whole["img"], preds), preds["feats"]
+    return distil(model, whole, preds), preds["feats"]
 
 
 @pytest.mark.parametrize("name", ["lgd", "sdd"])
 def test_who_learns_from_what(name):
-    model = distilling(name)
+    model = distilling(name, ahead=False)
     teacher = lambda: [p for n, p in model.distiller.named_parameters() if not n.startswith("adapt.")]  # noqa: E731
     terms, feats = terms_of(model, batch(3))
     terms[f"{name}_loss"].backward(retain_graph=True)
@@ -115,6 +121,36 @@ def test_nothing_is_distilled_before_its_start():
     assert SDDDistiller(model.spec, None).freeze_until == pytest.approx(2000 / 18000)
 
 
+@pytest.mark.parametrize("name", ["lgd", "sdd"])
+def test_a_teacher_that_is_behind_pulls_at_its_adaptor_only(name):
+    model, whole = distilling(name), batch(3)
+    errors = model.distiller.errors
+    for teacher, behind in ((9.0, True), (0.0, False)):
+        model.distiller.seen.fill_(1e6)
+        errors.copy_(torch.tensor([teacher, 1.0]))
+        model.zero_grad()
+        terms, feats = terms_of(model, whole)
+        terms[f"{name}_loss"].backward()
+        assert all((x.grad is None) == behind for x in feats)
+        assert all(p.grad.abs().sum() > 0 for p in model.distiller.adapt.parameters())
+    assert errors[0] > 0 and errors[1] != 1
+    model.distiller.eval()
+    before = errors.clone()
+    terms_of(model, whole)
+    assert torch.equal(errors, before), "counted in training only"
+
+
+def test_the_two_detection_losses_are_compared_by_their_running_means():
+    method = LGDDistiller(spec_of(detector(), "student"), None)
+    for teacher, student in ((4.0, 1.0), (2.0, 3.0)):
+        method._compare(torch.tensor(teacher), torch.tensor(student))
+    assert method.errors.tolist() == [3, 2]
+    for _ in range(400):
+        method._compare(torch.tensor(1.0), torch.tensor(5.0))
+    assert method.errors.tolist() == pytest.approx([1, 5], rel=1e-2)
+    assert {"errors", "seen"} <= set(method.state_dict()), "a resumed run goes on from them"
+
+
 def test_gain_is_lambda():
     whole = batch(3)
     one, three = (terms_of(distilling("sdd", gain=g), whole)[0] for g in (1.0, 3.0))
@@ -128,12 +164,12 @@ def test_the_heads_statistics_are_two_sets():
     own = {k: v.clone() for k, v in model.head_statistics.named_buffers()}
     preds = model.student.eval()(whole["img"])[1]
     model.student.train()
-    model.distil(whole, whole["img"], preds)
+    distil(model, whole, preds)
     assert all(torch.equal(v, before[k]) for k, v in model.student.model[-1].named_buffers())
     assert own and all(not torch.equal(v, own[k]) for k, v in model.head_statistics.named_buffers())
     assert set(own) == {k.replace(".", "-") for k in before if k != "anchor_wh"}
     moved = {k: v.clone() for k, v in model.head_statistics.named_buffers()}
-    model.eval().distil(whole, whole["img"], preds)
+    distil(model.eval(), whole, preds)
     assert all(torch.equal(v, moved[k]) for k, v in model.head_statistics.named_buffers())
 
 
@@ -185,6 +221,7 @@ def test_crowds_and_empty_images(kind, virtual):
         ({"gain": -1}, "expected gain"),
         ({"start": 1.5}, "expected start"),
         ({"freeze_until": -0.1}, "expected freeze_until"),
+        ({"ahead": 1}, "expected ahead to be true or false"),
         ({"virtual": "no"}, "expected virtual to be true or false, without quotes, got 'no'"),
     ],
 )

@@ -101,7 +101,7 @@ def _learns(model: TrainingModel, student: nn.Module) -> None:
     total.sum().backward()
     assert all(torch.isfinite(v) for v in items.values())
     model.zero_grad(set_to_none=True)
-    terms = model.distil(whole, whole["img"], model.student(whole["img"]))
+    terms = model.distil(whole, whole["img"], model.student(whole["img"]), {})
     torch.stack(list(terms.values())).sum().backward()
     first = next(student.model[0].parameters())
     assert first.grad is not None and first.grad.abs().sum() > 0
