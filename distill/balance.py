@@ -7,6 +7,7 @@ detection, its trunk, so that is what is set, limited and reported here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,9 @@ from cfg import UserError, is_number, nearest
 from distill.gradients import Pulls
 from distill.schedule import DECAYS, Schedule
 
-WINDOW = 4  # measurements over which a group's gain is settled, and then follows; as many are made at once at the start
+LATEST = 0.5  # weight of a measurement in the running mean that a gain follows
+FASTEST = math.log(4.0)  # what it may differ by from that mean: a batch in which a loss has hardly a gradient is an exception
+SETTLED = 6  # measurements after which a gain stays, unless it is to go on following
 
 
 class Balance(nn.Module):
@@ -43,11 +46,12 @@ class Balance(nn.Module):
         portions: group -> its part of its method's share; 1 where left out.
         strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
         share: of each method, or None.
-        hold: whether gains go on following the gradients after the first `WINDOW` measurements.
+        hold: whether gains go on following the gradients after the first `SETTLED` measurements.
         cap: largest share of all terms together; None: no limit.
         project: whether detection is given back what distillation takes from it.
         warmup, until, decay: of `Schedule`.
-        every: steps between two measurements, each of which costs a backward pass per term.
+        every: steps between two measurements, each of which costs a backward pass per term. At the start, where gradients change
+            quickly, steps 1, 2, 4, 8 ... are measured too.
 
     Raises:
         UserError: a value out of its range.
@@ -85,7 +89,7 @@ class Balance(nn.Module):
         self.register_buffer("strengths", strength, persistent=False)
         # A group whose gradient was never measured does nothing: its loss has no known unit.
         self.register_buffer("gains", strength.clone() if share is None else torch.zeros_like(strength))
-        self.register_buffer("lengths", torch.zeros(2, len(self.names)))  # running means of gradients: detection's, group's
+        self.register_buffer("ratios", torch.zeros(len(self.names)))  # running mean of log(detection's length / group's)
         self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
         self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
         self.register_buffer("cosines", torch.zeros(len(self.terms) + 1))  # likewise, with the detection loss
@@ -111,9 +115,11 @@ class Balance(nn.Module):
         return {name: term * by_term[name] if name in by_term else term for name, term in terms.items()}
 
     def due(self) -> bool:
-        """Whether this step is to be measured: the first ones, and then one in `every`. Counts the step."""
+        """Whether this step is to be measured. Counts the step."""
         self.steps += 1
-        return bool(self.terms) and (int(self.steps) <= WINDOW or int(self.steps) % self.every == 1 % self.every)
+        count = int(self.steps)
+        doubled = count < self.every and count & (count - 1) == 0
+        return bool(self.terms) and (doubled or count % self.every == 1 % self.every)
 
     def update(self, pulls: Pulls, weights: Mapping[str, Tensor], left: float = 1.0) -> None:
         """Settle gains, limit and what is given back, and note shares and cosines, from the gradients of one step.
@@ -136,16 +142,16 @@ class Balance(nn.Module):
         self.given_back.copy_((-self.cosines[-1] * self.shares[-1]).clamp(min=0) * self.project)
 
     def _settle(self, pulls: Pulls) -> None:
-        """Gain by which each group's mean gradient of late is its share of the detection loss's."""
+        """Gain by which each group's gradient is its share of the detection loss's, as the two are of late."""
         if self.share is None:
             return
         lengths = pulls.lengths(self.members)
-        open_ = (lengths > 0) & ((self.measured < WINDOW) | self.hold)
+        open_ = (lengths > 0) & ((self.measured < SETTLED) | self.hold)
+        moved = (pulls.detection / lengths.clamp(min=torch.finfo(torch.float32).tiny)).log() - self.ratios
+        moved = torch.where(self.measured == 0, moved, LATEST * moved.clamp(-FASTEST, FASTEST))
+        self.ratios += torch.where(open_, moved, 0.0)
         self.measured += open_
-        latest = torch.stack((pulls.detection.expand_as(lengths), lengths))
-        self.lengths += (latest - self.lengths) * open_ / self.measured.clamp(1, WINDOW)
-        ratio = self.lengths[0] / self.lengths[1].clamp(min=torch.finfo(torch.float32).tiny)
-        self.gains.copy_(torch.where(self.measured > 0, self.aims * ratio, self.gains))
+        self.gains.copy_(torch.where(self.measured > 0, self.aims * self.ratios.exp(), self.gains))
 
     def as_items(self) -> dict[str, Tensor]:
         """`share_<term>` and `cos_<term>` for progress lines and tables, and `share_all`, `cos_all` of their sum."""
