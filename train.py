@@ -13,8 +13,9 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: attention; lgd and
                      sdd need no teacher)
     --kd-share X     gradient of distillation over detection's (default: 0.3; None: as the losses are)
-    --kd-cap X       largest such share at every step; --kd-until X, --kd-decay cosine: when distillation ends, and how
-    --adaptive MODE  weights of the loss terms: stable (default), paper, none, uncertainty
+    --kd-cap X       largest such share; --kd-until X, --kd-decay cosine: when distillation ends, and how
+    --kd-project B   give detection back what distillation takes from it where the two are opposed (default: True)
+    --adaptive MODE  weights of the loss terms of a distilled run: none (default), stable, paper, uncertainty
     --recipe NAME    training recipe below cfg/train: paper (default), quick, hsd, sdd
     --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --weights FILE   start from these weights where name and shape match (ours, ultralytics', YOLOv5's)

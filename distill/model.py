@@ -51,7 +51,7 @@ class TrainingModel(nn.Module):
         student: nn.Module,
         distiller: Distiller | None = None,
         teacher: FrozenTeacher | None = None,
-        adaptive: str = "stable",
+        adaptive: str = "none",
         balance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -132,6 +132,7 @@ class TrainingModel(nn.Module):
         """Where this step is one to measure, let the balance see how hard each term pulls at the student's trunk."""
         if not left:
             self.balance.rest()
+            self.weights.end(set(self.weights.names) - {self._weight_of(name) for name in detection})
         elif self.training and self.balance.due():
             weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
             weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
@@ -205,7 +206,7 @@ class TrainingModel(nn.Module):
 
     def end_epoch(self, means: dict[str, float]) -> None:
         """Update the adaptive weights from the epoch's mean of every term, as `loss` reports it: without moving gains."""
-        if self.weights is None or not self.balance.schedule.left(self.progress):
+        if self.weights is None:
             return
         self.weights.update(self.grouped({k: v for k, v in means.items() if not k.startswith(REPORTED)}))
 

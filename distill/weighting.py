@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,14 @@ class AdaptiveWeights(nn.Module):
     * `uncertainty`: learned log-variances s_k (Kendall et al. 2018, eq. 10): `sum_k exp(-s_k) loss_k + s_k / 2`.
       Differs from the paper: s_k is bounded smoothly, so that weights stay in [0.1, 10], and rests while its loss is 0.
 
+    Terms that have ended (`end`) have weight 0; the others are weighed among themselves, n being their number.
+
     The state (`weights`, `first`, `epochs`, and the log-variances) is in `state_dict`.
 
     Args:
         names: of the terms, in the order of the buffers.
-        mode: one of `MODES`.
+        mode: one of `MODES`; `none` unless another is asked for, so that a distilled run differs from one of the student alone,
+            which has no such weights, by its distillation only.
 
     Raises:
         UserError: unknown mode.
@@ -43,7 +46,7 @@ class AdaptiveWeights(nn.Module):
     first: Tensor
     epochs: Tensor
 
-    def __init__(self, names: Sequence[str], mode: str = "stable") -> None:
+    def __init__(self, names: Sequence[str], mode: str = "none") -> None:
         super().__init__()
         if mode not in MODES:
             raise UserError(f"adaptive: expected one of {', '.join(MODES)}, got '{mode}'{nearest(mode, MODES)}")
@@ -51,6 +54,7 @@ class AdaptiveWeights(nn.Module):
         self.register_buffer("weights", torch.ones(len(self.names)))
         self.register_buffer("first", torch.zeros(len(self.names)))  # mean of the first whole epoch, 0 or PART before
         self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
+        self.register_buffer("ended", torch.zeros(len(self.names), dtype=torch.bool))
         if mode == "uncertainty":
             self.log_variances = nn.Parameter(torch.zeros(len(self.names)))
 
@@ -73,6 +77,16 @@ class AdaptiveWeights(nn.Module):
         return total, terms
 
     @torch.no_grad()
+    def end(self, names: Collection[str]) -> None:
+        """These terms are over: the weights of the others are scaled so that their sum is their number. Again: no change."""
+        over = torch.tensor([name in names for name in self.names], device=self.ended.device)
+        if not (over & ~self.ended).any():
+            return
+        self.ended |= over
+        left = self.weights.masked_fill(self.ended, 0.0)
+        self.weights.copy_(left * (~self.ended).sum() / left.sum().clamp(min=torch.finfo(left.dtype).tiny))
+
+    @torch.no_grad()
     def update(self, epoch_means: Mapping[str, float | Tensor]) -> None:
         """Adapt the weights after an epoch to the means of the losses before weights (and before gains that move).
 
@@ -89,8 +103,10 @@ class AdaptiveWeights(nn.Module):
         means = torch.tensor([float(epoch_means[name]) for name in self.names], dtype=torch.float64)
         if not means.isfinite().all():
             return
-        first = self._yardsticks(means)
-        weights = self._updated(means, first)
+        acting = ~self.ended.cpu()
+        first = torch.where(acting, self._yardsticks(means), self.first.double().cpu())
+        weights = torch.zeros_like(means)
+        weights[acting] = self._updated(means[acting], first[acting], self.weights.double().cpu()[acting])
         if weights.float().isfinite().all():
             self.weights.copy_(weights)
             self.first.copy_(first)
@@ -115,13 +131,13 @@ class AdaptiveWeights(nn.Module):
         found = torch.full_like(means, PART) if self.epochs else means
         return torch.where(first == PART, means, torch.where((first == 0) & (means > 0), found, first))
 
-    def _updated(self, means: Tensor, first: Tensor) -> Tensor:
-        """(n,) new weights in float64 from this epoch's means and each term's first mean."""
+    def _updated(self, means: Tensor, first: Tensor, weights: Tensor) -> Tensor:
+        """(n,) new weights in float64 from this epoch's means, each term's first mean, and the weights in force."""
         if self.mode == "paper":
-            return eq18(means, self.weights.double().cpu())
+            return eq18(means, weights)
         if self.mode == "stable":
             return bounded_sum(eq18(_relative(means, first), torch.ones_like(means)))
-        return self.weights.double().cpu()
+        return weights
 
 
 def eq18(losses: Tensor, weights: Tensor) -> Tensor:

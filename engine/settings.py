@@ -21,7 +21,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "teacher": None,  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     "unlabelled": None,  # pictures to distil on without labels: a folder, a list file, a data YAML
     "distill": None,  # distillation configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: attention
-    "adaptive": "stable",  # weights of the loss terms: stable, paper, none, uncertainty
+    "adaptive": "none",  # weights of the loss terms: stable, paper, none, uncertainty
     "kd_share": 0.3,  # gradient of distillation at the student's trunk over detection's; None: as the losses are
     "kd_hold": True,  # hold that share throughout; False: settle it at the start
     "kd_cap": None,  # largest such share of all distillation losses together

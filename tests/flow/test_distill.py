@@ -45,7 +45,7 @@ def place(tmp_path_factory) -> Path:
 
 def test_every_term_and_weight_is_shown(place, caplog, capsys):
     with caplog.at_level("INFO"):
-        options = {"epochs": 3, "plots": True, "tensorboard": True, "lr0": 0.01}
+        options = {"epochs": 3, "plots": True, "tensorboard": True, "lr0": 0.01, "adaptive": "stable"}
         folder = train(training(place, name="shown", teacher=str(place / "own.pt"), **options))
     rows = results(folder)
     for row in rows:
@@ -138,10 +138,13 @@ def test_other_class_names_are_refused(place):
     assert not (place / "runs/refused").exists()
 
 
-def test_an_end_of_distillation(place):
-    rows = results(train(training(place, name="until", teacher=str(place / "own.pt"), epochs=2, kd_until=0.5)))
-    assert rows[0]["train/fg_loss"] > 0 and rows[1]["train/fg_loss"] == 0
-    assert rows[1]["weight/feature"] == rows[0]["weight/feature"]
+@pytest.mark.parametrize("mode", ["stable", "none"])
+def test_an_end_of_distillation(place, mode):
+    options = {"epochs": 3, "kd_until": 0.6, "adaptive": mode}
+    rows = results(train(training(place, name=f"until-{mode}", teacher=str(place / "own.pt"), **options)))
+    assert rows[0]["train/fg_loss"] > 0 and rows[1]["train/fg_loss"] > 0 == rows[2]["train/fg_loss"]
+    last = {name: rows[2][f"weight/{name}"] for name in WEIGHTS}
+    assert last["box"] + last["focal"] == pytest.approx(2, abs=1e-3) and sum(last.values()) == pytest.approx(2, abs=1e-3)
 
 
 def test_a_cap_is_held(place):

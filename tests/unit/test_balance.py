@@ -303,9 +303,9 @@ def test_after_its_end_distillation_costs_and_does_nothing() -> None:
     whole, alone = pulls(model)
     items = model.loss(batch(3))[1]
     assert torch.allclose(whole, alone) and list(items) == names and items["share_all"] == 0
-    before = model.weights.epochs.item()
+    assert model.weights.ended.tolist() == [False, False, True, True, True]
     model.end_epoch(dict.fromkeys(names, 1.0))
-    assert model.weights.epochs == before, "losses of 0 are no measure of their weights"
+    assert model.weights.weights.tolist() == [1, 1, 0, 0, 0], "losses of 0 are no measure of their weights"
 
 
 def test_a_copy_takes_over_gains_weights_and_progress() -> None:

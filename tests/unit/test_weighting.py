@@ -45,7 +45,7 @@ def test_paper_mode_stays_finite() -> None:
 
 
 def test_stable_mode_by_hand() -> None:
-    weights = AdaptiveWeights(NAMES)
+    weights = AdaptiveWeights(NAMES, "stable")
     weights.update(means(4.0, 0.02, 100.0))  # the first epoch is the yardstick: all quotients 1
     torch.testing.assert_close(weights.weights, torch.ones(3))
     torch.testing.assert_close(weights.first, torch.tensor([4.0, 0.02, 100.0]))
@@ -60,7 +60,7 @@ def test_stable_mode_by_hand() -> None:
 
 
 def test_stable_mode_does_not_depend_on_units() -> None:
-    one, other = AdaptiveWeights(NAMES), AdaptiveWeights(NAMES)
+    one, other = AdaptiveWeights(NAMES, "stable"), AdaptiveWeights(NAMES, "stable")
     for scale, weights in ((1.0, one), (1000.0, other)):
         weights.update(means(4.0 * scale, 2.0, 3.0))
         weights.update(means(1.0 * scale, 1.0, 2.0))
@@ -71,7 +71,7 @@ def test_stable_mode_does_not_depend_on_units() -> None:
 def test_clamp_and_sum_hold_together(n: int) -> None:
     generator = torch.Generator().manual_seed(n)
     for spread in (0.1, 3.0, 200.0):
-        weights = AdaptiveWeights([str(k) for k in range(n)])
+        weights = AdaptiveWeights([str(k) for k in range(n)], "stable")
         weights.update(dict.fromkeys(weights.names, 1.0))
         weights.update({name: spread * torch.rand((), generator=generator) for name in weights.names})
         assert weights.weights.sum().item() == pytest.approx(n, rel=1e-5)
@@ -88,7 +88,7 @@ def test_bounded_sum_by_hand() -> None:
 
 
 def test_term_that_is_zero_at_first() -> None:
-    weights = AdaptiveWeights(NAMES)
+    weights = AdaptiveWeights(NAMES, "stable")
     weights.update(means(1.0, 1.0, 0.0))
     torch.testing.assert_close(weights.weights, torch.ones(3))
     weights.update(means(0.5, 0.5, 0.0))  # counts as the average of the others
@@ -100,7 +100,7 @@ def test_term_that_is_zero_at_first() -> None:
     torch.testing.assert_close(weights.weights, 3 * torch.softmax(torch.tensor([0.5, 0.5, 1.0]), 0))
     weights.update(means(0.5, 0.5, 4.0))
     torch.testing.assert_close(weights.weights, torch.ones(3))
-    none = AdaptiveWeights(NAMES)
+    none = AdaptiveWeights(NAMES, "stable")
     none.update(means(0, 0, 0))
     torch.testing.assert_close(none.weights, torch.ones(3))
 
@@ -191,10 +191,27 @@ def test_items_are_detached_scalars() -> None:
         items = weights.as_items()
         assert list(items) == [f"w_{name}" for name in NAMES]
         assert all(v.shape == () and not v.requires_grad and v == 1 for v in items.values())
-    kept = AdaptiveWeights(NAMES)
+    kept = AdaptiveWeights(NAMES, "stable")
     items = kept.as_items()
     kept.weights.fill_(5)
     assert items["w_box_loss"] == 1  # a snapshot, no view
+
+
+@pytest.mark.parametrize("mode", ["stable", "paper", "none"])
+def test_terms_that_end_leave_the_others_with_their_own_sum(mode: str) -> None:
+    weights = AdaptiveWeights(NAMES, mode)
+    weights.weights.copy_(torch.tensor([1.0, 0.5, 1.5]))
+    for _ in range(2):
+        weights.end(["fg_loss"])
+        torch.testing.assert_close(weights.weights, torch.tensor([4 / 3, 2 / 3, 0]))
+    copy = AdaptiveWeights(NAMES, mode)
+    copy.load_state_dict(weights.state_dict())
+    for w in (weights, copy):
+        w.update(means(0.0, 0.0, 0.0) if mode == "paper" else means(1.0, 1.0, 0.0))
+        expected = [1.0, 1.0, 0] if mode == "stable" else [4 / 3, 2 / 3, 0]  # equal losses: eq. 18 leaves its weights
+        assert w.weights.tolist() == pytest.approx(expected)
+    total, _ = weights(losses(1.0, 1.0, 7.0))
+    assert total.item() == pytest.approx(2.0)
 
 
 def test_wrong_input() -> None:
@@ -207,13 +224,13 @@ def test_wrong_input() -> None:
 
 
 def test_instances_share_nothing() -> None:
-    one, other = AdaptiveWeights(NAMES), AdaptiveWeights(NAMES)
+    one, other = AdaptiveWeights(NAMES, "stable"), AdaptiveWeights(NAMES, "stable")
     one.weights.fill_(3)
     assert (other.weights == 1).all()
 
 
 def test_a_loss_that_spikes_does_not_switch_the_others_off() -> None:
-    weights = AdaptiveWeights(["box", "focal", "feature", "attention", "global"])
+    weights = AdaptiveWeights(["box", "focal", "feature", "attention", "global"], "stable")
     weights.update(dict.fromkeys(weights.names, 1.0))
     weights.update(dict.fromkeys(weights.names, 1.0) | {"feature": 100.0})
     # The ratio counts as 2: e^2 / (e^2 + 4 e) * 5 = 2.0230 for the spike, e / (e^2 + 4 e) * 5 = 0.7442 for the others.
