@@ -8,12 +8,13 @@ detection, its trunk, so that is what is set, limited and reported here.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from cfg import UserError, is_number, nearest
+from distill.base import Term, portions_of
 from distill.gradients import Pulls
 from distill.schedule import DECAYS, Schedule
 
@@ -42,9 +43,8 @@ class Balance(nn.Module):
     Adaptive weights multiply on top of gains, and parts add up as vectors do: the share of all is at most the sum of theirs.
 
     Args:
-        groups: distillation term -> group, without the terms that train the method itself.
-        portions: group -> its part of its method's share; 1 where left out.
-        strengths: group -> factor on its share (or, without one, on its loss); 1 where left out.
+        terms: of the method; those that train the method itself are left alone. A group's `portion` is its part of its
+            method's share, its `strength` a factor on its share or, without one, on its loss.
         share: of each method, or None.
         hold: whether gains go on following the gradients after the first `SETTLED` measurements.
         cap: largest share of all terms together; None: no limit.
@@ -62,9 +62,7 @@ class Balance(nn.Module):
 
     def __init__(
         self,
-        groups: Mapping[str, str],
-        portions: Mapping[str, float] | None = None,
-        strengths: Mapping[str, float] | None = None,
+        terms: Sequence[Term],
         share: float | None = 0.3,
         hold: bool = True,
         cap: float | None = None,
@@ -77,13 +75,14 @@ class Balance(nn.Module):
         super().__init__()
         check_balance({"kd_share": share, "kd_cap": cap, "kd_hold": hold, "kd_project": project, "kd_warmup": warmup,
                        "kd_until": until, "kd_decay": decay, "kd_every": every})  # fmt: skip
-        self.terms, self.names = list(groups), list(dict.fromkeys(groups.values()))
+        acting, portions = [term for term in terms if not term.own], portions_of(terms)
+        self.terms, self.names = [term.name for term in acting], list(portions)
         self.share, self.hold, self.cap, self.project, self.every = share, hold, cap, project, every
         self.schedule = Schedule(warmup, until, decay)
-        members = torch.tensor([[float(groups[t] == name) for t in self.terms] for name in self.names])
-        strength, portion = (
-            torch.tensor([float((given or {}).get(name, 1.0)) for name in self.names]) for given in (strengths, portions)
-        )
+        members = torch.tensor([[float(term.weight == name) for term in acting] for name in self.names])
+        strengths = {term.weight: term.strength for term in acting}
+        strength = torch.tensor([float(strengths[name]) for name in self.names])
+        portion = torch.tensor([float(portions[name]) for name in self.names])
         self.register_buffer("members", members.view(len(self.names), len(self.terms)), persistent=False)
         self.register_buffer("aims", strength * portion * (share or 0.0), persistent=False)  # of each group's share
         self.register_buffer("strengths", strength, persistent=False)

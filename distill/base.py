@@ -7,7 +7,7 @@ any teacher and any student whose strides can be paired.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -106,6 +106,23 @@ class Step:
         return len(self.batch["img"])
 
 
+@dataclass(frozen=True)
+class Term:
+    """One loss of a method, and what becomes of it."""
+
+    name: str  # as `losses` gives it
+    weight: str  # the adaptive weight it has, alone or with others: these are a group, with one gain
+    own: bool = False  # trains the method itself (a dynamic teacher) and not the student's features
+    portion: float | None = None  # of the group in its method's pull; None: an equal one
+    strength: float = 1.0  # factor on the group's pull
+
+
+def portions_of(terms: Sequence[Term]) -> dict[str, float]:
+    """Weight -> its group's part of the pull, for the terms that act on the student."""
+    acting = {term.weight: term.portion for term in terms if not term.own}
+    return {weight: 1 / len(acting) if portion is None else portion for weight, portion in acting.items()}
+
+
 class Distiller(nn.Module):
     """Base of all methods: `losses(step)` gives named 0-d terms, means over images, finite without boxes.
 
@@ -116,18 +133,14 @@ class Distiller(nn.Module):
         uses_teacher: whether a trained teacher must be given.
         reads_head: whether it reads the teacher's predictions; else the teacher's head is not run at all.
         label_free: whether pictures are enough: it reads no labels, and of the student only the features.
-        weight_names: every loss term -> the adaptive weight it has, alone or with others.
-        own_terms: terms that train the method itself (a dynamic teacher) and not the student's features.
-        strengths: adaptive weight -> factor on the pull of its terms; 1 where left out.
+        terms: all that `losses` gives, in order.
         freeze_until: fraction of training up to which no parameter of the student's backbone moves.
     """
 
     uses_teacher: ClassVar[bool] = True
     reads_head: ClassVar[bool] = False
     label_free: ClassVar[bool] = False
-    weight_names: ClassVar[dict[str, str]] = {}
-    own_terms: ClassVar[frozenset[str]] = frozenset()
-    strengths: ClassVar[dict[str, float]] = {}
+    terms: tuple[Term, ...] = ()
     freeze_until: float = 0.0
 
     def __init__(self, student: Spec, teacher: Spec | None) -> None:
@@ -150,17 +163,11 @@ class Distiller(nn.Module):
             f"use a method that compares features ({', '.join(works)})"
         )
 
-    @property
-    def portions(self) -> dict[str, float]:
-        """Adaptive weight -> its part of the method's pull: equal parts for all whose terms act on the student."""
-        acting = dict.fromkeys(w for term, w in self.weight_names.items() if term not in self.own_terms)
-        return dict.fromkeys(acting, 1 / max(len(acting), 1))
-
     def prepare(self, height: int, width: int) -> None:
         """Called once, before anything is optimised or loaded, with the height and width in pixels of the training images."""
 
     def losses(self, step: Step) -> dict[str, Tensor]:
-        """Named losses of one step: the names of `weight_names`, on every step."""
+        """Named losses of one step: the names of `terms`, on every step."""
         raise NotImplementedError
 
     def describe(self) -> str:

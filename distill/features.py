@@ -13,7 +13,7 @@ from distill.options import not_negative
 
 
 class FeatureDistiller(Distiller):
-    """Base of methods with one feature loss: a subclass gives `method`, `weight_names` and `compare`.
+    """Base of methods with one feature loss: a subclass gives `method`, `terms` and `compare`.
 
     Channels are mixed (1x1 conv) only where their numbers differ, grids resized where they differ.
 

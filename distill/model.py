@@ -66,25 +66,21 @@ class TrainingModel(nn.Module):
         self.channels_last = False
         self.task, self.names, self.nc = "detect", student.names, self.spec.nc
         self.stride, self.yaml = student.stride, student.yaml
-        teaches = distiller is not None and bool(distiller.own_terms)  # a dynamic teacher, through the student's head
+        self.terms = distiller.terms if distiller else ()
+        teaches = any(term.own for term in self.terms)  # a dynamic teacher, through the student's head
         self.head_statistics = HeadStatistics(student.model[-1]) if teaches else None
         self.weights = AdaptiveWeights(self._weight_names(), adaptive) if distiller else None
-        self.balance = Balance(self._groups(), distiller.portions, distiller.strengths, **(balance or {})) if distiller else None
-
-    def _groups(self) -> dict[str, str]:
-        """The distiller's terms that act on the student, with their weights' names."""
-        names = self.distiller.weight_names
-        return {term: weight for term, weight in names.items() if term not in self.distiller.own_terms}
+        self.balance = Balance(self.terms, **(balance or {})) if distiller else None
 
     def _weight_names(self) -> list[str]:
         """Weights in the order of eq. 17: the detection terms the student has, then the distiller's."""
         head = self.student.model[-1]
         stock = ("box_loss", "cls_loss", BOX_TERMS[self.spec.bins is not None])  # our heads name theirs themselves
         detection = getattr(head, "loss_terms", stock)
-        return list(dict.fromkeys([*map(self._weight_of, detection), *self.distiller.weight_names.values()]))
+        return list(dict.fromkeys([*map(self._weight_of, detection), *(term.weight for term in self.terms)]))
 
     def _weight_of(self, term: str) -> str:
-        names = DETECTION_WEIGHTS | (self.distiller.weight_names if self.distiller else {})
+        names = DETECTION_WEIGHTS | {own.name: own.weight for own in self.terms}
         return names.get(term, term.removesuffix("_loss"))
 
     def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -126,7 +122,7 @@ class TrainingModel(nn.Module):
 
     def _nothing(self, vector: Tensor) -> dict[str, Tensor]:
         """The distiller's terms after its end, all 0."""
-        return dict.fromkeys(self.distiller.weight_names, vector.new_zeros(()))
+        return {term.name: vector.new_zeros(()) for term in self.terms}
 
     def _weigh_up(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float, half: bool) -> None:
         """Where this step is one to measure, let the balance see how hard each term pulls at the student's trunk."""
@@ -141,7 +137,7 @@ class TrainingModel(nn.Module):
 
     def _total(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float) -> Tensor:
         """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""
-        balance, own = self.balance, self.distiller.own_terms
+        balance, own = self.balance, {term.name for term in self.terms if term.own}
         factor, kept = left * balance.limit, 1 + balance.given_back
         gained = {k: v if k in own else v * factor for k, v in balance.gained(distilled).items()}
         total, _ = self.weights(self.grouped({k: v * kept for k, v in detection.items()} | gained))

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.adapters import Adapter
-from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.base import METHODS, Distiller, Spec, Step, Term, float32
 from distill.cells import centred, channels_last, channels_second, mean_square, over_channels, softmax_over_cells
 from distill.masks import Masks, box_masks
 from distill.options import flag, gains_of, not_negative, positive
@@ -74,7 +74,9 @@ class AttentionDistiller(Distiller):
         gains: base gains of the three losses (see cfg/distill/attention.yaml on how they were measured).
     """
 
-    weight_names = {"fg_loss": "feature", "bg_loss": "feature", "att_loss": "attention", "global_loss": "global"}
+    terms = (
+        Term("fg_loss", "feature"), Term("bg_loss", "feature"), Term("att_loss", "attention"), Term("global_loss", "global"),
+    )  # fmt: skip
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.base import METHODS, Spec, Step
+from distill.base import METHODS, Spec, Step, Term
 from distill.cells import channels_last
 from distill.features import FeatureDistiller
 from distill.options import positive
@@ -33,7 +33,7 @@ class ChannelDistiller(FeatureDistiller):
     method = "cwd"
     label_free = True
     bias = False
-    weight_names = {"cwd_loss": "cwd"}
+    terms = (Term("cwd_loss", "cwd"),)
 
     def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0) -> None:
         super().__init__(student, teacher, gain)

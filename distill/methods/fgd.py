@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.adapters import Adapter
-from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.base import METHODS, Distiller, Spec, Step, Term, float32
 from distill.cells import channels_last, channels_second, mean_square, over_channels
 from distill.masks import Masks, box_masks
 from distill.options import gains_of, not_negative, positive
@@ -74,12 +74,12 @@ class FocalGlobalDistiller(Distiller):
         gains: base gains of the three losses: feature (alpha, beta), attention (gamma), global (lambda).
     """
 
-    weight_names = {
-        "fgd_fg_loss": "fgd_feature",
-        "fgd_bg_loss": "fgd_feature",
-        "fgd_att_loss": "fgd_attention",
-        "fgd_global_loss": "fgd_global",
-    }
+    terms = (
+        Term("fgd_fg_loss", "fgd_feature"),
+        Term("fgd_bg_loss", "fgd_feature"),
+        Term("fgd_att_loss", "fgd_attention"),
+        Term("fgd_global_loss", "fgd_global"),
+    )
 
     def __init__(
         self,

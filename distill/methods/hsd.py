@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.base import METHODS, Spec, Step
+from distill.base import METHODS, Spec, Step, Term
 from distill.localisation import LocalisationDistiller
 
 
@@ -20,7 +20,7 @@ class HSDDistiller(LocalisationDistiller):
     """
 
     method, usual_temperature = "hsd", 15.0
-    weight_names = {"hsd_loss": "hsd"}
+    terms = (Term("hsd_loss", "hsd"),)
 
     def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 15.0, gain: float = 1.0) -> None:
         super().__init__(student, teacher, temperature, gain)

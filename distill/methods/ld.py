@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.base import METHODS, Spec, Step
+from distill.base import METHODS, Spec, Step, Term
 from distill.localisation import LocalisationDistiller, level_points, point_grid
 from distill.options import not_negative, ratio
 from models.atss import PAIRS_AT_ONCE, nearest_points, squares, threshold
@@ -58,7 +58,7 @@ class LDDistiller(LocalisationDistiller):
     """
 
     method, usual_temperature = "ld", 10.0
-    weight_names = {"ld_loss": "ld", "ld_region_loss": "ld"}
+    terms = (Term("ld_loss", "ld"), Term("ld_region_loss", "ld"))
 
     def __init__(
         self,

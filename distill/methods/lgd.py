@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.base import METHODS, Distiller, Spec, Step, float32
+from distill.base import METHODS, Distiller, Spec, Step, Term, float32
 from distill.cells import centred, channels_last
 from distill.dynamic.labels import LabelEncoder
 from distill.dynamic.level import LevelTeacher
@@ -59,8 +59,7 @@ class LGDDistiller(Distiller):
 
     uses_teacher = False
     name = "lgd"
-    weight_names = {"lgd_loss": "lgd", "lgd_teacher_loss": "lgd_teacher"}
-    own_terms = frozenset({"lgd_teacher_loss"})
+    terms = (Term("lgd_loss", "lgd"), Term("lgd_teacher_loss", "lgd_teacher", own=True))
 
     def __init__(
         self,

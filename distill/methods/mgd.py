@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distill.base import METHODS, Spec, Step
+from distill.base import METHODS, Spec, Step, Term
 from distill.cells import mean_square
 from distill.features import FeatureDistiller
 from distill.options import positive, ratio
@@ -57,7 +57,7 @@ class MaskedGenerativeDistiller(FeatureDistiller):
 
     method = "mgd"
     label_free = True
-    weight_names = {"mgd_loss": "mgd"}
+    terms = (Term("mgd_loss", "mgd"),)
 
     def __init__(
         self, student: Spec, teacher: Spec | None, mask: float = 0.65, width: float = 1.0, gain: float = 1.0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from cfg import UserError
-from distill.base import METHODS, Distiller, Spec, Step
+from distill.base import METHODS, Distiller, Spec, Step, Term
 from distill.options import not_negative, positive
 from distill.outputs import binary_kl, cell_logits, check_cells, on_grid
 
@@ -67,7 +67,7 @@ class OutputDistiller(Distiller):
         self.with_objectness = bool(student.anchors)
         self.class_weight = float(student.nc > 1)
         terms = ("output_obj_loss", "output_cls_loss") if self.with_objectness else ("output_cls_loss",)
-        self.weight_names = dict.fromkeys(terms, "output")
+        self.terms = tuple(Term(name, "output") for name in terms)
 
     def losses(self, step: Step) -> dict[str, Tensor]:
         """`output_cls_loss`, and `output_obj_loss` for anchor heads, gain included."""
@@ -75,7 +75,7 @@ class OutputDistiller(Distiller):
         objects, objectness, classes = (sum(parts) if parts[0] is not None else None for parts in zip(*levels))
         count = objects.clamp(min=1)
         losses = {"output_obj_loss": objectness, "output_cls_loss": classes}
-        return {name: self.gain * (losses[name] / count).mean() for name in self.weight_names}
+        return {name: self.gain * (losses[name] / count).mean() for name in (term.name for term in self.terms)}
 
     def _level(self, name: str, step: Step) -> Sums:
         student = cell_logits(step.student, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.base import METHODS, Step
+from distill.base import METHODS, Step, Term
 from distill.cells import centred, mean_square
 from distill.features import FeatureDistiller
 
@@ -35,7 +35,7 @@ class PearsonDistiller(FeatureDistiller):
     method = "pkd"
     label_free = True
     bias = False
-    weight_names = {"pkd_loss": "pkd"}
+    terms = (Term("pkd_loss", "pkd"),)
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:
         return mean_square(standardised(student), standardised(teacher)) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.base import METHODS, Level, Spec, Step
+from distill.base import METHODS, Level, Spec, Step, Term
 from distill.features import FeatureDistiller
 from distill.outputs import cell_scores, check_cells
 from models.losses.host import score_weighted_l2
@@ -46,7 +46,7 @@ class ScoreDistiller(FeatureDistiller):
     method = "score_l2"
     label_free = True
     reads_head = True
-    weight_names = {"score_l2_loss": "score_l2"}
+    terms = (Term("score_l2_loss", "score_l2"),)
 
     def __init__(self, student: Spec, teacher: Spec | None, gain: float = 1.0) -> None:
         super().__init__(student, teacher, gain)

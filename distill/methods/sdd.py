@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cfg import UserError
-from distill.base import METHODS, Spec
+from distill.base import METHODS, Spec, Term
 from distill.dynamic.adaptor import FeatureAdaptor
 from distill.methods.lgd import LGDDistiller
 from distill.options import positive
@@ -40,8 +40,7 @@ class SDDDistiller(LGDDistiller):
     """
 
     name = "sdd"
-    weight_names = {"sdd_loss": "sdd", "sdd_teacher_loss": "sdd_teacher"}
-    own_terms = frozenset({"sdd_teacher_loss"})
+    terms = (Term("sdd_loss", "sdd"), Term("sdd_teacher_loss", "sdd_teacher", own=True))
 
     def __init__(
         self,

@@ -110,7 +110,7 @@ def build_distiller(
         raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
     if len(parts) == 1 and set(strengths.values()) == {1.0}:
         return next(iter(parts.values()))
-    return Combined(parts, strengths)
+    return Combined(parts, strengths, specs[0])
 
 
 def parse_methods(wanted: str) -> dict[str, float]:

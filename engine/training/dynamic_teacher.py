@@ -96,6 +96,7 @@ def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _teaching(wanted: str) -> str | None:
     """The method with a dynamic teacher among those of a run (`sdd`, `attention+0.5*sdd`), None when there is none."""
     for name in parse_methods(wanted):
-        if METHODS.get(read_yaml(find("distill", name)).get("method", Path(name).stem)).own_terms:
+        method = METHODS.get(read_yaml(find("distill", name)).get("method", Path(name).stem))
+        if any(term.own for term in method.terms):
             return name
     return None

@@ -56,8 +56,8 @@ def with_boxes(rows: list[tuple[float, ...]]) -> dict[str, torch.Tensor]:
 
 def distilled(model: TrainingModel, whole: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The terms that the method answers for: ultralytics' own losses are no mean over images."""
-    items, own = model.loss(whole)[1], model.distiller.own_terms
-    return {name: items[name] for name in model.distiller.weight_names if name not in own}
+    items = model.loss(whole)[1]
+    return {term.name: items[term.name] for term in model.terms if not term.own}
 
 
 def step(model: TrainingModel, whole: dict[str, torch.Tensor]) -> None:
@@ -78,8 +78,8 @@ def test_a_distillation_loss_of_the_first_image_only(case: tuple) -> None:
         changed["img"][i] = 1 - changed["img"][i]
         items = model.loss(changed)[1]
         changed["bboxes"][whole["batch_idx"] == i, 0] *= 0.5  # what a young dynamic teacher makes depends on little else
-        items |= {name: model.loss(changed)[1][name] for name in model.distiller.own_terms}
-        for name in model.distiller.weight_names:
+        items |= {name: model.loss(changed)[1][name] for name in (term.name for term in model.terms if term.own)}
+        for name in (term.name for term in model.terms):
             assert items[name] != together[name], f"{name}: image {i} does not count"
 
 
@@ -149,7 +149,7 @@ def test_a_pair_that_was_accepted_and_fails_in_training(name: str, heads: tuple[
     assert_mean_of_single_losses(lambda images: distilled(model, images), whole, rtol=1e-3, atol=1e-6)
     total, items = model.train().loss(whole)
     total.sum().backward()
-    assert set(model.distiller.weight_names) <= set(items) and all(torch.isfinite(v) for v in items.values())
+    assert {term.name for term in model.terms} <= set(items) and all(torch.isfinite(v) for v in items.values())
 
 
 @every_case
@@ -223,7 +223,7 @@ def test_a_label_free_method_that_reads_labels_or_trains_the_head(case: tuple) -
     with_labels = model.loss(whole)[1]
     pictures = Imitation(model.student, model.distiller, model.teacher).eval()
     alone = pictures.loss({"img": whole["img"]})[1]
-    assert set(alone) == set(model.distiller.weight_names)
+    assert set(alone) == {term.name for term in model.terms}
     assert all(torch.allclose(value, with_labels[name], rtol=1e-4) for name, value in alone.items())
     head = deepcopy(model.student.model[-1].state_dict())
     step(pictures, {"img": whole["img"]})

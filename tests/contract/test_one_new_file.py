@@ -54,11 +54,11 @@ class Focus(nn.Module):
 '''
 METHOD = '''
 from torch import nn
-from distill.base import METHODS, Distiller, float32
+from distill.base import METHODS, Distiller, Term, float32
 
 @METHODS.register("mean-only")
 class MeanOnly(Distiller):
-    weight_names = {"mean_loss": "mean"}
+    terms = (Term("mean_loss", "mean"),)
 
     def __init__(self, student, teacher, power=2.0):
         super().__init__(student, teacher)

@@ -73,7 +73,7 @@ def test_a_method_trains_resumes_validates_and_exports(place: Path, name: str, m
 
     rows = results(folder)
     assert [row["epoch"] for row in rows] == [1, 2]
-    for term in distiller.weight_names:
+    for term in (term.name for term in distiller.terms):
         assert rows[1][f"train/{term}"] > 0 and math.isfinite(rows[1][f"val/{term}"]), term
     content = torch.load(folder / "weights/best.pt", weights_only=True)
     assert not any("distiller" in key or "teacher" in key for key in content["state"])

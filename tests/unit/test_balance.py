@@ -15,7 +15,7 @@ from small import batch, detector, distilling  # noqa: E402
 
 from cfg import UserError  # noqa: E402
 from distill.balance import SETTLED, Balance  # noqa: E402
-from distill.base import Distiller, Step  # noqa: E402
+from distill.base import Distiller, Step, Term  # noqa: E402
 from distill.gradients import Pulls, gradient_products, trunk  # noqa: E402
 from distill.model import TrainingModel  # noqa: E402
 from distill.networks import FrozenTeacher, spec_of  # noqa: E402
@@ -43,6 +43,9 @@ def along(detection: float, *terms: float) -> Pulls:
 
 
 ONE = {"w": torch.tensor(1.0)}
+A = (Term("a_loss", "w", portion=1.0),)
+TWO_IN_A_GROUP = (Term("a_loss", "w"), Term("b_loss", "w"))
+TWO_GROUPS = (Term("a_loss", "w", portion=1.0), Term("b_loss", "v", portion=1.0))
 
 
 def test_products_by_hand() -> None:
@@ -79,7 +82,7 @@ def test_lengths_and_cosines_by_hand() -> None:
 
 def test_the_gain_brings_a_group_to_its_share() -> None:
     # Detection pulls with 5, the group's two terms with (6, 0) and (0, 8) together with 10: share 0.2 needs a gain of 0.1.
-    balance = Balance({"a_loss": "w", "b_loss": "w"}, share=0.2)
+    balance = Balance(TWO_IN_A_GROUP, share=0.2)
     balance.update(pulls_of([3, 4], [6, 0], [0, 8]), ONE)
     assert balance.gains.tolist() == pytest.approx([0.1])
     assert balance.shares.tolist() == pytest.approx([0.6 / 5, 0.8 / 5, 0.2])
@@ -90,7 +93,7 @@ def test_the_gain_brings_a_group_to_its_share() -> None:
 
 
 def test_gains_that_are_settled_over_the_first_measurements_and_kept() -> None:
-    balance = Balance({"a_loss": "w"}, share=1.0, hold=False)
+    balance = Balance(A, share=1.0, hold=False)
     for pull in (2.0, 8.0):  # detection 2, then 8, against 2: ratios 1 and 4, their geometric mean 2
         balance.update(along(pull, 2), ONE)
     assert balance.gains.item() == pytest.approx(2)
@@ -102,7 +105,7 @@ def test_gains_that_are_settled_over_the_first_measurements_and_kept() -> None:
 
 
 def test_gains_that_follow_hold_the_share() -> None:
-    balance = Balance({"a_loss": "w"}, share=1.0)
+    balance = Balance(A, share=1.0)
     for pull in (2.0, 8.0):
         balance.update(along(pull, 1), ONE)
     assert balance.gains.item() == pytest.approx(4.0)
@@ -112,14 +115,14 @@ def test_gains_that_follow_hold_the_share() -> None:
 
 
 def test_one_batch_moves_a_gain_at_most_twofold() -> None:
-    balance = Balance({"a_loss": "w"}, share=1.0)
+    balance = Balance(A, share=1.0)
     for pull, gain in ((1e-3, 1e3), (1.0, 500), (1e-9, 1e3), (0.0, 1e3)):  # the first is taken as it is, no gradient is none
         balance.update(along(1, pull), ONE)
         assert balance.gains.item() == pytest.approx(gain, rel=1e-3)
 
 
 def test_a_term_that_starts_later_does_nothing_until_it_is_measured() -> None:
-    balance = Balance({"a_loss": "w"}, share=0.5)
+    balance = Balance(A, share=0.5)
     balance.update(along(4, 0), ONE)
     assert balance.gains.item() == 0 and balance.shares.tolist() == [0, 0]
     assert balance.gained({"a_loss": torch.tensor(3.0)})["a_loss"] == 0
@@ -128,61 +131,61 @@ def test_a_term_that_starts_later_does_nothing_until_it_is_measured() -> None:
 
 
 def test_without_a_share_the_methods_own_coefficients_stay() -> None:
-    balance = Balance({"a_loss": "w", "b_loss": "v"}, strengths={"v": 0.5}, share=None)
+    balance = Balance((TWO_GROUPS[0], Term("b_loss", "v", strength=0.5)), share=None)
     balance.update(along(1, 3, 4), ONE | {"v": torch.tensor(2.0)})
     assert balance.gains.tolist() == [1, 0.5] and balance.shares.tolist() == pytest.approx([3, 4, 7])
 
 
 def test_portions_and_strengths_are_factors_on_the_share() -> None:
-    balance = Balance({"a_loss": "w", "b_loss": "v"}, {"w": 0.75, "v": 0.25}, {"v": 0.5}, share=0.4)
+    balance = Balance((Term("a_loss", "w", portion=0.75), Term("b_loss", "v", portion=0.25, strength=0.5)), share=0.4)
     balance.update(along(1, 3, 4), ONE | {"v": torch.tensor(1.0)})
     assert balance.shares.tolist() == pytest.approx([0.3, 0.05, 0.35])
 
 
 @pytest.mark.parametrize("pull, left", [(2.0, 0.5 / 2), (0.4, 1.0)])
 def test_the_cap_limits_all_terms_together(pull: float, left: float) -> None:
-    balance = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance = Balance(A, share=None, cap=0.5)
     balance.update(along(1, pull), ONE)
     assert balance.limit.item() == pytest.approx(left)
     assert balance.shares[-1].item() == pytest.approx(min(pull, 0.5))
 
 
 def test_weights_and_the_schedule_count_for_the_cap() -> None:
-    balance = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    balance = Balance(A, share=None, cap=0.5)
     balance.update(along(1, 1), {"w": torch.tensor(4.0)}, left=0.25)
     assert balance.limit.item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("term, given_back", [((-3.0, 0.0), 3 * 3 / 25), ((3.0, 0.0), 0.0), ((0.0, -8.0), 32 / 25)])
 def test_what_opposes_detection_is_given_back(term: tuple[float, float], given_back: float) -> None:
-    balance = Balance({"a_loss": "w"}, share=None)
+    balance = Balance(A, share=None)
     balance.update(pulls_of([3, 4], list(term)), ONE)
     assert balance.given_back.item() == pytest.approx(given_back, abs=1e-6)
     total = (1 + given_back) * torch.tensor([3.0, 4]) + torch.tensor(term)
     assert total @ torch.tensor([3.0, 4]) >= 25 - 1e-4, "as steep for detection as alone, or steeper"
-    off = Balance({"a_loss": "w"}, share=None, project=False)
+    off = Balance(A, share=None, project=False)
     off.update(pulls_of([3, 4], list(term)), ONE)
     assert off.given_back == 0 and off.cosines.tolist() == balance.cosines.tolist()
 
 
 def test_the_sum_counts_and_what_the_cap_leaves_of_it() -> None:
-    balance = Balance({"a_loss": "w", "b_loss": "v"}, share=None)
+    balance = Balance(TWO_GROUPS, share=None)
     balance.update(along(1, -2, 3), ONE | {"v": torch.tensor(1.0)})
     assert balance.given_back == 0 and balance.cosines.tolist() == [-1, 1, 1]
-    capped = Balance({"a_loss": "w"}, share=None, cap=0.5)
+    capped = Balance(A, share=None, cap=0.5)
     capped.update(along(1, -2), ONE)
     assert capped.given_back.item() == pytest.approx(0.5)
 
 
 def test_measurements_are_rare_after_the_first_steps() -> None:
-    balance = Balance({"a_loss": "w"}, every=20)
+    balance = Balance(A, every=20)
     assert [i for i in range(1, 65) if balance.due()] == [1, 2, 4, 8, 16, 21, 41, 61]
-    assert all(Balance({"a_loss": "w"}, every=1).due() for _ in range(2))
-    assert not Balance({}).due()
+    assert all(Balance(A, every=1).due() for _ in range(2))
+    assert not Balance(()).due()
 
 
 def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing() -> None:
-    balance = Balance({"a_loss": "w"}, cap=0.1)
+    balance = Balance(A, cap=0.1)
     for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf)):
         balance.update(along(detection, pull), ONE)
     assert balance.gains.item() == 0 and balance.limit.item() == 1 and balance.measured.item() == 0
@@ -213,7 +216,7 @@ def test_the_schedule() -> None:
 ])  # fmt: skip
 def test_values_out_of_range(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        Balance({"a_loss": "w"}, **options)
+        Balance(A, **options)
 
 
 # -- within a run -------------------------------------------------------------------------------------------------------
@@ -249,7 +252,7 @@ def test_each_loss_of_a_run_starts_at_its_share_and_the_total_has_the_gains() ->
 class Opposing(Distiller):
     """Asks for the contrary of what the detection loss asks for."""
 
-    weight_names = {"opposing_loss": "opposing"}
+    terms = (Term("opposing_loss", "opposing"),)
 
     def losses(self, step: Step) -> dict[str, torch.Tensor]:
         return {"opposing_loss": -torch.stack(list(step.task_loss(step.student).values())).sum()}
@@ -318,7 +321,7 @@ def test_a_copy_takes_over_gains_weights_and_progress() -> None:
 
 
 def test_the_rhythm_of_measurements_survives_a_resume() -> None:
-    balance, other = Balance({"a_loss": "w"}, every=7), Balance({"a_loss": "w"}, every=7)
+    balance, other = Balance(A, every=7), Balance(A, every=7)
     for _ in range(6):
         balance.due()
     other.load_state_dict(balance.state_dict())

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import batch, detector  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.base import METHODS, Distiller, Step  # noqa: E402
+from distill.base import METHODS, Distiller, Step, Term, portions_of  # noqa: E402
 from distill.combined import Combined  # noqa: E402
 from distill.methods.attention import AttentionDistiller  # noqa: E402
 from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
@@ -22,8 +22,7 @@ from engine.training.build import parse_methods  # noqa: E402
 class Other(Distiller):
     """Pulls the first level's mean to 1; wants the head, and the backbone left alone at first."""
 
-    weight_names = {"other_loss": "other", "other_own_loss": "other_own"}
-    own_terms = frozenset({"other_own_loss"})
+    terms = (Term("other_loss", "other"), Term("other_own_loss", "other_own", own=True))
     reads_head = True
 
     def __init__(self, student, teacher) -> None:
@@ -42,7 +41,7 @@ class Other(Distiller):
 def combined(strengths: dict[str, float]) -> TrainingModel:
     student, teacher = detector(8, "none", seed=1), FrozenTeacher(detector(16, seed=2), "teacher")
     specs = spec_of(student, "student"), teacher.spec
-    both = Combined({"attention": AttentionDistiller(*specs), "other": Other(*specs)}, strengths)
+    both = Combined({"attention": AttentionDistiller(*specs), "other": Other(*specs)}, strengths, specs[0])
     both.prepare(64, 96)
     return TrainingModel(student, both, teacher).train()
 
@@ -51,7 +50,7 @@ def test_terms_weights_and_needs_of_all_parts() -> None:
     model = combined({})
     method = model.distiller
     assert method.reads_head and method.uses_teacher and method.freeze_until == 0.25
-    assert method.own_terms == {"other_own_loss"} and method.parts["other"].prepared == (64, 96)
+    assert [t.name for t in method.terms if t.own] == ["other_own_loss"] and method.parts["other"].prepared == (64, 96)
     assert model.weights.names == ["box", "focal", "feature", "attention", "global", "other", "other_own"]
     total, items = model.loss(batch(3))
     assert items["other_own_loss"] == 2 and "share_other" in items and "share_other_own" not in items
@@ -79,7 +78,7 @@ def test_a_method_twice() -> None:
     student, teacher = detector(8, "none"), detector(16)
     specs = spec_of(student, "student"), spec_of(teacher, "teacher")
     with pytest.raises(UserError, match="'again' has terms of a method before it; name each method once"):
-        Combined({"attention": AttentionDistiller(*specs), "again": AttentionDistiller(*specs)}, {})
+        Combined({"attention": AttentionDistiller(*specs), "again": AttentionDistiller(*specs)}, {}, specs[0])
 
 
 def test_how_methods_are_asked_for() -> None:
@@ -96,10 +95,11 @@ def test_what_cannot_be_asked_for(wanted: str) -> None:
 def test_two_teachers_of_labels_at_once() -> None:
     specs = spec_of(detector(8, "none"), "student"), None
     with pytest.raises(UserError, match="lgd and sdd both make a teacher of their own; name one of them"):
-        Combined({name: METHODS.get(name)(*specs) for name in ("lgd", "sdd")}, {})
+        Combined({name: METHODS.get(name)(*specs) for name in ("lgd", "sdd")}, {}, specs[0])
 
 
 def test_a_part_named_by_its_file() -> None:
     specs = spec_of(detector(8, "none"), "student"), spec_of(detector(16), "teacher")
-    both = Combined({"cwd.yaml": METHODS.get("cwd")(*specs), "attention": AttentionDistiller(*specs)}, {"cwd.yaml": 0.5})
-    assert both.strengths == {"cwd": 0.5, "feature": 1.0, "attention": 1.0, "global": 1.0}
+    both = Combined({"cwd.yaml": METHODS.get("cwd")(*specs), "attention": AttentionDistiller(*specs)}, {"cwd.yaml": 0.5}, specs[0])
+    assert {t.weight: t.strength for t in both.terms} == {"cwd": 0.5, "feature": 1.0, "attention": 1.0, "global": 1.0}
+    assert portions_of(both.terms) == {"cwd": 1.0} | dict.fromkeys(("feature", "attention", "global"), 1 / 3)

@@ -222,6 +222,6 @@ def test_wrong_options_are_refused(options: dict[str, float], message: str) -> N
 
 
 def test_terms_follow_the_heads() -> None:
-    assert set(distiller(3).weight_names) == {"output_obj_loss", "output_cls_loss"}
-    assert set(distiller(0).weight_names) == {"output_cls_loss"} and OutputDistiller.reads_head
+    assert {t.name for t in distiller(3).terms} == {"output_obj_loss", "output_cls_loss"}
+    assert {t.name for t in distiller(0).terms} == {"output_cls_loss"} and OutputDistiller.reads_head
     assert "objectness" in distiller(3).describe() and "objectness" not in distiller(0).describe()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
 from small import SIZE, batch, description, detector, distilling, same  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.base import Distiller, Level, Spec, Step, View, check_classes, level_names, pair_levels  # noqa: E402
+from distill.base import Distiller, Level, Spec, Step, Term, View, check_classes, level_names, pair_levels  # noqa: E402
 from distill.model import NonFiniteLoss, TrainingModel  # noqa: E402
 from distill.networks import FrozenTeacher, attention_of, spec_of  # noqa: E402
 from models.detector import Detector  # noqa: E402
@@ -272,7 +272,7 @@ def test_losses_of_ultralytics_are_computed_in_float32_too(end2end: bool) -> Non
 class Curious(Distiller):
     """A method that uses everything a step offers, and keeps what it saw."""
 
-    weight_names = {"curious_loss": "curious"}
+    terms = (Term("curious_loss", "curious"),)
 
     def losses(self, step: Step) -> dict[str, torch.Tensor]:
         self.seen = step
