@@ -31,6 +31,8 @@ def box_masks(bboxes_xywhn: Tensor, batch_idx: Tensor, batch_size: int, grid_hw:
     and W_box are counted in whole cells, so that the scale mask of a box that is not covered sums to 1. Where boxes
     overlap the one with the fewest cells owns the cell.
 
+    All boxes count on every grid, also on one of a level at which no anchor of the student fits them; the paper is silent.
+
     Differs from FGD (Yang et al. 2022): its boxes are widened to every cell they touch and one more.
 
     Args:

@@ -14,7 +14,10 @@ from models.wiring import Scope
 
 
 class Reshape(nn.Module):
-    """Bring one stage to the target's grid and channels: 3x3 conv (strided to shrink), 1x1 conv, enlargement if coarser."""
+    """Bring one stage to the target's grid and channels: 3x3 conv (strided to shrink), 1x1 conv, enlargement if coarser.
+
+    The paper says 3x3, so one that shrinks eightfold reads 9 cells of each 64, and one that shrinks fourfold 9 of 16.
+    """
 
     def __init__(self, channels: int, out_channels: int, stride: int, target_stride: int) -> None:
         super().__init__()

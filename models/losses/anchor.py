@@ -158,7 +158,10 @@ class AnchorLoss(nn.Module):
         return total
 
     def _class_errors(self, logits: Tensor, assignment: Assignment) -> Tensor:
-        """(M,) quality focal loss of the matches, mean over classes; 0 with one class, as in YOLOv5."""
+        """(M,) quality focal loss of the matches, mean over classes; 0 with one class, as in YOLOv5.
+
+        Targets are 0 and 1. Eq. 14 speaks of smoothed labels, and the paper gives no number: YOLOv5's default smooths nothing.
+        """
         if self.head.nc == 1:
             return logits.sum(-1) * 0
         labels = torch.cat([level.cls for level in assignment])
