@@ -1,8 +1,9 @@
-"""Which points answer for which ground truth, as a student's own detection loss decided it: computed once, shared."""
+"""A student's detection loss, and which points answered in it for which ground truth: computed once, shared."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,50 +12,39 @@ from torch import Tensor, nn
 from models.points import PointAssignment
 
 
-class AssignerTap:
-    """Forward hook that keeps what ultralytics' task-aligned assigner returned last."""
-
-    def __init__(self) -> None:
-        self.kept: tuple[Tensor, ...] | None = None
-
-    def __call__(self, module: nn.Module, given: Any, returned: tuple[Tensor, ...]) -> None:
-        self.kept = returned
-
-    def take(self) -> tuple[Tensor, ...] | None:
-        """What was kept, once."""
-        kept, self.kept = self.kept, None
-        return kept
-
-
-def watch(student: nn.Module) -> None:
-    """Have the student's loss keep its assignment from now on. Call it before the loss; a second call changes nothing.
+def detection_loss(
+    student: nn.Module, batch: Mapping[str, Any], preds: Any
+) -> tuple[Tensor, dict[str, Tensor], Callable[[], Any] | None]:
+    """What `student.loss(batch, preds)` gives, and how to get its assignment; None for losses that keep it to themselves.
 
     End-to-end heads have two losses; the assignment is that of the one that gives a box several points (one2many).
-    """
-    if getattr(student, "criterion", None) is None:
-        student.criterion = student.init_criterion()  # ultralytics makes it in the first call of `loss`
-    assigner = _assigner(student.criterion)
-    if assigner is not None and _tap(assigner) is None:
-        assigner.register_forward_hook(AssignerTap())
-
-
-def taken(student: nn.Module, batch: Mapping[str, Any]) -> Callable[[], Any] | None:
-    """How to get the assignment of the loss just computed; None for losses that keep it to themselves.
-
-    Call it right after the student's loss: a later loss on other predictions does not change what the result returns.
 
     Args:
         batch: `batch_idx` (N,), in rising order as ultralytics' loss wants it.
     """
-    criterion = student.criterion
-    terms = getattr(criterion, "terms", None)
-    if hasattr(terms, "assigned"):  # a loss of ours
-        assigned = terms.assigned
-        return lambda: assigned
-    assigner = _assigner(criterion)
-    tap = _tap(assigner) if assigner is not None else None
-    kept = tap.take() if tap is not None else None
-    return (lambda: of_task_aligned(kept, batch["batch_idx"])) if kept is not None else None
+    if getattr(student, "criterion", None) is None:
+        student.criterion = student.init_criterion()  # ultralytics makes it in the first call of `loss`
+    if hasattr(student.criterion, "with_assignment"):  # a loss of ours
+        vector, items, assignment = student.criterion.with_assignment(preds, batch)
+        return vector, items, None if assignment is None else lambda: assignment
+    with _watched(getattr(student.criterion, "one2many", student.criterion)) as returned:
+        vector, items = student.loss(batch, preds)
+    return vector, items, (lambda: of_task_aligned(returned[-1], batch["batch_idx"])) if returned else None
+
+
+@contextmanager
+def _watched(criterion: Any) -> Iterator[list[tuple[Tensor, ...]]]:
+    """Within this context, what the assigner of an ultralytics loss returns is noted; nothing for losses without one."""
+    returned: list[tuple[Tensor, ...]] = []
+    assigner = getattr(criterion, "assigner", None)
+    if assigner is None:
+        yield returned
+        return
+    hook = assigner.register_forward_hook(lambda module, given, found: returned.append(found))
+    try:
+        yield returned
+    finally:
+        hook.remove()
 
 
 def of_task_aligned(returned: tuple[Tensor, ...], batch_idx: Tensor) -> PointAssignment:
@@ -64,12 +54,3 @@ def of_task_aligned(returned: tuple[Tensor, ...], batch_idx: Tensor) -> PointAss
     first = counts.cumsum(0) - counts
     target = torch.where(positive, index.long() + first[:, None], -1)
     return PointAssignment(target, boxes_xyxy)
-
-
-def _assigner(criterion: Any) -> nn.Module | None:
-    """The assigner module of an ultralytics loss; None for other losses."""
-    return getattr(getattr(criterion, "one2many", criterion), "assigner", None)
-
-
-def _tap(assigner: nn.Module) -> AssignerTap | None:
-    return next((hook for hook in assigner._forward_hooks.values() if isinstance(hook, AssignerTap)), None)

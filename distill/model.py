@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.assignment import taken, watch
+from distill.assignment import detection_loss
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import StopGradient, measure_pulls, trunk
+from distill.gradients import Pulls, StopGradient, measure_pulls, trunk
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -99,15 +99,13 @@ class TrainingModel(nn.Module):
         preds = self._predict(images) if preds is None else preds
         half = any(x.dtype == torch.float16 for x in raw_output(preds)["feats"])
         preds = all_at_least_float32(preds)
-        if self.distiller is not None:
-            watch(self.student)
-        vector, items = self.student.loss(batch, preds)
+        vector, items, assign = self._detect(batch, preds)
         if self.distiller is None:
             check_finite(dict(zip(items, vector)))
             return vector, items
         left = self.balance.schedule.left(self.progress)
         detection = dict(zip(items, vector / len(images)))
-        distilled = self.distil(batch, images, preds, detection) if left else self._nothing(vector)
+        distilled = self.distil(batch, images, preds, detection, assign) if left else self._nothing(vector)
         check_finite(detection | distilled)
         with torch.autocast(images.device.type, enabled=False):  # gains and products of gradients need float32
             self._weigh_up(detection, distilled, left, half)
@@ -119,6 +117,10 @@ class TrainingModel(nn.Module):
         """The student's predictions in training, its frozen layers cut off."""
         with StopGradient(self.frozen_layers()):
             return self._run(lambda: self.student(images))
+
+    def _detect(self, batch: dict[str, Any], preds: Any) -> tuple[Tensor, dict[str, Tensor], Any]:
+        """The student's detection loss: its terms times images, their names with detached values, its assignment."""
+        return detection_loss(self.student, batch, preds)
 
     def _nothing(self, vector: Tensor) -> dict[str, Tensor]:
         """The distiller's terms after its end, all 0."""
@@ -132,8 +134,12 @@ class TrainingModel(nn.Module):
         elif self.training and self.balance.due():
             weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
             weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
-            acting = [distilled[name] for name in self.balance.terms]
-            self.balance.update(measure_pulls(weighted, acting, trunk(self.student), half), weights, left)
+            pulls = self._measure(weighted, [distilled[name] for name in self.balance.terms], half)
+            self.balance.update(pulls, weights, left)
+
+    def _measure(self, detection: Tensor, terms: list[Tensor], half: bool) -> Pulls:
+        """Gradients of these 0-d losses at the student's trunk."""
+        return measure_pulls(detection, terms, trunk(self.student), half)
 
     def _total(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float) -> Tensor:
         """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""
@@ -152,7 +158,7 @@ class TrainingModel(nn.Module):
         return sums
 
     def distil(
-        self, batch: dict[str, Any], images: Tensor, preds: Any, detection: Mapping[str, Tensor]
+        self, batch: dict[str, Any], images: Tensor, preds: Any, detection: Mapping[str, Tensor], assign: Any = None
     ) -> dict[str, Tensor]:
         """The distiller's terms, in float32; the teacher runs in the precision the student ran in."""
         step = Step(
@@ -161,7 +167,7 @@ class TrainingModel(nn.Module):
             progress=self.progress,
             detection=detection,
             see_teacher=self._teacher_on(images) if self.teacher else None,
-            assign=taken(self.student, batch),
+            assign=assign,
             run_head=self.run_head,
             score=lambda view: self._score(batch, view),
         )

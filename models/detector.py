@@ -25,8 +25,15 @@ class Criterion:
         self.terms = terms
 
     def __call__(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        losses = self.terms(raw_output(preds), batch)
-        return torch.stack(list(losses.values())) * len(batch["img"]), {k: v.detach() for k, v in losses.items()}
+        return self.with_assignment(preds, batch)[:2]
+
+    def with_assignment(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
+        """The same two, and which predictions answer for which box; None for a loss that has no `assign(raw, batch)`."""
+        raw = raw_output(preds)
+        assignment = self.terms.assign(raw, batch) if hasattr(self.terms, "assign") else None
+        losses = self.terms(raw, batch) if assignment is None else self.terms(raw, batch, assignment)
+        vector = torch.stack(list(losses.values())) * len(batch["img"])
+        return vector, {k: v.detach() for k, v in losses.items()}, assignment
 
 
 def raw_output(preds: Any) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from engine.training.build import build_networks
 
 SEED, WARM_UP = 0, 2
 PROGRESS = 0.5  # of the training that the steps are taken from: methods that begin late have begun, no layer is frozen
-NEVER = 10**9  # steps between two measurements of gradients: after the first, none
+NEVER = 10**9  # steps between two measurements of gradients
 BOX_SIDES = (0.03, 0.2)  # of the boxes, relative to the image
 LEARNING_RATE, CLIP = 1e-5, 10.0  # small: the values do not matter, and the losses shall stay finite
 OURS = ("student", "teacher", "distilled", "measured")
@@ -63,6 +63,8 @@ def training_model(
         networks.distiller.prepare(imgsz, imgsz)
     options = {"every": 1} if measuring else {"every": NEVER, "share": None}
     whole = TrainingModel(networks.student, networks.distiller, networks.teacher, balance=options)
+    if whole.balance is not None:
+        whole.balance.steps.fill_(NEVER + 1)  # late in a training: the measurements of its first steps are over
     whole.progress = PROGRESS
     return whole
 
@@ -170,9 +172,9 @@ class StepTask:
 def watch_parts(network: TrainingModel, clock: Clock) -> None:
     """Time the parts of a step: each without those inside it."""
     clock.watch(network.student, "forward", "forward")
-    clock.watch(network.student, "loss", "detection loss")
+    clock.watch(network, "_detect", "detection loss")
     if network.distiller is not None:
         clock.watch(network, "distil", "distillation losses")
-        clock.watch(network, "_weigh_up", "gradient measuring")
+        clock.watch(network, "_measure", "gradient measuring")
     if network.teacher is not None:
         clock.watch(network.teacher, "see", "teacher")

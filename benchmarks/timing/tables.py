@@ -48,7 +48,7 @@ def training(result: dict[str, Any]) -> list[str]:
                      spread(row["to_student"], 2), memory, f"{row['base_mb']:.0f}"])  # fmt: skip
     lines += table(header, rows)
     lines += ["", "The distilled step over student step plus teacher forward pass, in the same round:", ""]
-    header = ["student", "precision", "no gradients measured", "measured every 10 steps",
+    header = ["student", "precision", "no gradients measured", "measured every 50 steps",
               "losses and masks, forward, share of step", "all beyond student and teacher, share of step"]  # fmt: skip
     compared = [
         [one["model"], one["precision"], spread(one["without_measuring"], 3), spread(one["with_measuring"], 3),

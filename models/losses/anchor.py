@@ -102,19 +102,21 @@ class AnchorLoss(nn.Module):
         self.alpha, self.beta, self.anchor_ratio = alpha, beta, anchor_ratio
         self.gains = Gains.of(gains)
         self.gains.level_balance(head.pixels_per_cell)  # of a wrong length now, or at the first step
-        self.assigned: Assignment | None = None  # of the last call, for distillation
 
-    def forward(self, raw: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, raw: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor], assignment: Assignment | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a batch, gains included: 0-d float32 `box_loss`, `obj_loss`, `cls_loss`, each a mean over images.
 
         Args:
             raw: `preds`: per level (B, na, H, W, 5 + nc) logits in the order x, y, w, h, objectness, classes.
             batch: `img` (B, 3, H, W); `batch_idx` (N,), `cls` (N, 1), `bboxes` (N, 4) xywh, 0..1 of the image.
+            assignment: what `assign` gives for the two; None: it is made here.
         """
         preds = raw["preds"]
         with torch.autocast(preds[0].device.type, enabled=False):
             preds = [p.float() for p in preds]
-            assignment = self.assigned = self.assign(raw, batch)
+            assignment = self.assign(raw, batch) if assignment is None else assignment
             matched = [p[a.image, a.anchor, a.row, a.column] for p, a in zip(preds, assignment, strict=True)]
             box = self._box_errors(matched, assignment)
             share = _image_share(assignment, len(preds[0]))

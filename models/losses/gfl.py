@@ -58,18 +58,20 @@ class GFLLoss(nn.Module):
         object.__setattr__(self, "head", head)  # not a submodule: the model must not have the head's tensors twice
         self.top, self.anchor_scale, self.beta = top, anchor_scale, beta
         self.gains = GAINS | _checked_gains(gains or {})
-        self.assigned: PointAssignment | None = None  # of the last call, for distillation
 
-    def forward(self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, raw: Mapping[str, Tensor], batch: Mapping[str, Tensor], assignment: PointAssignment | None = None
+    ) -> dict[str, Tensor]:
         """Losses of a batch, gains included: 0-d float32 `box_loss`, `cls_loss`, `dfl_loss`, each a mean over images.
 
         Args:
             raw: `boxes` (B, 4 * R, A) and `scores` (B, K, A) logits, `feats` (B, C, H, W) per level for the grids.
             batch: `img` (B, 3, H, W); `batch_idx` (N,), `cls` (N, 1), `bboxes` (N, 4) xywh, 0..1 of the image.
+            assignment: what `assign` gives for the two; None: it is made here.
         """
         with torch.autocast(raw["boxes"].device.type, enabled=False):
             boxes, scores = at_least_float32(raw["boxes"]), at_least_float32(raw["scores"])
-            assignment = self.assigned = self.assign(raw, batch)
+            assignment = self.assign(raw, batch) if assignment is None else assignment
             grid, (image, point) = self.grid(raw), assignment.positives()
             target_xyxy, stride, xy = assignment.boxes_xyxy[image, point], grid.stride[point][:, None], grid.xy[point]
             bins = boxes[image, :, point].view(-1, 4, self.head.reg_max)

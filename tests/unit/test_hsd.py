@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 from small import batch, detector, pair, stock  # noqa: E402
 
 from cfg import UserError  # noqa: E402
-from distill.assignment import of_task_aligned, taken, watch  # noqa: E402
+from distill.assignment import detection_loss, of_task_aligned  # noqa: E402
 from distill.base import Level, Spec, Step, View  # noqa: E402
 from distill.localisation import level_logits, level_points, side_divergence  # noqa: E402
 from distill.methods.hsd import HSDDistiller  # noqa: E402
@@ -190,10 +190,10 @@ def test_pairs_of_ultralytics(student: str, teacher: str) -> None:
 def test_the_assignment_is_the_losses_own(name: str) -> None:
     torch.manual_seed(0)
     model, whole = ultralytics(name), batch(3, boxes_of=[2, 0, 3])
-    watch(model)
     preds = model(whole["img"])
-    model.loss(whole, preds)
-    get = taken(model, whole)
+    vector, items, get = detection_loss(model, whole, preds)
+    expected, named = model.loss(whole, preds)
+    assert torch.equal(vector, expected) and list(items) == list(named)
     assignment = get()
     loss = getattr(model.criterion, "one2many", model.criterion)
     (positive, index, boxes, *_), _, _ = loss.get_assigned_targets_and_loss(raw_output(preds), whole)
@@ -208,9 +208,7 @@ def test_the_assignment_is_the_losses_own(name: str) -> None:
     assert torch.allclose(assignment.boxes_xyxy[image, point], expected, atol=1e-4)
     model.loss(batch(3, seed=9), preds)  # a later loss does not change what was taken
     assert torch.equal(get().target, assignment.target)
-    hooks = len(loss.assigner._forward_hooks)
-    watch(model)
-    assert len(loss.assigner._forward_hooks) == hooks
+    assert not loss.assigner._forward_hooks, "nothing stays behind"
 
 
 def test_a_batch_without_boxes_has_no_positives() -> None:
@@ -221,12 +219,11 @@ def test_a_batch_without_boxes_has_no_positives() -> None:
 
 def test_our_heads_give_their_own_assignment() -> None:
     student, whole = detector(8, "none", 1, GFL), batch(3)
-    watch(student)
     preds = student(whole["img"])
-    student.loss(whole, preds)
-    got, expected = taken(student, whole)(), student.head.loss().assign(raw_output(preds), whole)
-    assert torch.equal(got.target, expected.target) and (got.target >= 0).any()
-    assert got is student.criterion.terms.assigned, "computed once, for the loss"
+    vector, items, get = detection_loss(student, whole, preds)
+    assert torch.equal(vector, student.loss(whole, preds)[0]) and list(items) == ["box_loss", "cls_loss", "dfl_loss"]
+    got, expected = get(), student.head.loss().assign(raw_output(preds), whole)
+    assert torch.equal(got.target, expected.target) and (got.target >= 0).any() and got is get(), "computed once"
     assert view_of(student, spec_of(student, "student"), preds).box_bins().shape[1] == 4 * 17
 
 

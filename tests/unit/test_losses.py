@@ -296,13 +296,14 @@ def test_300_boxes_and_shared_predictors_take_the_largest_overlap() -> None:
         assert one[name].isfinite() and one[name].item() == pytest.approx(two[name].item(), rel=1e-5), name
 
 
-def test_inputs_are_unchanged_and_the_assignment_is_kept() -> None:
+def test_inputs_are_unchanged_and_an_assignment_that_is_given_is_used() -> None:
     head, raw, batch = make_head(), make_raw(3, make_head()), make_batch(BOXES, 3)
     before = [p.clone() for p in raw["preds"]], {k: v.clone() for k, v in batch.items()}, list(map(id, raw["preds"]))
     loss = AnchorLoss(head)
-    loss(raw, batch)
-    for kept, again in zip(loss.assigned, loss.assign(raw, batch), strict=True):
-        assert all(map(torch.equal, vars(kept).values(), vars(again).values()))
+    own, given = loss(raw, batch), loss(raw, batch, loss.assign(raw, batch))
+    assert all(torch.equal(own[name], given[name]) for name in own)
+    none = loss(raw, batch, loss.assign(raw, {k: v[:0] if k != "img" else v for k, v in batch.items()}))
+    assert none["box_loss"] == 0 < own["box_loss"]
     assert all(map(torch.equal, raw["preds"], before[0])) and list(map(id, raw["preds"])) == before[2]
     assert all(torch.equal(batch[k], v) for k, v in before[1].items())
 
