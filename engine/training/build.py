@@ -18,6 +18,8 @@ from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
 from distill.networks import FrozenTeacher, spec_of
 from engine.detectors import build_detector
+from engine.settings import SHIPPED
+from engine.start.shipped import shipped_for
 from engine.start.start import start_of
 from engine.training.classes import check_resumed
 from engine.training.teachers import load_teacher
@@ -64,7 +66,7 @@ def build_networks(
         label_free = bool(settings.get("unlabelled"))
         wanted = settings["distill"] or (LABEL_FREE_METHOD if label_free else DEFAULT_METHOD)
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name, label_free)
-        notes += [distillation_note(wanted, settings, teacher, distiller), *thaw(distiller, settings)]
+        notes += [distillation_note(wanted, settings, teacher, distiller), *thaw(distiller, student, settings)]
     if teacher:
         notes += [*teacher.notes, *size_note(settings, student, teacher)]
         if not teacher.trained:
@@ -182,9 +184,11 @@ def distillation_note(
     return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
 
 
-def thaw(distiller: Distiller, settings: dict[str, Any]) -> list[str]:
+def thaw(distiller: Distiller, student: nn.Module, settings: dict[str, Any]) -> list[str]:
     """Let a backbone of random weights learn from the first step, whatever the method says; a header line where that changes it."""
-    if settings.get("weights") or not distiller.freeze_until:
+    weights = settings.get("weights")
+    started = shipped_for(student) is not None if weights == SHIPPED else bool(weights)
+    if started or not distiller.freeze_until:
         return []
     frozen, distiller.freeze_until = distiller.freeze_until, 0.0
     return [f"backbone: learns from the first step; freeze_until {frozen:.3g} is for students that start from --weights"]
