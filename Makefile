@@ -9,7 +9,7 @@ demo: install ## sample data, teacher, distilled student, validation, detection,
 	$(RUN) -m benchmarks.demo
 
 test: install ## the tests; `$(RUN) -m pytest -m real` for those that need the research data
-	$(RUN) -m pytest -q -n auto
+	$(RUN) -m pytest -q -n auto --dist worksteal
 
 install: $(VENV)/installed
 
