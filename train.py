@@ -18,8 +18,10 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --adaptive MODE  weights of the loss terms of a distilled run: none (default), stable, paper, uncertainty
     --recipe NAME    training recipe below cfg/train: paper (default), quick, hsd, sdd
     --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
-    --weights FILE   start from these weights where name and shape match (ours, ultralytics', YOLOv5's)
-    --teacher-init B start the student from the teacher's tensors where they fit (default: True)
+    --weights FILE   what to start from: shipped (default: ours, where there are some for the model), none (random numbers), or
+                     a file (ours, ultralytics', YOLOv5's), block by block or by name and shape
+    --teacher-init B start the student from its teacher: select (default; chosen channels where the two are laid out alike), True (what
+                     fits by name and shape), False
     --map-classes    pair the classes of --weights and --teacher with the data's by name (default: refuse another order)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
     --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)

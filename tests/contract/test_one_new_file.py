@@ -85,7 +85,7 @@ from small import batch
 from distill.model import FrozenTeacher, TrainingModel
 from engine.training.build import build_detector, build_distiller
 
-teacher = FrozenTeacher(build_detector("s-demo.yaml", nc=2), "teacher s-demo")
+teacher = FrozenTeacher(build_detector("s-model-fast.yaml", nc=2), "teacher s-model-fast")
 student = build_detector(folder / "new.yaml")
 distiller = build_distiller(folder / "new-method.yaml", student, teacher, "new")
 model = TrainingModel(student, distiller, teacher)

@@ -83,7 +83,7 @@ def test_distillation_yamls(tmp_path_factory, name: str, data) -> None:
 
 NAMES = sorted(known_names())
 TOKENS = st.sampled_from([f"--{name}" for name in NAMES] + NAMES + ["--", "-", "=", "--cfg", "--teacher"]) | st.text(max_size=6)
-WORDS = SCALARS.map(str) | st.sampled_from(["s-demo.yaml", "sample.yaml", "attention+0.5*ld", "[1,2]", "{a: 1}", "12:30", "1e-3", "True"])
+WORDS = SCALARS.map(str) | st.sampled_from(["s-model-fast.yaml", "sample.yaml", "attention+0.5*ld", "[1,2]", "{a: 1}", "12:30", "1e-3", "True"])
 
 
 @inputs(4)
@@ -91,7 +91,7 @@ WORDS = SCALARS.map(str) | st.sampled_from(["s-demo.yaml", "sample.yaml", "atten
 def test_command_lines(tokens: list[tuple[str, str, str]]) -> None:
     words = [part for name, sign, value in tokens for part in ([name, value] if sign == " " else [name + sign + value])]
     try:
-        given = {"model": "s-demo.yaml", "data": "sample.yaml"} | read_command_line(words, known_names())
+        given = {"model": "s-model-fast.yaml", "data": "sample.yaml"} | read_command_line(words, known_names())
         complete(given)
     except UserError as error:
         one_line(error)
@@ -101,7 +101,7 @@ def test_command_lines(tokens: list[tuple[str, str, str]]) -> None:
 @given(name=st.sampled_from(sorted(set(defaults()) | set(OWN_DEFAULTS))), value=VALUES)
 def test_settings(name: str, value: object) -> None:
     try:
-        complete({"model": "s-demo.yaml", "data": "sample.yaml", name: value})
+        complete({"model": "s-model-fast.yaml", "data": "sample.yaml", name: value})
     except UserError as error:
         one_line(error)
 

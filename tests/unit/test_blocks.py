@@ -150,7 +150,7 @@ def test_dual_attention_folded_is_the_same_function(channels: int) -> None:
 
 
 def test_a_fused_detector_has_no_attention_left_to_fold() -> None:
-    detector = Detector("s-demo.yaml").eval()
+    detector = Detector("s-model-fast.yaml").eval()
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         before = detector(x)[0]
