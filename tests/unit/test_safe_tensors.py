@@ -17,8 +17,10 @@ from small import detector  # noqa: E402
 from cfg import UserError  # noqa: E402
 from engine.checkpoint import VERSION, load_detector, pack, read  # noqa: E402
 from engine.safe_tensors import read_safetensors, save_safetensors, shapes_of  # noqa: E402
-from engine.start.shipped import shipped_for  # noqa: E402
+from data.drawn.families import FAMILIES  # noqa: E402
+from engine.start.shipped import FOLDER, shipped_for  # noqa: E402
 from engine.start.source import read_source  # noqa: E402
+from models.detector import Detector  # noqa: E402
 
 
 @pytest.fixture
@@ -86,3 +88,19 @@ def test_a_student_is_known_by_its_tensors(tmp_path, packed):
     assert shapes_of(tmp_path / "any-name.safetensors") == {k: tuple(v.shape) for k, v in packed["state"].items()}
     assert shipped_for(detector(16), tmp_path) == tmp_path / "any-name.safetensors"
     assert shipped_for(detector(8), tmp_path) is None
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
+def test_weights_that_ship_are_a_models_and_say_how_they_were_made(path):
+    student = Detector(f"{path.stem}.yaml", nc=6)
+    assert shipped_for(student) == path
+    source = read_source(path)
+    assert source.description["yaml_file"].endswith(f"{path.stem}.yaml") and set(source.names.values()) == set(FAMILIES)
+    meta = read(path)["meta"]
+    assert "made pictures" in meta["made"] and "/" not in str({key: meta[key] for key in meta if key != "date"})
+    assert f"`{path.name}`" in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_weights_that_ship_are_small():
+    files = list(FOLDER.glob("*.safetensors"))
+    assert files and sum(path.stat().st_size for path in files) < 30e6
