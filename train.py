@@ -48,7 +48,9 @@ def main() -> int:
 
     given = read_command_line(tokens, known_names())
     from engine.dataset import LEFT_OUT
-    from engine.training.launch import info, is_one_of_several, train
+    from engine.training.info import info
+    from engine.training.launch import train
+    from engine.training.processes import is_one_of_several
 
     if given.pop("info", False):
         print(info(given))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import models.environment  # noqa: F401  (before anything that sets threads)
 import torch

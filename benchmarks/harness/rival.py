@@ -76,7 +76,8 @@ def train(settings: dict[str, Any]) -> Path:
     from engine.checkpoint import install
     from engine.dataset import use_own_data
     from engine.host import no_amp_probe, use_all_cores
-    from engine.training.launch import check_data, run_folder
+    from engine.training.folders import run_folder
+    from engine.training.launch import check_data
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.models.yolo.detect import DetectionTrainer
 

@@ -138,7 +138,7 @@ class Trainer(DetectionTrainer):
         student.nc, student.names, student.args = self.data["nc"], self.data["names"], self.args
 
     def _setup_ddp(self) -> None:
-        """The process group exists already (`engine.training.launch`); pick this process's device."""
+        """The process group exists already (`engine.training.processes`); pick this process's device."""
         if self.device.type != "cpu":
             self.device = torch.device("cuda", torch.cuda.current_device())
 

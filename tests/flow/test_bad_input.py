@@ -257,7 +257,7 @@ def test_full_disk_before_the_first_epoch(place, monkeypatch):
     ],
 )
 def test_advice_fits_the_cause(number, advice):
-    from engine.training.launch import told
+    from engine.training.folders import told
 
     error = OSError(number, "the cause", "f.txt")
     assert told(error, Path("run")) == f"f.txt: cannot be read or written (the cause); {advice}"

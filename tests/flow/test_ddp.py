@@ -13,8 +13,9 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
-from engine.training import launch
-from engine.training.launch import check_devices, devices_of, train
+from engine.training import processes
+from engine.training.launch import train
+from engine.training.processes import check_devices, devices_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Trains one after the other in the same processes: starting them takes longer than the trainings.
@@ -113,7 +114,7 @@ def test_what_several_processes_cannot_share(monkeypatch, option, value):
 
 def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(launch, "parse_device", str)
+    monkeypatch.setattr(processes, "parse_device", str)
     monkeypatch.setenv("WORLD_SIZE", "3")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     for device, gpus in ((None, 2), ("1", 1)):
@@ -132,11 +133,11 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
         called.update(options)
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(launch, "available_cpus", lambda: 8)
-    monkeypatch.setattr(launch, "devices_of", lambda settings: ["0", "1"])
+    monkeypatch.setattr(processes, "available_cpus", lambda: 8)
+    monkeypatch.setattr(processes, "devices_of", lambda settings: ["0", "1"])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    monkeypatch.setattr(launch.subprocess, "run", run)
-    launch.start_processes({"device": "0,1"}, [])
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    processes.start_processes({"device": "0,1"}, [])
     assert called["env"]["OMP_NUM_THREADS"] == each
 
 
@@ -147,13 +148,13 @@ def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
         best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu", unlabelled=None)
     )
     for name, value in {"is_initialized": True, "get_rank": 0, "barrier": None, "destroy_process_group": None}.items():
-        monkeypatch.setattr(launch.dist, name, lambda value=value: value)
-    monkeypatch.setattr(launch.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+        monkeypatch.setattr(processes.dist, name, lambda value=value: value)
+    monkeypatch.setattr(processes.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
     if status < 2:
-        launch.finish_processes(trainer)
+        processes.finish_processes(trainer)
     else:
         with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val"):
-            launch.finish_processes(trainer)
+            processes.finish_processes(trainer)
 
 
 def test_torchrun_with_one_process_is_a_plain_run(tmp_path):

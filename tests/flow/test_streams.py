@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path

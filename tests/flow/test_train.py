@@ -14,7 +14,8 @@ import train as command_line
 from cfg import UserError, guard
 from engine.checkpoint import load_detector, save_student
 from engine.training.build import build_detector
-from engine.training.launch import info, train
+from engine.training.info import info
+from engine.training.launch import train
 from engine.training.trainer import Trainer
 
 from ultralytics.utils.torch_utils import unwrap_model  # isort: skip

@@ -1,0 +1,42 @@
+"""The folder of a run: where it is, when it goes again, and what the system refuses there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+from engine.training.report import read_results
+from ultralytics.utils import DEFAULT_CFG_DICT
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
+
+
+def run_folder(settings: dict[str, Any]) -> Path:
+    """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp2, ... below `project`."""
+    from ultralytics.cfg import get_save_dir
+
+    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | {"save_dir": None} | settings)))
+
+
+def discard(folder: Path, existed: bool) -> None:
+    """Remove the folder of a run that failed with nothing to keep: no checkpoint, no more than one epoch's results."""
+    csv = folder / "results.csv"
+    kept = (folder / "weights/last.pt").exists() or csv.exists() and len(read_results(csv)[1]) > 1
+    if not existed and not kept and int(os.environ.get("RANK", 0)) == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def told(error: OSError, folder: Path) -> str:
+    """What the system refused, on which file (else the run folder), and what helps."""
+    advice = "remove that cause, and start again or --resume"
+    if error.errno in NO_ROOM:
+        advice = "free space, or choose another --project"
+    elif error.errno in NO_ACCESS:
+        advice = "make it a writable folder, or choose another --project"
+    return f"{error.filename or folder}: cannot be read or written ({error.strerror or error}); {advice}"

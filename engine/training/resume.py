@@ -1,0 +1,56 @@
+"""Go on with an interrupted run: which one, with which arguments, from what it had."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from cfg import UserError
+from engine.checkpoint import RUN, load_detector, read
+from engine.settings import RESUMABLE, check
+
+
+def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+    """Arguments (with what may change from the command line), content and student of the last.pt `resume` names."""
+    path = Path(given["resume"]) if isinstance(given["resume"], str) else latest_run(given)
+    student, content = load_detector(path)
+    if content.get("format") != RUN:
+        raise UserError(
+            f"{path}: expected the last.pt of an interrupted run, got a finished or other checkpoint; "
+            "start a new run"
+        )
+    found_by = ("resume", "project") if given["resume"] is True else ("resume",)
+    fixed = [name for name in given if name not in (*RESUMABLE, *found_by, "data")]
+    if fixed:
+        raise UserError(
+            f"resume: {', '.join(fixed)} cannot change in a resumed run; "
+            "leave out, or start a new run with --weights"
+        )
+    folder = path.resolve().parent.parent
+    data = folder / "data.yaml"  # the run's own copy, also after the folder was moved
+    settings = content["meta"]["train_args"] | ({"data": str(data)} if data.is_file() else {})
+    settings |= {k: v for k, v in given.items() if k not in found_by}
+    settings |= {"resume": str(path.resolve()), "save_dir": str(folder), "exist_ok": True}
+    check(settings)
+    if content["run"]["epoch"] + 1 < settings["epochs"] and {"patience", "time"} & set(given):
+        content["run"]["finished"] = False  # it stopped early by a limit that now is another
+    return settings, content, student
+
+
+def latest_run(given: dict[str, Any]) -> Path:
+    """The newest last.pt below runs/train of a run that was interrupted; of one that is finished where none was."""
+    folder = Path(given.get("project") or "runs/train")
+    found = sorted(folder.glob("*/weights/last.pt"), key=lambda p: p.stat().st_mtime, reverse=True)
+    if not found:
+        raise UserError(f"--resume: no last.pt below {folder}; give its path: --resume runs/train/exp/weights/last.pt")
+    return next((path for path in found if _interrupted(path)), found[0])
+
+
+def _interrupted(last: Path) -> bool:
+    try:
+        content = read(last)
+    except UserError:
+        return False
+    return isinstance(content, dict) and content.get("format") == RUN
