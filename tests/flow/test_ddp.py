@@ -18,7 +18,6 @@ from engine.training.launch import train
 from engine.training.processes import check_devices, devices_of
 
 ROOT = Path(__file__).resolve().parents[2]
-# Trains one after the other in the same processes: starting them takes longer than the trainings.
 DRIVER = """
 import hashlib, json, sys
 sys.path.insert(0, {root!r})
@@ -41,58 +40,54 @@ def final_eval(self):
     everyone = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, (mine, self.batches_seen, sorted(self.train_loader.sampler.__iter__())))
     if dist.get_rank() == 0:
-        (self.save_dir / "ranks.json").write_text(json.dumps(everyone))
+        open({out!r}, "w").write(json.dumps(everyone))
     original(self)
 
 Trainer.final_eval = final_eval
-for given in json.loads({given!r}):
-    launch.train(given)
+launch.train(json.loads({given!r}))
 """
 
 
-@pytest.fixture(scope="module")
-def both(tmp_path_factory) -> SimpleNamespace:
-    """Two trainings in two processes: distilled from a teacher, and with a dynamic teacher. Their folder and the output."""
-    folder = tmp_path_factory.mktemp("ddp")
-    write_data(folder)
-    write_model(folder / "model.yaml", width=8)
-    teacher = train(training(folder, model=str(write_model(folder / "teacher.yaml")), name="teacher", epochs=1))
-    weights = str(teacher / "weights/best.pt")
-    given = [
-        training(folder, name="both", teacher=weights, adaptive="stable", lr0=0.01, epochs=3, auto_anchors=True),
-        training(folder, name="dynamic", distill="sdd", lr0=0.01, epochs=2),
-    ]
-    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), given=json.dumps(given)))
+def in_two_processes(folder: Path, given: dict) -> tuple[list, list, str]:
+    """Train with `given` in two processes; return what each rank ended with, and the output."""
+    out = folder / "ranks.json"
+    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(given)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run([*launcher, folder / "driver.py"], cwd=folder, capture_output=True, text=True, check=False)
+    command = [*launcher, folder / "driver.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return SimpleNamespace(runs=folder / "runs", output=done.stdout)
+    return *json.loads(out.read_text()), done.stdout
 
 
-def ranks(folder: Path) -> list:
-    """What each rank ended a training with: digests of parameters, batches seen, indices of its images."""
-    return json.loads((folder / "ranks.json").read_text())
-
-
-def test_two_processes_make_one_dynamic_teacher(both):
-    (first, *_), (second, *_) = ranks(both.runs / "dynamic")
+def test_two_processes_make_one_dynamic_teacher(tmp_path):
+    write_data(tmp_path)
+    write_model(tmp_path / "model.yaml", width=8)
+    given = training(tmp_path, name="both", distill="sdd", lr0=0.01, epochs=2)
+    (first, *_), (second, *_), _ = in_two_processes(tmp_path, given)
     assert first == second
     assert sum(name.startswith("distiller.") for name in first) > 20 and first["gains"] != [1.0]
 
 
-def test_two_processes_train_one_model(both):
-    (first, steps, indices), (second, other_steps, other_indices) = ranks(both.runs / "both")
+def test_two_processes_train_one_model(tmp_path):
+    write_data(tmp_path)
+    write_model(tmp_path / "model.yaml", width=8)
+    teacher = train(training(tmp_path, model=str(write_model(tmp_path / "teacher.yaml")), name="teacher", epochs=1))
+    given = training(
+        tmp_path, name="both", teacher=str(teacher / "weights/best.pt"), adaptive="stable", lr0=0.01, epochs=3,
+        auto_anchors=True,
+    )
+    (first, steps, indices), (second, other_steps, other_indices), output = in_two_processes(tmp_path, given)
     assert first == second  # student, adapters, adaptive weights, gains, anchors
     for part in ("distiller.adapters.", "student."):
         assert any(name.startswith(part) for name in first)
     assert len(set(first["weights"])) > 1
     assert steps == other_steps == 3 * 2  # batch 4 in two halves: each process saw half of the 8 images in 2 steps
     assert sorted(indices + other_indices) == list(range(8))
-    assert {path.name for path in both.runs.iterdir()} == {"teacher", "both", "dynamic"}
-    folder = both.runs / "both"
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher", "both"}
+    folder = tmp_path / "runs/both"
     assert [row["epoch"] for row in results(folder)] == [1, 2, 3]
     assert torch.load(folder / "weights/best.pt", weights_only=True)["format"] == "tandem-detector"
-    assert (folder / "val").is_dir() and "mAP50" in both.output  # best.pt was validated
+    assert (folder / "val").is_dir() and "mAP50" in output  # best.pt was validated
 
 
 def test_gpus_that_are_not_here():
