@@ -84,6 +84,9 @@ def main() -> int:
     run("detect.py", "--weights", str(student), "--source", "datasets/sample/images/test", "--save-json", *pictures)
     print(f"\n{table(reports, seconds)}")
     print(gain("student", "alone", len(reports["S alone"]["per_class"])))
+    scores = [reports[name]["metrics"]["mAP50-95"] for name in ("T (t-demo)", "S alone")]
+    if scores[0] <= scores[1]:
+        print("the teacher is not ahead of the student alone here: nothing is to be gained from it, and something may be lost")
     print(f"\npictures with boxes: {RUNS / 'detections'}    plots: {RUNS / 'student'} and {RUNS / 'val-student'}    exported model: {exported}")
     print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
     return 0
