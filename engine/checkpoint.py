@@ -134,8 +134,14 @@ def load_detector(
     Raises:
         UserError: as `read`; or the file holds tensors without a model that can be built.
     """
-    path, content = Path(path), read(path)
-    module = find_module(content)
+    return detector_of(path, read(path), device, as_teacher)
+
+
+def detector_of(
+    path: str | Path, content: Any, device: str | torch.device = "cpu", as_teacher: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """As `load_detector`, of a file that was `read` already."""
+    path, module = Path(path), find_module(content)
     if module is not None:
         detector = rebuild(path, module, as_teacher)
         content = _describe_foreign(detector, content)

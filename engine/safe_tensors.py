@@ -6,6 +6,8 @@ Start weights ship in this form: half the size, and nothing in it can be code.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +44,9 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: damaged, or its fields cannot be read.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(KEY)
-            state = {name: _single(file.get_tensor(name)) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read as safetensors ({error}); the file is damaged, get it again") from None
+    with _opened(path) as file:
+        text = (file.metadata() or {}).get(KEY)
+        state = {name: _single(file.get_tensor(name)) for name in file.keys()}
     if text is None:
         return state
     try:
@@ -60,9 +59,16 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
 
 def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor, without reading them. Raises as `read_safetensors`."""
+    with _opened(path) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """The file, open; what is wrong with it, also found while it is read, as `UserError`."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read as safetensors ({error}); the file is damaged, get it again") from None
 

@@ -66,7 +66,9 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
 
 def has_weights(settings: dict[str, Any]) -> bool:
     """Whether a file was given to start from: nothing ships for ultralytics' models."""
-    return settings["weights"] not in (None, "shipped")
+    from engine.settings import SHIPPED
+
+    return settings["weights"] not in (None, SHIPPED)
 
 
 def train(settings: dict[str, Any]) -> Path:

@@ -77,13 +77,12 @@ def source_of(path: str | Path, content: Any) -> Source:
     return Source(str(path), state, yolov5_layout(state), names, untrained)
 
 
-def yolov5_detector(path: str | Path) -> Detector | None:
-    """The network of a file of YOLOv5 (v6): its own pickled model, or its tensors alone; None for other files.
+def yolov5_detector(path: str | Path, content: Any) -> Detector | None:
+    """The network of a file of YOLOv5 (v6) that was read: its own pickled model, or its tensors alone; None for other files.
 
     Raises:
         UserError: as `read_source`, or the tensors are not those that the layout has.
     """
-    content = read(path)
     module = find_module(content)
     if is_own(content) or module is not None and not module.origin.startswith("models."):
         return None

@@ -12,7 +12,7 @@ from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
 from data.class_names import written
 from distill.networks import FrozenTeacher
-from engine.checkpoint import load_detector, read_state, untrained_part
+from engine.checkpoint import detector_of, read, read_state, untrained_part
 from engine.detectors import build_detector, is_rtdetr
 from engine.start.source import yolov5_detector
 from engine.training.classes import renumber_teacher
@@ -37,7 +37,8 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
         UserError: the file is missing, damaged or wrong, or what it holds is no detector with feature levels.
     """
     if Path(path).suffix not in (".yaml", ".yml"):
-        model, trained = yolov5_detector(path) or _from_checkpoint(path, names), True
+        content = read(path)
+        model, trained = yolov5_detector(path, content) or _from_checkpoint(path, content, names), True
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
@@ -49,9 +50,9 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
     return FrozenTeacher(model, label, trained, [note] if note else [])
 
 
-def _from_checkpoint(path: str | Path, names: dict[int, str]) -> nn.Module:
+def _from_checkpoint(path: str | Path, content: Any, names: dict[int, str]) -> nn.Module:
     """A detector of ours or of ultralytics; of one that was distilled without labels, the features, which have no classes."""
-    model, content = load_detector(path, as_teacher=True)
+    model, content = detector_of(path, content, as_teacher=True)
     if untrained_part(content["meta"]):
         tap(model.model)
         model.headless, model.names = "its head is untrained, it was distilled without labels", dict(names)
