@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.cpus import available_cpus
 from data.drawn.boxes import box_of, overlap
-from data.drawn.draw_set import SUFFIX, cores, draw_picture, materials_of, write_pictures
+from data.drawn.draw_set import SUFFIX, draw_picture, materials_of, write_pictures
 from data.drawn.scene import NAMES
 from data.layout import staging, xyxy_to_rows
 from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
@@ -189,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="processes that draw (default: one for each core)")
     options = parser.parse_args(argv)
     materials = () if options.materials is None else materials_of(options.materials)
-    workers = cores() if options.workers is None else options.workers
+    workers = available_cpus() if options.workers is None else options.workers
     print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty, materials, workers))
     return 0
 

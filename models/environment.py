@@ -20,6 +20,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from cfg.cpus import available_cpus
+
 SWITCHES = {
     "YOLO_OFFLINE": "true",  # no look-ups at import, no telemetry, no update check
     "YOLO_AUTOINSTALL": "false",  # a checkpoint that names an unknown module must never install it
@@ -95,11 +97,6 @@ def keep_freed_memory() -> None:
 def of_libc(name: str) -> Callable[..., int] | None:
     """A function of Linux's C library by its name; None on other systems and where theirs has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
-
-
-def available_cpus() -> int:
-    """Number of CPU cores this process may use (a container's or a scheduler's limit counts)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _place_fonts(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,11 +20,6 @@ from data.layout import DatasetWriter
 Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]
 BATCH = 64  # pictures that a process takes at a time
 SUFFIX = ".jpg"  # sensor noise makes PNG files three times as large
-
-
-def cores() -> int:
-    """Number of processor cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def materials_of(text: str) -> tuple[str, ...]:
