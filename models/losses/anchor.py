@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from cfg.errors import UserError, is_number, nearest
 from models.assign import LevelAssignment, assign_anchors
 from models.losses.iou import ciou_loss
+from models.losses.joint import joint_scores
 from models.losses.qfocal import quality_focal
 
 Assignment = list[LevelAssignment]  # one entry per level
+SCORES = ("apart", "joint")
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Gains:
     box: float = 0.05
     obj: float = 64.0
     cls: float = 2.0
+    score: float = 0.075
     balance: tuple[float, ...] = ()
 
     @classmethod
@@ -88,18 +91,20 @@ class AnchorLoss(nn.Module):
 
     def __init__(
         self, head: nn.Module, alpha: float = 0.25, beta: float = 1.5,
-        gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0,
+        gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str = "apart",
     ) -> None:
         super().__init__()
         if not (is_number(alpha) and 0 <= alpha <= 1):
             raise UserError(f"alpha: expected a number from 0 to 1, got {alpha!r}; the paper's is 0.25")
         if not is_number(beta) or (beta < 1 and beta != 0):
             raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; the paper's is 1.5")
+        if score not in SCORES:
+            raise UserError(f"score: expected {' or '.join(SCORES)}, got {score!r}{nearest(str(score), SCORES)}; correct it")
         if not is_number(anchor_ratio) or anchor_ratio <= 1:
             raise UserError(f"anchor_ratio: expected a number above 1, got {anchor_ratio!r}; YOLOv5's is 4")
         # Not a submodule: a model that keeps its loss as an attribute must not have the head's tensors twice.
         object.__setattr__(self, "head", head)
-        self.alpha, self.beta, self.anchor_ratio = alpha, beta, anchor_ratio
+        self.alpha, self.beta, self.anchor_ratio, self.score = alpha, beta, anchor_ratio, score
         self.gains = Gains.of(gains)
         self.gains.level_balance(head.pixels_per_cell)  # of a wrong length now, or at the first step
 
@@ -120,13 +125,15 @@ class AnchorLoss(nn.Module):
             matched = [p[a.image, a.anchor, a.row, a.column] for p, a in zip(preds, assignment, strict=True)]
             box = self._box_errors(matched, assignment)
             share = _image_share(assignment, len(preds[0]))
-            terms = {
-                "box_loss": (share * torch.cat(box)).sum(),
-                "obj_loss": self._objectness(preds, assignment, box),
-                "cls_loss": (share * self._class_errors(torch.cat(matched)[:, 5:], assignment)).sum(),
-            }
+            terms = {"box_loss": (share * torch.cat(box)).sum()}
+            if self.score == "joint":
+                qualities = [_quality(error) for error in box]
+                terms["cls_loss"], terms["obj_loss"] = joint_scores(preds, assignment, qualities, self.beta, 3 * self.head.na)
+            else:
+                terms["obj_loss"] = self._objectness(preds, assignment, box)
+                terms["cls_loss"] = (share * self._class_errors(torch.cat(matched)[:, 5:], assignment)).sum()
             gains = self._scaled_gains(batch["img"].shape[-2:])
-            return {name: term * gains[name] for name, term in terms.items()}
+            return {name: terms[name] * gain for name, gain in gains.items()}
 
     @torch.no_grad()
     def assign(self, raw: Mapping[str, Sequence[Tensor]], batch: Mapping[str, Tensor]) -> Assignment:
@@ -151,7 +158,7 @@ class AnchorLoss(nn.Module):
         balance = self.gains.level_balance(self.head.pixels_per_cell)
         total = preds[0].new_zeros(())
         for pred, level, error, weight in zip(preds, assignment, box, balance, strict=True):
-            quality = (1 - error.detach()).clamp(0, 1)
+            quality = _quality(error)
             logits = pred[..., 4]
             _, anchors, rows, columns = logits.shape
             cell = ((level.image * anchors + level.anchor) * rows + level.row) * columns + level.column
@@ -173,11 +180,18 @@ class AnchorLoss(nn.Module):
     def _scaled_gains(self, image_hw: Sequence[int]) -> dict[str, float]:
         """The gains after YOLOv5's scaling with levels, classes and image area."""
         levels, area = 3 / self.head.nl, image_hw[0] * image_hw[1] / 640**2
+        if self.score == "joint":
+            return {"box_loss": self.gains.box * levels, "obj_loss": self.gains.score, "cls_loss": self.gains.score}
         return {
             "box_loss": self.gains.box * levels,
             "obj_loss": self.gains.obj * levels * area,
             "cls_loss": self.gains.cls * levels * self.head.nc / 80,
         }
+
+
+def _quality(error: Tensor) -> Tensor:
+    """(M,) score target of matches from their `1 - CIoU`: the overlap, at least 0 (YOLOv5)."""
+    return (1 - error.detach()).clamp(0, 1)
 
 
 def _image_share(assignment: Assignment, batch_size: int) -> Tensor:
