@@ -23,9 +23,8 @@ class Combined(Distiller):
         UserError: two methods have a term or a weight of one name, or both make a teacher themselves.
     """
 
-    uses_teacher = False  # its parts say; until then it asks for none
-
     def __init__(self, parts: Mapping[str, Distiller], strengths: Mapping[str, float], student: Spec) -> None:
+        self.uses_teacher = False  # its parts say; they were given theirs
         super().__init__(student, None)
         _check(parts)
         self.parts = nn.ModuleDict({name.replace(".", "_"): part for name, part in parts.items()})

@@ -167,7 +167,7 @@ def _required(value: str | None, option: str, label: str) -> str:
 
 def configurations(wanted: str) -> dict[str, dict[str, Any]]:
     """The options of each part of `attention+0.5*ld`, by name."""
-    from engine.training.build import parse_methods as parts
+    from distill.build import parse_methods as parts
 
     return {name: read_yaml(find("distill", name)) for name in parts(wanted)}
 

@@ -15,14 +15,17 @@ class LevelTeacher(nn.Module):
     Args:
         channels: C of the student's map, and of the result.
         label_channels: of the label embeddings.
+        kernel: of the convs on the painted map. With 1 a cell inside a box cannot know where in it it lies, unless something
+            else mixes cells afterwards.
     """
 
-    def __init__(self, channels: int, label_channels: int) -> None:
+    def __init__(self, channels: int, label_channels: int, kernel: int = 1) -> None:
         super().__init__()
+        around = {"kernel_size": kernel, "padding": kernel // 2}
         self.look = AppearanceEncoder(channels)
         self.interact = Interaction(channels, label_channels)
-        self.project = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU())
-        steps = [(nn.Conv2d(channels, channels, 1), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
+        self.project = nn.Sequential(nn.Conv2d(channels, channels, **around), nn.ReLU())
+        steps = [(nn.Conv2d(channels, channels, **around), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
         self.refine = nn.Sequential(*[layer for step in steps for layer in step][:-1])
 
     def forward(self, features: Tensor, labels: Tensor, objects: Objects) -> Tensor:

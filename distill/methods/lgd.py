@@ -44,7 +44,7 @@ class LGDDistiller(Distiller):
     interaction). They learn by the detection loss that the student's head has on them, `lgd_teacher_loss` (which
     trains the head too), and the student's features follow them: `lgd_loss`, mean square difference when standardised.
 
-    Differs from the paper: 1x1 convs for its 3x3, boxes' overlaps are averaged (`distill.dynamic`), and the student follows
+    Differs from the paper: boxes' overlaps are averaged (`distill.dynamic`), and the student follows
     only while the teacher is ahead (`ahead`): one that finds less than its student has nothing to teach.
 
     Args:
@@ -59,6 +59,7 @@ class LGDDistiller(Distiller):
 
     uses_teacher = False
     name = "lgd"
+    kernel = 3  # of the convs on the teacher's maps
     terms = (Term("lgd_loss", "lgd"), Term("lgd_teacher_loss", "lgd_teacher", own=True))
 
     def __init__(
@@ -80,7 +81,7 @@ class LGDDistiller(Distiller):
         self.register_buffer("seen", torch.zeros(()))  # steps in them
         self.nc, self.sizes = student.nc, dict(student.levels)
         self.labels = LabelEncoder(student.nc, LABEL_CHANNELS)
-        self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS) for n, size in self.sizes.items()})
+        self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS, self.kernel) for n, size in self.sizes.items()})
         self.adapt = nn.ModuleDict({n: student_adaptor(size.channels) for n, size in self.sizes.items()})
 
     def teach(self, batch: Mapping[str, Any], feats: Mapping[str, Tensor]) -> dict[str, Tensor]:

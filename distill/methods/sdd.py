@@ -40,6 +40,7 @@ class SDDDistiller(LGDDistiller):
     """
 
     name = "sdd"
+    kernel = 1  # the feature adaptor mixes cells
     terms = (Term("sdd_loss", "sdd"), Term("sdd_teacher_loss", "sdd_teacher", own=True))
 
     def __init__(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +11,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from cfg import UserError, find, nearest, read_yaml
-from distill.base import METHODS, Distiller, Spec
-from distill.combined import Combined
-from distill.networks import FrozenTeacher, spec_of
+from cfg import UserError
+from distill.base import Distiller
+from distill.build import build_distiller
+from distill.networks import FrozenTeacher
 from engine.detectors import build_detector
 from engine.settings import SHIPPED
 from engine.start.shipped import shipped_for
@@ -26,8 +24,7 @@ from engine.training.teachers import load_teacher
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
-DEFAULT_METHOD = "attention"  # with a teacher and no word on the method
-LABEL_FREE_METHOD = "cwd"  # the same, without labels
+DEFAULT_METHOD = "auto"  # with a teacher and no word on the method
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 
 
@@ -64,7 +61,7 @@ def build_networks(
         by_name = bool(settings.get("map_classes"))
         teacher = load_teacher(settings["teacher"], nc, names, by_name) if settings["teacher"] else None
         label_free = bool(settings.get("unlabelled"))
-        wanted = settings["distill"] or (LABEL_FREE_METHOD if label_free else DEFAULT_METHOD)
+        wanted = settings["distill"] or DEFAULT_METHOD
         distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name, label_free)
         notes += [distillation_note(wanted, settings, teacher, distiller), *thaw(distiller, student, settings)]
     if teacher:
@@ -88,86 +85,6 @@ def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
             f"freeze: expected fewer than the model's {layers} layers, got {freeze}; "
             "at least one must learn"
         )
-
-
-def build_distiller(
-    wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str, label_free: bool = False
-) -> Distiller:
-    """The distiller of one YAML in `cfg/distill`, or of several as `attention+0.5*ld`, for a pair.
-
-    Args:
-        label_free: for a run without labels, in which the two need no common classes.
-
-    Raises:
-        UserError: unknown options, a pair the method cannot serve, a teacher that no method would look at, or a method that
-            needs labels where there are none.
-    """
-    specs = spec_of(student, f"student {label}"), teacher.spec if teacher else None
-    strengths = parse_methods(wanted)
-    if label_free:
-        _check_label_free(strengths)
-        specs = replace(specs[0], nc=teacher.spec.nc, names=teacher.spec.names), teacher.spec
-    parts = {name: _build_method(name, *specs) for name in strengths}
-    if teacher and not any(part.uses_teacher for part in parts.values()):
-        raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
-    if len(parts) == 1 and set(strengths.values()) == {1.0}:
-        return next(iter(parts.values()))
-    return Combined(parts, strengths, specs[0])
-
-
-def parse_methods(wanted: str) -> dict[str, float]:
-    """`attention+0.5*ld` -> {"attention": 1.0, "ld": 0.5}, in order; the path of a YAML is one method.
-
-    Raises:
-        UserError: anything else.
-    """
-    if Path(wanted).is_file():
-        return {wanted: 1.0}
-    strengths: dict[str, float] = {}
-    for part in wanted.split("+"):
-        factor, _, name = part.strip().rpartition("*")
-        try:
-            strength = float(factor) if factor else 1.0
-        except ValueError:
-            strength = math.nan
-        if not name or not 0 < strength < math.inf or name in strengths:
-            raise UserError(f"distill: expected methods as in attention+0.5*ld, each once, got '{wanted}'; correct it")
-        strengths[name] = strength
-    return strengths
-
-
-def _check_label_free(names: Iterable[str]) -> None:
-    """Refuse methods that need labels, or that train the head: half of it, as they know no boxes."""
-    works = [name for name in METHODS if METHODS.get(name).label_free]
-    for name in names:
-        if not _method_of(name)[0].label_free:
-            raise UserError(
-                f"--unlabelled: {name} needs labels, or teaches the head, which cannot learn boxes without them; use a method "
-                f"that reads features alone ({', '.join(works)})"
-            )
-
-
-def _method_of(name: str) -> tuple[type[Distiller], dict[str, Any]]:
-    """The class and the options that a distillation YAML names."""
-    path = find("distill", name)
-    options = read_yaml(path)
-    return METHODS.get(options.pop("method", path.stem)), options
-
-
-def _build_method(name: str, student: Spec, teacher: Spec | None) -> Distiller:
-    path = find("distill", name)
-    method, options = _method_of(name)
-    known = list(inspect.signature(method.__init__).parameters)[3:]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"{path.name}: unknown option '{option}'{nearest(option, known)} "
-                f"(known: {', '.join(known)})"
-            )
-    try:
-        return method(student, teacher, **options)
-    except (TypeError, AttributeError) as error:  # a number was expected and something else came
-        raise UserError(f"{path.name}: an option has a value of the wrong type ({error}); correct it") from error
 
 
 def distillation_note(

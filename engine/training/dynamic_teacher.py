@@ -14,7 +14,7 @@ from distill.base import METHODS
 from distill.model import TrainingModel
 from engine.checkpoint import load_detector, pack
 from engine.plain import plain, save_atomic
-from engine.training.build import build_distiller, parse_methods
+from distill.build import build_distiller, parse_methods
 from engine.validation.validator import Validator
 from models.detector import raw_output
 

@@ -28,7 +28,7 @@ class DualAttention(nn.Module):
     def __init__(self, channels: int, reduction: int = 16, dilation: int = 4, residual: bool = True) -> None:
         super().__init__()
         hidden = max(channels // reduction, 4)
-        self.residual = residual
+        self.residual, self.folded = residual, False
         self.channel = nn.Sequential(
             nn.Conv2d(channels, channels, 1),
             nn.Conv2d(channels, hidden, 1),
@@ -71,8 +71,9 @@ class DualAttention(nn.Module):
         Of the channel map's 1x1 convs only the ReLU keeps the second and third apart: 2 C^2 + 2 C^2 / r multiplications
         per cell become 2 C^2 / r. The spatial map's BatchNorm goes into its conv.
         """
-        if len(self.channel) == 3:
+        if self.folded:
             return
+        self.folded = True
         first, second, relu, third, fourth, norm = self.channel
         self.channel = nn.Sequential(_joined(first, second), relu, _joined(third, fuse_conv_bn_eval(fourth, norm)))
         self.spatial = nn.Sequential(self.spatial[0], fuse_conv_bn_eval(self.spatial[1], self.spatial[2]))

@@ -14,7 +14,7 @@ import pytest
 from cfg import find
 from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
-from engine.training.build import parse_methods
+from distill.build import parse_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill",

@@ -83,7 +83,8 @@ for package in (models.blocks, models.heads, models.losses, distill.methods):
 import torch
 from small import batch
 from distill.model import FrozenTeacher, TrainingModel
-from engine.training.build import build_detector, build_distiller
+from distill.build import build_distiller
+from engine.training.build import build_detector
 
 teacher = FrozenTeacher(build_detector("s-model-fast.yaml", nc=2), "teacher s-model-fast")
 student = build_detector(folder / "new.yaml")

@@ -13,7 +13,8 @@ import export
 from cfg import UserError
 from distill.base import METHODS, Distiller
 from distill.networks import FrozenTeacher
-from engine.training.build import build_detector, build_distiller
+from distill.build import build_distiller
+from engine.training.build import build_detector
 from engine.checkpoint import save_student
 from engine.training.launch import train
 from engine.training.trainer import Trainer

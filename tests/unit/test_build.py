@@ -10,7 +10,8 @@ from cfg import UserError
 from engine import host
 from engine.checkpoint import save_student
 from engine.settings import OWN_DEFAULTS
-from engine.training.build import build_detector, build_distiller, build_networks, fit_to_labels, load_teacher
+from distill.build import build_distiller
+from engine.training.build import build_detector, build_networks, fit_to_labels, load_teacher
 from models.detector import Detector
 
 YAML = """nc: 5

@@ -16,7 +16,7 @@ from distill.base import METHODS, Distiller, Step, Term, portions_of  # noqa: E4
 from distill.combined import Combined  # noqa: E402
 from distill.methods.attention import AttentionDistiller  # noqa: E402
 from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
-from engine.training.build import parse_methods  # noqa: E402
+from distill.build import parse_methods  # noqa: E402
 
 
 class Other(Distiller):

@@ -163,6 +163,15 @@ def test_a_dynamic_teacher_gives_the_student_no_gradient():
     assert features.grad is None
 
 
+@pytest.mark.parametrize(("kernel", "alike"), [(1, True), (3, False)])
+def test_a_cell_knows_where_in_its_box_it_lies_by_3x3_convs_only(kernel, alike):
+    torch.manual_seed(0)
+    whole = pack_objects({"img": torch.zeros(1, 3, 8, 8), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4),
+                          "batch_idx": torch.zeros(0)}, 3, torch.device("cpu"))  # fmt: skip  # the virtual object alone
+    taught = LevelTeacher(8, 16, kernel)(torch.randn(1, 8, 8, 8), torch.randn(1, 1, 16), whole)
+    assert torch.allclose(taught[..., 0, 0], taught[..., 4, 4], atol=1e-5) == alike
+
+
 def test_painting_by_hand():
     embeddings = torch.tensor([[[1.0], [3.0], [50.0]]])
     rows = torch.tensor([[[1.0, 1, 0], [0, 1, 0], [0, 0, 0]]])
