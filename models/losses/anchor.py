@@ -15,19 +15,22 @@ from models.losses.joint import joint_scores
 from models.losses.qfocal import quality_focal
 
 Assignment = list[LevelAssignment]  # one entry per level
-SCORES = ("apart", "joint")
+SCORES = ("joint", "apart")
+APART = ("obj", "cls", "balance")  # gains of the two score terms that `joint` has in one
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Base gains of the three terms.
+    """Base gains of the terms; `score` is that of the joint one, `obj` and `cls` are those of the two it stands for.
+
+    The joint score needs no gain of its own for each data set: `score` is to `box` as in GFL (1 to 2 per match).
 
     Differs from YOLOv5 (box 0.05, obj 1, cls 0.5): those were tuned for binary cross-entropy, beside which quality focal loss is
     small. With them the gradient of `obj` at the neck is 600 times smaller than that of `box` at the start (86 times after two
     epochs on NEU-DET), and objectness is hardly learned. These values bring the three within a factor of two of each other
     after two epochs; `gains: {obj: 1.0, cls: 0.5}` in a model's `loss:` section restores YOLOv5's.
 
-    What is applied follows YOLOv5: all three times 3 / levels, `obj` times the image area over 640 x 640, `cls` times nc / 80.
+    What is applied to box, obj and cls follows YOLOv5: all three times 3 / levels, `obj` times the image area over 640 x 640, `cls` times nc / 80.
     `balance` weighs the objectness of each level, finest first; empty = YOLOv5's own for the number of levels.
     """
 
@@ -81,25 +84,34 @@ class AnchorLoss(nn.Module):
     the whole batch, so that an image's weight depends on its neighbours. And where several boxes share a predictor,
     its objectness target is the largest of their overlaps, not that of whichever was written last.
 
+    Differs from the paper: by default there is one score term in the place of eq. 14's two (`score`). Apart they are rivals whose
+    balance depends on the data: the best `gains: cls` was 2 on NEU-DET and 8 on DeepPCB.
+
     Args:
         head: has `nc`, `nl`, `na`, `stride` (nl,) and `anchor_wh` (nl, na, 2) in input pixels. Read anew at every
             call, because anchors may be fitted to the data after the loss was made.
         alpha, beta: of eq. 14.
         gains: overrides of `Gains`.
         anchor_ratio: matching threshold of `assign_anchors`.
+        score: `joint` trains objectness times class score, by which detections are ranked, as one number (`models.losses.joint`);
+            `apart` is the paper's way. None: `apart` where `gains` weigh its terms, else `joint`.
     """
 
     def __init__(
         self, head: nn.Module, alpha: float = 0.25, beta: float = 1.5,
-        gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str = "apart",
+        gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str | None = None,
     ) -> None:
         super().__init__()
         if not (is_number(alpha) and 0 <= alpha <= 1):
             raise UserError(f"alpha: expected a number from 0 to 1, got {alpha!r}; the paper's is 0.25")
         if not is_number(beta) or (beta < 1 and beta != 0):
             raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; the paper's is 1.5")
+        weighed = [name for name in APART if isinstance(gains, Mapping) and name in gains]
+        score = score or ("apart" if weighed else "joint")
         if score not in SCORES:
             raise UserError(f"score: expected {' or '.join(SCORES)}, got {score!r}{nearest(str(score), SCORES)}; correct it")
+        if score == "joint" and weighed:
+            raise UserError(f"gains: {', '.join(weighed)} weigh terms that score: joint has not; leave them out or say score: apart")
         if not is_number(anchor_ratio) or anchor_ratio <= 1:
             raise UserError(f"anchor_ratio: expected a number above 1, got {anchor_ratio!r}; YOLOv5's is 4")
         # Not a submodule: a model that keeps its loss as an attribute must not have the head's tensors twice.

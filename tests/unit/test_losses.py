@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from cfg.errors import UserError
-from models.losses.anchor import AnchorLoss, Gains
+from models.losses.anchor import SCORES, AnchorLoss, Gains
 from models.losses.iou import box_iou_pairs, ciou_loss, giou
+from models.losses.joint import joint_quality_focal
 from models.losses.qfocal import quality_focal
 
 # ---------------------------------------------------------------------------------------------------- quality focal
@@ -240,9 +241,53 @@ def test_anchor_loss_equals_a_loop_over_images_levels_and_matches() -> None:
     assert got["cls_loss"].item() == pytest.approx(cls / 3 * 0.5 * 4 / 80, rel=1e-5)
 
 
-def test_batch_loss_is_the_mean_of_single_image_losses() -> None:
+def test_a_gain_of_the_terms_apart_keeps_them_apart() -> None:
+    head = make_head()
+    assert AnchorLoss(head).score == AnchorLoss(head, gains={"box": 0.1}).score == "joint"
+    assert AnchorLoss(head, gains={"cls": 4.0}).score == "apart"  # as in YAMLs and checkpoints from before the joint score
+
+
+def test_the_joint_score_is_the_product_in_float64() -> None:
+    torch.manual_seed(0)
+    objectness, classes = torch.randn(50, 1, dtype=torch.float64) * 4, torch.randn(50, 3, dtype=torch.float64) * 4
+    targets, p = torch.rand(50, 3, dtype=torch.float64), objectness.sigmoid() * classes.sigmoid()
+    expected = -(targets - p).abs() ** 1.5 * (targets * p.log() + (1 - targets) * (1 - p).log())
+    torch.testing.assert_close(joint_quality_focal(objectness, classes, targets, 1.5), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_joint_score_is_finite_at_huge_logits() -> None:
+    logits = torch.tensor([-1e4, -50, 0, 50, 1e4])
+    objectness, classes = (x.reshape(-1, 1).repeat(3, 1).requires_grad_() for x in torch.meshgrid(logits, logits, indexing="ij"))
+    targets = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(25)[:, None]
+    loss = joint_quality_focal(objectness, classes, targets, 1.5)
+    loss.sum().backward()
+    assert all(x.isfinite().all() for x in (loss, objectness.grad, classes.grad))
+    assert loss[50].item() == pytest.approx(2e4)  # both entirely wrong
+
+
+def test_the_joint_score_by_hand() -> None:
+    # As `test_anchor_loss_by_hand`: four predictors, one matched, target 1 for class 1. All logits 0: p = 1/4. Of class 1 at the match
+    # (3/4)^1.5 ln 4, of every other score (1/4)^1.5 ln (4/3); divided by 3 anchors' worth of cells, as fewer are matched.
+    head = one_level()
+    losses = AnchorLoss(head)({"preds": [torch.zeros(1, 1, 2, 2, 7)]}, make_batch([[0, 1, 0.75, 0.75, 1.0, 1.0]], 1, 16))
+    right, wrong = 0.75**1.5 * math.log(4), 0.25**1.5 * math.log(4 / 3)
+    assert losses["cls_loss"].item() == pytest.approx(0.075 * (right + wrong) / 3, rel=1e-5)
+    assert losses["obj_loss"].item() == pytest.approx(0.075 * 6 * wrong / 3, rel=1e-5)
+
+
+def test_of_boxes_that_share_a_predictor_the_joint_score_has_both_classes_and_the_larger_overlap() -> None:
+    head = one_level()
+    preds, same = torch.full((1, 1, 2, 2, 7), -9.0), [0.75, 0.75, 1.0, 1.0]
+    preds[..., :4], preds[0, 0, 1, 1, 4:] = 0, 9.0  # sure of both classes where the box is
+    both = AnchorLoss(head)({"preds": [preds]}, make_batch([[0, 0, *same], [0, 1, *same]], 1, 16))
+    one = AnchorLoss(head)({"preds": [preds]}, make_batch([[0, 0, *same]], 1, 16))
+    assert both["cls_loss"] < 1e-4 < one["cls_loss"]
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_batch_loss_is_the_mean_of_single_image_losses(score: str) -> None:
     head, raw, batch = make_head(), make_raw(3, make_head()), make_batch(BOXES, 3)  # image 1 has no box
-    loss = AnchorLoss(head)
+    loss = AnchorLoss(head, score=score)
     together = loss(raw, batch)
     alone = [loss(*one_image(raw, batch, i)) for i in range(3)]
     for name, value in together.items():
@@ -250,10 +295,11 @@ def test_batch_loss_is_the_mean_of_single_image_losses() -> None:
     assert alone[1]["box_loss"] == 0 and alone[1]["cls_loss"] == 0 and alone[1]["obj_loss"] > 0
 
 
-def test_every_image_has_a_gradient() -> None:
+@pytest.mark.parametrize("score", SCORES)
+def test_every_image_has_a_gradient(score: str) -> None:
     head, raw, batch = make_head(), make_raw(3, make_head()), make_batch(BOXES, 3)
     preds = [p.requires_grad_() for p in raw["preds"]]
-    sum(AnchorLoss(head)(raw, batch).values()).backward()
+    sum(AnchorLoss(head, score=score)(raw, batch).values()).backward()
     assert all(p.grad.isfinite().all() for p in preds)
     for image in range(3):
         assert any(p.grad[image].abs().sum() > 0 for p in preds), image
@@ -262,25 +308,26 @@ def test_every_image_has_a_gradient() -> None:
 def test_objectness_target_carries_no_gradient() -> None:
     head, raw, batch = make_head(), make_raw(1, make_head()), make_batch(BOXES[:2], 1)
     preds = [p.requires_grad_() for p in raw["preds"]]
-    AnchorLoss(head)(raw, batch)["obj_loss"].backward()
+    AnchorLoss(head, score="apart")(raw, batch)["obj_loss"].backward()
     for pred in preds:
         assert pred.grad[..., 4].abs().sum() > 0
         assert pred.grad[..., :4].abs().sum() == 0 and pred.grad[..., 5:].abs().sum() == 0
 
 
+@pytest.mark.parametrize("score", SCORES)
 @pytest.mark.parametrize("nc", [1, 4])
 @pytest.mark.parametrize("boxes", [[], [[0, 0, 0.5, 0.5, 1.0, 1.0]]])
-def test_same_keys_and_a_gradient_path_always(nc: int, boxes: list) -> None:
+def test_same_keys_and_a_gradient_path_always(score: str, nc: int, boxes: list) -> None:
     head = make_head(nc)
     raw = make_raw(2, head)
     preds = [p.requires_grad_() for p in raw["preds"]]
-    losses = AnchorLoss(head)(raw, make_batch(boxes, 2))
+    losses = AnchorLoss(head, score=score)(raw, make_batch(boxes, 2))
     assert list(losses) == ["box_loss", "obj_loss", "cls_loss"]
     for name, value in losses.items():
         assert value.shape == () and value.dtype == torch.float32 and value.isfinite() and value.requires_grad, name
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in preds)
-    assert (losses["cls_loss"] > 0) == bool(boxes and nc > 1)
+    assert (losses["cls_loss"] > 0) == bool(boxes and (nc > 1 or score == "joint"))
     assert (losses["box_loss"] > 0) == bool(boxes)
 
 
@@ -336,7 +383,7 @@ def test_anchors_are_read_at_every_call_and_the_head_is_not_a_submodule() -> Non
 
 def test_gains_scale_the_terms() -> None:
     head, raw, batch = make_head(), make_raw(3, make_head()), make_batch(BOXES, 3)
-    plain = AnchorLoss(head)(raw, batch)
+    plain = AnchorLoss(head, score="apart")(raw, batch)
     doubled = AnchorLoss(head, gains={"box": 0.1, "balance": [8, 2, 0.8]})(raw, batch)
     assert doubled["box_loss"].item() == pytest.approx(2 * plain["box_loss"].item())
     assert doubled["obj_loss"].item() == pytest.approx(2 * plain["obj_loss"].item())
@@ -362,6 +409,8 @@ def test_level_balance() -> None:
         ({"gains": {"obj": -1.0}}, "at least 0"),
         ({"alpha": 2.0}, "alpha: expected"),
         ({"beta": 0.5}, "beta: expected"),
+        ({"score": "joined"}, "did you mean 'joint'"),
+        ({"score": "joint", "gains": {"cls": 4}}, "cls weigh terms that score: joint has not"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
