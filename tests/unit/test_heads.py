@@ -173,7 +173,7 @@ def test_half_precision_decodes_in_float32_outside_export() -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"alpah": 0.3}, "mine.yaml: loss: expected options among alpha, beta, gains, anchor_ratio, got 'alpah'; did you mean"),
+        ({"alpah": 0.3}, "mine.yaml: loss: expected options among alpha, beta, gains, anchor_ratio, score, got 'alpah'; did you mean"),
         ({"alpha": "high"}, "mine.yaml: loss: alpha: expected a number from 0 to 1, got 'high'"),
         ({"anchor_ratio": True}, "anchor_ratio: expected a number above 1, got True"),
         ({"gains": {"box": float("inf")}}, "mine.yaml: loss: gains: expected box to be a number"),
