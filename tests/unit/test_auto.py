@@ -1,0 +1,44 @@
+"""The default method: what it chooses for which pair of heads."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
+from small import detector, stock  # noqa: E402
+
+from cfg import UserError  # noqa: E402
+from distill.build import build_distiller  # noqa: E402
+from distill.methods.auto import Auto  # noqa: E402
+from distill.networks import FrozenTeacher, spec_of  # noqa: E402
+
+
+def choice(student, teacher, predictions: list[str]) -> list[str]:
+    specs = spec_of(student, "student"), spec_of(teacher, "teacher")
+    return list(Auto(*specs, features="pkd", predictions=predictions).parts)
+
+
+@pytest.mark.parametrize(
+    ("teacher", "predictions", "chosen"),
+    [
+        (lambda: detector(16, seed=2), ["output"], ["pkd", "output"]),
+        (lambda: detector(16, seed=2), ["ld", "output"], ["pkd", "output"]),  # no box distributions on either side
+        (lambda: stock(16, seed=2), ["output", "ld"], ["pkd"]),  # anchors beside one prediction per cell
+        (lambda: detector(16, seed=2), [], ["pkd"]),
+    ],
+)
+def test_predictions_are_compared_where_they_stand_for_the_same(teacher, predictions, chosen) -> None:
+    assert choice(detector(8, "none", seed=1), teacher(), predictions) == chosen
+
+
+def test_without_labels_only_features_are_compared() -> None:
+    student, teacher = detector(8, "none", seed=1), FrozenTeacher(detector(16, seed=2), "teacher")
+    assert not build_distiller("auto", student, teacher, "s", label_free=True).reads_head
+
+
+def test_auto_needs_a_teacher() -> None:
+    with pytest.raises(UserError, match="auto needs a teacher"):
+        build_distiller("auto", detector(8, "none", seed=1), None, "s")
