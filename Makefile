@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 
-.PHONY: demo test install clean
+.PHONY: demo test docs install clean
 
 demo: install ## sample data, teacher, distilled student, validation, detection, export: one table at the end
 	$(RUN) -m benchmarks.demo
 
 test: install ## the tests; `$(RUN) -m pytest -m real` for those that need the research data
 	$(RUN) -m pytest -q -n auto --dist worksteal
+
+docs: install ## docs/ as a web site in runs/docs
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	$(RUN) -m mkdocs build --quiet
 
 install: $(VENV)/installed
 

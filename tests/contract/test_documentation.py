@@ -17,6 +17,8 @@ from engine.settings import known_names, read_command_line
 from distill.build import parse_methods
 
 ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "weights/README.md",
+             *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "benchmarks").glob("*.md"))]  # fmt: skip
 KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": "distill",
          "--ablation": "ablations"}  # fmt: skip
 
@@ -24,7 +26,7 @@ KINDS = {"--cfg": "models", "--data": "data", "--recipe": "train", "--distill": 
 def documented() -> list[str]:
     """Commands of the documents' bash blocks that call a script, a module or make, comments removed."""
     lines = []
-    for document in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "benchmarks").glob("*.md"))):
+    for document in DOCUMENTS:
         for block in re.findall(r"```bash\n(.*?)```", document.read_text(encoding="utf-8"), re.S):
             lines += [line.split(" #")[0].strip() for line in re.sub(r"\\\n\s*", "", block).splitlines()]
     return sorted({line for line in lines if re.match(r"(make|(\S*/)?python) (?!- )", line)})
@@ -68,8 +70,23 @@ def test_documented_command_exists(command: str) -> None:
 def test_documented_numbers_of_the_models_are_true() -> None:
     from models.detector import Detector
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/models.md").read_text(encoding="utf-8")
     for name, millions in (("t-model.yaml", "20.99 M"), ("s-model.yaml", "6.03 M"), ("s-model-fast.yaml", "2.41 M")):
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
         assert millions in row
         assert f"{sum(p.numel() for p in Detector(name).parameters()) / 1e6:.2f} M" == millions
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.S)
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", text):
+        found = document.parent / target if target else document
+        assert found.exists(), f"{document.name}: {target}"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", found.read_text(encoding="utf-8"), re.M)
+            assert anchor in {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}, anchor
+
+
+def test_the_readme_fits_on_a_screen_and_a_half() -> None:
+    assert (ROOT / "README.md").stat().st_size <= 6 * 1024
