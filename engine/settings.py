@@ -36,10 +36,11 @@ OWN_DEFAULTS: dict[str, Any] = {
     "map_classes": False,  # take the classes of weights and teacher by their names, where these are in another order
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
     "tensorboard": False,  # write TensorBoard events to the run folder
+    "verbose": False,  # every loss item, weight and share in the progress table, and all that the host library says
 }
 ALIASES = {"cfg": "model"}
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
-             "time", "save_dir", "tensorboard")  # fmt: skip
+             "time", "save_dir", "tensorboard", "verbose")  # fmt: skip
 DEFAULT_RECIPE = "paper"
 TEXT = ("model", "data", "teacher", "unlabelled", "distill", "adaptive", "weights", "recipe", "project", "name", "save_dir",
         "optimizer", "split")  # fmt: skip

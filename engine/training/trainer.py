@@ -26,6 +26,7 @@ from engine.host_plots import shield_plots
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
+from engine.training.console import console, table_head, table_row
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
 from engine.training.report import TensorBoard, column, header, heading, plot_weights
@@ -57,7 +58,8 @@ class Trainer(DetectionTrainer):
         use_all_cores()
         use_own_data()
         shield_plots()
-        super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
+        with console(settings.get("verbose", False), str):
+            super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
         self.amp_kept = self.args.amp  # in checkpoints: a resumed run goes on in the same arithmetic
@@ -193,7 +195,8 @@ class Trainer(DetectionTrainer):
             if self.checkpoint and self.checkpoint["run"].get("finished"):
                 self._finish()
             else:
-                super()._do_train()
+                with console(self.args.verbose, self._row):
+                    super()._do_train()
         except NonFiniteLoss as error:
             raise self._stopped(str(error)) from error
 
@@ -218,9 +221,15 @@ class Trainer(DetectionTrainer):
             self.plot_metrics()
 
     def progress_string(self) -> str:
-        """The progress table's head, one column of 11 characters per term and weight."""
+        """The progress table's head: few columns, once; `--verbose`: one of 11 characters per term and weight, at each epoch."""
+        if not self.args.verbose:
+            return table_head(self.loss_names, unwrap_model(self.model).terms) if self.epoch == self.start_epoch else ""
         names = ("Epoch", "GPU_mem", *map(heading, self.loss_names), "Instances", "Size")
         return "\n" + "".join(f"{name:>11}" for name in names)
+
+    def _row(self, host_row: str) -> str:
+        """The progress row of a step (`engine.training.console`)."""
+        return table_row(host_row, self.tloss or {}, unwrap_model(self.model).terms)
 
     def label_loss_items(self, loss_items: dict[str, Any] | None = None, prefix: str = "train") -> Any:
         """Names, or named values, of the loss items, to five digits (ultralytics: five decimals)."""

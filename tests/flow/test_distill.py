@@ -45,7 +45,7 @@ def place(tmp_path_factory) -> Path:
 
 def test_every_term_and_weight_is_shown(place, caplog, capsys):
     with caplog.at_level("INFO"):
-        options = {"epochs": 3, "plots": True, "tensorboard": True, "lr0": 0.01, "adaptive": "stable"}
+        options = {"epochs": 3, "plots": True, "tensorboard": True, "lr0": 0.01, "adaptive": "stable", "distill": "attention", "verbose": True}
         folder = train(training(place, name="shown", teacher=str(place / "own.pt"), **options))
     rows = results(folder)
     for row in rows:

@@ -55,7 +55,7 @@ def test_command_line_in_a_process_of_its_own(place, tmp_path):
     command = [sys.executable, ROOT / "train.py", "--cfg", place / "model.yaml", *options, *more]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert f"results in {place / 'runs/process'}" in done.stdout and "lr0=0.01" in done.stderr + done.stdout
+    assert f"results in {place / 'runs/process'}" in done.stdout and "AdamW(lr=0.01" in done.stderr + done.stdout
     assert list(tmp_path.iterdir()) == []  # nothing is written outside the run folder
 
 
