@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cfg import find
+from cfg.version import VERSION
 from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
 from distill.build import parse_methods
@@ -90,3 +91,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 def test_the_readme_fits_on_a_screen_and_a_half() -> None:
     assert (ROOT / "README.md").stat().st_size <= 6 * 1024
+
+
+def test_one_version_number() -> None:
+    assert f"\nversion: {VERSION}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
