@@ -32,7 +32,7 @@ MATERIALS_VERSION = 1  # the same for pictures of many materials
 MARKER = "sample.json"
 CACHES = (".cache", ".tandem")  # ultralytics' and ours
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
-EMPTY = 0.1  # share of images without defects
+EMPTY = 0.1  # share of images without defects, of steel
 
 
 def make_image(
@@ -81,7 +81,7 @@ def _add_defect(rng: np.random.Generator, plate: Plate, kind: int, boxes: list[n
 
 def make_sample(
     out: str | Path, images: int = 300, size: int = 256, seed: int = 0, difficulty: float = 1.0,
-    materials: Sequence[str] = (), workers: int = 1,
+    materials: Sequence[str] = (), workers: int = 1, empty: float = EMPTY,
 ) -> Path:
     """Make the sample data set, or find it made already by the same arguments. Returns the path of its `data.yaml`.
 
@@ -95,15 +95,18 @@ def make_sample(
         difficulty: how small, thin and faint defects of steel may be: from 0, large and clear, to 1.
         materials: names in `data.drawn.materials.MATERIALS`; none for steel, with its own four classes.
         workers: how many processes draw. The files do not depend on it.
+        empty: share of images without defects, of steel: 0.95 as on a line that makes good parts.
 
     Raises:
         UserError: an argument outside its range, or `out` holds something else or cannot be written.
     """
-    _check(images, size, seed, difficulty, materials, workers)
+    _check(images, size, seed, difficulty, materials, workers, empty)
     out = Path(out)
     wanted = {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
     if materials:
         wanted |= {"version": MATERIALS_VERSION, "materials": list(materials)}
+    if empty != EMPTY:
+        wanted |= {"empty": empty}
     marker = _read_marker(out)
     present = _digests(out) if marker else {}
     made = marker.pop("files", present) if marker else {}  # samples of older versions have no list
@@ -117,12 +120,14 @@ def make_sample(
         if materials:
             _write_materials(folder, images, size, seed, materials, workers)
         else:
-            _write_steel(folder, images, size, seed, difficulty, workers)
+            _write_steel(folder, images, size, seed, difficulty, workers, empty)
         (folder / MARKER).write_text(json.dumps(wanted | {"files": _digests(folder)}) + "\n", encoding="utf-8")
     return out / "data.yaml"
 
 
-def _check(images: int, size: int, seed: int, difficulty: float, materials: Sequence[str], workers: int) -> None:
+def _check(
+    images: int, size: int, seed: int, difficulty: float, materials: Sequence[str], workers: int, empty: float
+) -> None:
     """Refuse (`UserError`) arguments outside their range."""
     if images < 10 or size < 64 or seed < 0:
         raise UserError(f"--images/--size/--seed: expected at least 10, 64 and 0, got {images}, {size} and {seed}")
@@ -130,21 +135,28 @@ def _check(images: int, size: int, seed: int, difficulty: float, materials: Sequ
         raise UserError(f"--difficulty: expected a number from 0 (large, clear defects) to 1, got {difficulty}")
     if materials and difficulty != 1:
         raise UserError(f"--difficulty: expected with steel only, got {difficulty} with --materials; leave one of them out")
+    if not 0 <= empty < 1:
+        raise UserError(f"--empty: expected a share of at least 0 and below 1, got {empty}")
+    if materials and empty != EMPTY:
+        raise UserError(f"--empty: expected with steel only, got {empty} with --materials; leave one of them out")
     if workers < 1:
         raise UserError(f"--workers: expected at least 1 process, got {workers}")
 
 
-def _write_steel(folder: Path, images: int, size: int, seed: int, difficulty: float, workers: int) -> None:
+def _write_steel(
+    folder: Path, images: int, size: int, seed: int, difficulty: float, workers: int, empty: float
+) -> None:
     """Draw plates of steel and write them with their labels and `data.yaml`."""
-    draw = partial(_draw_steel, size, seed, difficulty)
+    draw = partial(_draw_steel, size, seed, difficulty, empty)
     writer = write_pictures(folder, list(DEFECTS), _parts(images, seed), draw, "steel", ".png", workers)
-    writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, difficulty {difficulty}")
+    content = f"{images} images, {size} x {size}, seed {seed}, difficulty {difficulty}"
+    writer.finish(f"made by data.sample: {content}" + (f", {empty} without defects" if empty != EMPTY else ""))
 
 
-def _draw_steel(size: int, seed: int, difficulty: float, i: int) -> tuple[np.ndarray, np.ndarray]:
+def _draw_steel(size: int, seed: int, difficulty: float, empty: float, i: int) -> tuple[np.ndarray, np.ndarray]:
     """Return pixels and label rows of plate i."""
     rng = np.random.default_rng((seed, i))
-    first = None if rng.random() < EMPTY else i % len(DEFECTS)
+    first = None if rng.random() < empty else i % len(DEFECTS)
     return make_image(rng, size, first, difficulty)
 
 
@@ -186,12 +198,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=256, help="side in pixels (default: 256)")
     parser.add_argument("--seed", type=int, default=0, help="another seed gives other images (default: 0)")
     parser.add_argument("--difficulty", type=float, default=1.0, help="0: large, clear defects, 1: all kinds (default: 1)")
+    parser.add_argument("--empty", type=float, default=EMPTY, help=f"share of images without defects (default: {EMPTY})")
     parser.add_argument("--materials", help="draw these instead of steel: all, or names separated by commas, as metal,glass")
     parser.add_argument("--workers", type=int, help="processes that draw (default: one for each core)")
     options = parser.parse_args(argv)
     materials = () if options.materials is None else materials_of(options.materials)
     workers = available_cpus() if options.workers is None else options.workers
-    print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty, materials, workers))
+    print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty, materials, workers,
+                      options.empty))
     return 0
 
 
