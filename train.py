@@ -16,7 +16,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --kd-cap X       largest such share; --kd-until X, --kd-decay cosine: when distillation ends, and how
     --kd-project B   give detection back what distillation takes from it where the two are opposed (default: True)
     --adaptive MODE  weights of the loss terms of a distilled run: none (default), stable, paper, uncertainty
-    --recipe NAME    training recipe below cfg/train: paper (default), quick, hsd, sdd
+    --recipe NAME    training recipe below cfg/train: paper (default), quick, rare (few defects, many good parts), hsd, sdd
     --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --weights FILE   what to start from: shipped (default: ours, where there are some for the model), none (random numbers), or
                      a file (ours, ultralytics', YOLOv5's), block by block or by name and shape

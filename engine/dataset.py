@@ -28,6 +28,7 @@ from data.files import list_images
 from data.images import Unreadable, read_pixels
 from data.reader import Reading, Sample, memory_place, read_images
 from data.unlabelled import UNLABELLED
+from engine.pasting import Pasting
 
 SHOWN = 20  # images that are left out, named on the screen
 LEFT_OUT = "left-out.csv"  # all of them, in the run folder
@@ -43,7 +44,8 @@ class Dataset(YOLODataset):
         hyp: the run's arguments; with a true `border` among them, images to validate on get ultralytics' border of half a
             stride of grey. At 640 pixels that is little; 128 pixels become 160, and a detector with coarse levels, which
             has never seen such an edge, loses up to 7 points of mAP50-95 (benchmarks/neu-det.md). Without it they are what
-            detect.py and exported models see.
+            detect.py and exported models see. With a `paste` above 0, images to train on get defects of others with that
+            probability (`engine.pasting`).
 
     Attributes:
         reading: what was read, and which images were left out and why.
@@ -54,6 +56,8 @@ class Dataset(YOLODataset):
     def __init__(self, *args: Any, hyp: Any, **options: Any) -> None:
         self.border = BORDER if getattr(hyp, "border", False) else 0.0
         super().__init__(*args, hyp=hyp, **options)
+        chance = getattr(hyp, "paste", 0.0) if self.augment else 0.0
+        self.pasting = Pasting(self, chance, hyp.fliplr) if chance else None
 
     def get_img_files(self, img_path: str | list[str]) -> list[str]:
         """Read the part; return the images that are used. Raises `UserError` when there is none."""
@@ -83,6 +87,12 @@ class Dataset(YOLODataset):
         """The labels as the host's own: shape (height, width), cls (n, 1), bboxes (n, 4) xywh as fractions."""
         outlined = all(p is not None for s in self.reading.samples if s.labels for p in s.labels.polygons)
         return [_label(sample, outlined) for sample in self.reading.samples]
+
+    def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
+        """A loaded image with its labels as augmentation takes them, with pasted defects where the run pastes."""
+        if self.pasting:
+            self.pasting(label)
+        return super().update_labels_info(label)
 
     def set_rectangle(self) -> None:
         """Batches of images of like shape. Unlike the host's, labels keep their `shape`, which anchors are fitted by."""

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from cfg import UserError, find, nearest, read_yaml
+from data.rare.options import OPTIONS, check_rare
 
 SELECT = "select"  # of teacher_init: chosen channels
 SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model
@@ -37,6 +38,7 @@ OWN_DEFAULTS: dict[str, Any] = {
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
     "tensorboard": False,  # write TensorBoard events to the run folder
     "verbose": False,  # every loss item, weight and share in the progress table, and all that the host library says
+    **OPTIONS,  # for rare defects
 }
 ALIASES = {"cfg": "model"}
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
@@ -207,8 +209,9 @@ def _check_own(settings: dict[str, Any]) -> None:
         raise UserError("--unlabelled: pictures without labels teach nothing alone; give the teacher with --teacher t.pt")
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
+    check_rare({name: settings.get(name, default) for name, default in OPTIONS.items()})
     for name, default in OWN_DEFAULTS.items():
-        if name in balance or name in ("lr_steps", "teacher_init"):
+        if name in balance or name in OPTIONS or name in ("lr_steps", "teacher_init"):
             continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")

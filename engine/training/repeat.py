@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.utils import RANK
 
+from engine.training.draws import Draws
+
 
 def seed_epoch(seed: int, epoch: int, loader: InfiniteDataLoader) -> None:
     """Draw the order of images, their augmentation and the masks of an epoch from random numbers of its own.
@@ -20,6 +22,8 @@ def seed_epoch(seed: int, epoch: int, loader: InfiniteDataLoader) -> None:
     states = np.random.SeedSequence([seed, RANK + 1, epoch]).generate_state(3)
     for draw_from, state in zip((random.seed, np.random.seed, torch.manual_seed), states.tolist()):
         draw_from(state)
+    if isinstance(loader.sampler, Draws):
+        loader.sampler.set_epoch(epoch, again=not loader.num_workers)
     if not loader.num_workers:
         loader.generator.manual_seed(states.tolist()[-1])
         loader.reset()

@@ -12,6 +12,7 @@ import torch.distributed as dist
 import yaml
 from torch import nn
 from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.data.build import InfiniteDataLoader
 from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
@@ -27,6 +28,7 @@ from engine.precision import described
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
 from engine.training.console import console, table_head, table_row
+from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
 from engine.training.report import TensorBoard, column, header, heading, plot_weights
@@ -165,6 +167,17 @@ class Trainer(DetectionTrainer):
             note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
+
+    def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> InfiniteDataLoader:
+        """Ultralytics' loader; to train on, with the draws that the arguments ask for."""
+        loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
+        if mode != "train":
+            return loader
+        where = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+        loader = balanced(loader, self.args, self.data["nc"], batch_size, *where)
+        if isinstance(loader.sampler, Draws) and RANK in {-1, 0}:
+            LOGGER.info(draws_note(loader.sampler, loader.dataset.labels, self.data["names"]))
+        return loader
 
     def _setup_scheduler(self) -> None:
         """Ultralytics' linear or cosine schedule, or steps (`lr_steps`), which it does not have."""
