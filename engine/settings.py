@@ -209,7 +209,7 @@ def _check_own(settings: dict[str, Any]) -> None:
         raise UserError("--unlabelled: pictures without labels teach nothing alone; give the teacher with --teacher t.pt")
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
-    check_rare({name: settings.get(name, default) for name, default in OPTIONS.items()})
+    check_rare({name: settings.get(name, default) for name, default in OPTIONS.items()}, bool(settings.get("rect")))
     for name, default in OWN_DEFAULTS.items():
         if name in balance or name in OPTIONS or name in ("lr_steps", "teacher_init"):
             continue

@@ -16,11 +16,17 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def check_rare(options: Mapping[str, Any]) -> None:
+def chooses_draws(options: Mapping[str, Any]) -> bool:
+    """Whether an epoch is to draw something else than every image once."""
+    return options["repeat_threshold"] is not None or options["background_share"] is not None or options["min_steps"] > 0
+
+
+def check_rare(options: Mapping[str, Any], rect: bool = False) -> None:
     """Refuse values of a wrong type or outside their range.
 
     Args:
         options: values for all of `OPTIONS`.
+        rect: whether batches are to be of images of like shape.
 
     Raises:
         UserError: names the argument, what was expected and what was given.
@@ -34,3 +40,6 @@ def check_rare(options: Mapping[str, Any]) -> None:
         raise UserError(f"min_steps: expected a whole number of batches of at least 0, got {steps!r}; try 50")
     if not is_number(chance) or not 0 <= chance <= 1:
         raise UserError(f"paste: expected a probability from 0 to 1, got {chance!r}; try 0.5")
+    if rect and chooses_draws(options):
+        raise UserError("rect: batches of images of like shape cannot be drawn by class, background_share or min_steps; leave rect "
+                        "out, or say --repeat-threshold None --background-share None --min-steps 0")  # fmt: skip

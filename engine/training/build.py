@@ -25,6 +25,7 @@ from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
 DEFAULT_METHOD = "auto"  # with a teacher and no word on the method
+MANY_SMALL = 0.1  # share of boxes smaller than a cell from which on a run says so
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 
 
@@ -124,6 +125,31 @@ def size_note(settings: dict[str, Any], student: nn.Module, teacher: FrozenTeach
     ]
 
 
+def box_sizes(labels: list[dict[str, Any]], imgsz: int) -> np.ndarray:
+    """Width and height (n, 2) in pixels of all boxes of ultralytics' labels, in images whose longer side is `imgsz`."""
+    sizes = [label["bboxes"][:, 2:] * np.array(label["shape"][::-1]) * imgsz / max(label["shape"]) for label in labels]
+    return np.concatenate(sizes) if sizes else np.zeros((0, 2))
+
+
+def small_boxes_note(labels: list[dict[str, Any]], imgsz: int, stride: int) -> str:
+    """A header line where many boxes are smaller than a cell of the finest level: no draws, copies or epochs mend that.
+
+    Args:
+        labels: ultralytics' labels of the training images, as of `fit_to_labels`.
+        imgsz: side in pixels that an image's longer side has in training.
+        stride: pixels per cell of the finest level.
+    """
+    sides = np.sqrt(box_sizes(labels, imgsz).prod(1))
+    small = (sides < stride).mean() if len(sides) else 0.0
+    if small <= MANY_SMALL:
+        return ""
+    enough = math.ceil(imgsz * stride / np.quantile(sides, MANY_SMALL) / 32) * 32
+    return (
+        f"boxes: {small:.0%} are smaller than {stride} px, a cell of the finest level, at --imgsz {imgsz} (median {np.median(sides):.1f} px); "
+        f"at --imgsz {enough} {MANY_SMALL:.0%} are"
+    )
+
+
 def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) -> str:
     """Refit an anchor head's sizes, in place, when they cover the training boxes badly; return a line about it.
 
@@ -133,8 +159,7 @@ def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) 
         imgsz: side in pixels that an image's longer side has in training.
     """
     head = student.model[-1]
-    sizes = [label["bboxes"][:, 2:] * np.array(label["shape"][::-1]) * imgsz / max(label["shape"]) for label in labels]
-    wh = np.concatenate(sizes) if sizes else np.zeros((0, 2))
+    wh = box_sizes(labels, imgsz)
     if not len(wh):  # a fraction of the data set without boxes
         return ""
     recall, matched = best_possible_recall(wh, head.anchor_wh.cpu())

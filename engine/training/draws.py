@@ -11,6 +11,7 @@ from torch.utils.data import Sampler
 from ultralytics.data.build import InfiniteDataLoader
 
 from data.rare.draws import draw, draw_weights
+from data.rare.options import chooses_draws
 
 
 class Draws(Sampler[int]):
@@ -57,7 +58,7 @@ def balanced(loader: InfiniteDataLoader, args: Namespace, nc: int, batch_size: i
         batch_size: images per batch of one process.
         rank, processes: which of how many processes this is.
     """
-    if args.repeat_threshold is None and args.background_share is None and not args.min_steps:
+    if not chooses_draws(vars(args)):
         return loader
     dataset = loader.dataset
     weights = draw_weights([x["cls"].reshape(-1) for x in dataset.labels], nc, args.repeat_threshold, args.background_share)

@@ -28,6 +28,7 @@ from engine.precision import described
 from engine.settings import OWN_DEFAULTS
 from engine.training.build import Networks, fit_to_labels
 from engine.training.console import console, table_head, table_row
+from engine.training.build import Networks, fit_to_labels, small_boxes_note
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
@@ -163,8 +164,11 @@ class Trainer(DetectionTrainer):
             loaders = {"train": self.train_loader, self.args.split: self.test_loader}
             record_left_out(self.save_dir, {part: loader.dataset.reading for part, loader in loaders.items()})
         student = unwrap_model(self.model).student
+        labels = self.train_loader.dataset.labels
+        if (note := small_boxes_note(labels, self.args.imgsz, int(student.stride.min()))) and RANK in {-1, 0}:
+            LOGGER.info(note)
         if self.args.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
-            note = fit_to_labels(student, self.train_loader.dataset.labels, self.args.imgsz)
+            note = fit_to_labels(student, labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
 
