@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from cfg import UserError, find, nearest, read_yaml
-from data.rare.options import OPTIONS, check_rare
+from engine.rare import OPTIONS, check_rare
 
 SELECT = "select"  # of teacher_init: chosen channels
 SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model

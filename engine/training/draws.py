@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 from ultralytics.data.build import InfiniteDataLoader
 
 from data.rare.draws import draw, draw_weights
-from data.rare.options import chooses_draws
+from engine.rare import chooses_draws
 
 
 class Draws(Sampler[int]):
@@ -49,7 +49,7 @@ class Draws(Sampler[int]):
 
 
 def balanced(loader: InfiniteDataLoader, args: Namespace, nc: int, batch_size: int, rank: int, processes: int) -> InfiniteDataLoader:
-    """Return a training loader that draws as the arguments say (`data.rare.options`), the same one where they are off.
+    """Return a training loader that draws as the arguments say (`engine.rare`), the same one where they are off.
 
     Args:
         loader: ultralytics', of our `Dataset`.

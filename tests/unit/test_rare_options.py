@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cfg import UserError, read_yaml
-from data.rare.options import OPTIONS, chooses_draws
+from engine.rare import OPTIONS, chooses_draws
 from engine.settings import complete, known_names, read_command_line
 from engine.training.build import small_boxes_note
 
