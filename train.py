@@ -17,6 +17,9 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --kd-project B   give detection back what distillation takes from it where the two are opposed (default: True)
     --adaptive MODE  weights of the loss terms of a distilled run: none (default), stable, paper, uncertainty
     --recipe NAME    training recipe below cfg/train: paper (default), quick, rare (few defects, many good parts), hsd, sdd
+    --repeat-threshold T, --background-share X, --min-steps N, --paste P    for few defects among many good parts: classes in less than
+                     a share T of the images are drawn more often; images without objects are at most a share X of the draws; an epoch
+                     has N batches or more; an image gets defects cut out of others of the training part with probability P
     --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --weights FILE   what to start from: shipped (default: ours, where there are some for the model), none (random numbers), or
                      a file (ours, ultralytics', YOLOv5's), block by block or by name and shape

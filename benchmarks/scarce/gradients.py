@@ -4,7 +4,7 @@
 
 Prints the norm of each gradient at the parameters of backbone and neck, and its share of the whole gradient (the projection on it),
 as means over batches of the training part. Objectness is divided into the cells that answer for a box, the other cells of images
-with objects, and all cells of images without.
+with objects, and all cells of images without. The loss is that with separate terms of objectness and class (`score: apart`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def measure(student: nn.Module, batches: list[dict[str, Tensor]]) -> dict[str, t
     """Norm, and share of the whole gradient, of every term and part, as means over batches."""
     head = student.model[-1]
     trunk = [p for name, p in student.named_parameters() if not name.startswith(f"model.{head.i}.")]
-    loss, found = head.loss(**student.yaml.get("loss", {})), {}
+    loss, found = head.loss(score="apart", gains={"cls": 4.0}), {}
     for batch in batches:
         raw = student(batch["img"])
         terms = loss(raw, batch) | objectness_parts(loss, raw, batch)
