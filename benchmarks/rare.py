@@ -1,7 +1,7 @@
 """Few defects among many good parts: the recipe `rare` beside `quick`, with equal time.
 
-    python -m benchmarks.rare --data neu-det.yaml --shots 10 --seeds 3     # ten images a class, four good ones for each
-    python -m benchmarks.rare --data sample --seeds 3                      # the built-in sample, 5 % of it with defects
+    python -m benchmarks.rare --data neu-det.yaml --shots 10 # ten images a class, four good ones for each
+    python -m benchmarks.rare --data sample                  # the built-in sample, 5 % of it with defects
 
 Makes the set of each seed, trains the fast student once per recipe and seed for as much processor time, and prints mAP50 and the
 escapes at 5 % overkill on images that no training saw. `--held-out` scores on other training images, to choose settings by;

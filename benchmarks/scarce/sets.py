@@ -58,9 +58,8 @@ def cut(data: str | Path, out: Path, shots: int, seed: int, held_out: bool = Fal
     chosen, rest = _choose(train, shots, rng)
     if held_out:
         val, rest = _choose(rest, len(val) // content["nc"], rng)
-    writer_names = [content["names"][i] for i in range(content["nc"])]
     with staging(out) as folder:
-        writer = DatasetWriter(folder, writer_names)
+        writer = DatasetWriter(folder, [content["names"][i] for i in range(content["nc"])])
         for part, images in (("train", chosen), ("val", val)):
             for one in images:
                 writer.add(one.image, part, one.image.stem, one.rows)
@@ -137,5 +136,5 @@ def _free_square(taken: np.ndarray) -> tuple[int, int, int] | None:
 def _spread(square: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return a square brought to a size by reflection at its edges."""
     side = len(square)
-    fold = lambda n: np.abs((np.arange(n) + side - 1) % (2 * side - 2) - (side - 1))  # noqa: E731  (0 1 .. s-1 .. 1 0 1 ..)
-    return square[fold(height)][:, fold(width)]
+    rows, columns = (side - 1 - np.abs(np.arange(n) % (2 * side - 2) - (side - 1)) for n in (height, width))  # 0 1 .. side-1 .. 1 0 1
+    return square[rows][:, columns]
