@@ -71,9 +71,10 @@ def balanced(loader: InfiniteDataLoader, args: Namespace, nc: int, batch_size: i
 
 
 def draws_note(sampler: Draws, labels: Sequence[dict], names: dict[int, str]) -> str:
-    """A header line: how many images an epoch draws, how many of them with objects, and the share of each class."""
+    """A header line: how many images an epoch draws, the share of them with objects, and of the class that is drawn least."""
     chances = sampler.weights / sampler.weights.sum()
     shows = {i: sum(p for p, x in zip(chances, labels) if (x["cls"] == i).any()) for i in names}
     filled = sum(p for p, x in zip(chances, labels) if len(x["cls"]))
-    classes = ", ".join(f"{names[i]} {share:.0%}" for i, share in shows.items())
-    return f"draws: {len(sampler) * sampler.processes} images an epoch of {len(labels)}, {filled:.0%} with objects ({classes})"
+    least = min(shows, key=shows.get)
+    drawn = f"draws: {len(sampler) * sampler.processes} images an epoch of {len(labels)}, {filled:.0%} with objects"
+    return f"{drawn}, {shows[least]:.0%} with the least frequent class ({names[least]})"

@@ -26,9 +26,8 @@ from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_
 from engine.host_plots import shield_plots
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS
-from engine.training.build import Networks, fit_to_labels
-from engine.training.console import console, table_head, table_row
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
+from engine.training.console import console, table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch

@@ -122,4 +122,4 @@ def test_an_epoch_of_a_loader_can_be_drawn_again():
 def test_note_says_what_is_drawn():
     drawn = loader(background_share=0.5, min_steps=5)
     note = draws_note(drawn.sampler, Numbers.labels, {0: "pit", 1: "dent"})
-    assert note == "draws: 20 images an epoch of 10, 50% with objects (pit 0%, dent 50%)"
+    assert note == "draws: 20 images an epoch of 10, 50% with objects, 0% with the least frequent class (pit)"
