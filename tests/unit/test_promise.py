@@ -168,21 +168,19 @@ def test_images_of_one_part_are_one_unit():
         choose(ONE, got, Wish(0.05))
 
 
-def test_mapie_chooses_the_same_threshold():
+@pytest.mark.parametrize(("units", "rate"), [(512, 0.01), (1024, 0.02), (256, 0.05)])
+def test_mapie_chooses_the_same_threshold(units, rate):
+    """Numbers of units are powers of 2: MAPIE 1.6 rounds n (1 - recall) up, 1.0000000000000002 misses to 2."""
     controllers = pytest.importorskip("mapie.risk_control", reason="MAPIE is not installed; it is an oracle for this test only")
     rng = np.random.default_rng(5)
-    ng, ok = rng.beta(4, 2, 473), rng.beta(2, 6, 200)
-    scores, labels = np.concatenate([ng, ok]), np.repeat([1, 0], [473, 200])
-    candidates = np.sort(ng)[:40]  # the most careful first
-
-    def probabilities(x):
-        return np.stack([1 - x[:, 0], x[:, 0]], axis=1)
-
+    ng, ok = rng.beta(4, 2, units), rng.beta(2, 6, 200)
+    scores, labels = np.concatenate([ng, ok])[:, None], np.repeat([1, 0], [units, 200])
+    candidates = np.sort(ng)[:60]  # the most careful first
     controller = controllers.BinaryClassificationController(
-        probabilities, controllers.recall, target_level=0.99, confidence_level=0.95, list_predict_params=candidates,
-        fwer_method="fixed_sequence",
+        lambda x: np.concatenate([1 - x, x], axis=1), controllers.recall, target_level=1 - rate, confidence_level=0.95,
+        list_predict_params=candidates, fwer_method="fixed_sequence",
     )  # fmt: skip
-    controller.calibrate(scores[:, None], labels)
-    theirs = np.max(controller.valid_predict_params)
-    ours = choose(ONE, evidence(ng[:, None]), Wish(0.01))[0].rules[0].threshold
-    assert ours == pytest.approx(theirs, abs=2e-6)
+    controller.calibrate(scores, labels)
+    ours = choose(ONE, evidence(ng[:, None]), Wish(rate))[0].rules[0].threshold
+    assert ours == pytest.approx(np.max(controller.valid_predict_params), abs=2e-6)
+    assert len(controller.valid_predict_params) == allowed_misses(units, rate, 0.05) + 1
