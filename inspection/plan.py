@@ -100,6 +100,7 @@ class Promise:
         overkill_interval: Clopper-Pearson, two-sided, at `confidence`.
         data, split, fingerprint: what it rests on; `fingerprint` is the digest of image names, labels and scores.
         date: when, ISO 8601.
+        rules: digest of the thresholds and rules that it holds for (`inspection.plan_file.rules_digest`).
     """
 
     max_escape: float
@@ -118,6 +119,7 @@ class Promise:
     split: str = ""
     fingerprint: str = ""
     date: str = ""
+    rules: str = ""
 
 
 @dataclass(frozen=True)

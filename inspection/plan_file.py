@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from cfg import UserError, nearest, read_yaml
+from cfg.whole_files import replace_file
 from inspection.plan import (
     ANY_LABEL, BY_RULES, PIXELS, RELATIVE, SEVERITIES, ClassRule, ModelFile, Plan, Polygon, Promise, Regions, Tiling,
 )  # fmt: skip
@@ -99,16 +100,15 @@ def plan_json(plan: Plan) -> str:
     return json.dumps(plan_content(plan), ensure_ascii=False)
 
 
+def rules_digest(plan: Plan) -> str:
+    """Digest of what a plan decides by: all but its model and promise."""
+    content = {key: value for key, value in plan_content(plan).items() if key not in ("version", "model", "promise")}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def save_plan(path: str | Path, plan: Plan) -> None:
     """Write `decision.yaml`, as a whole or not at all. Raises `UserError` when that is not possible."""
-    path = Path(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(plan_text(plan), encoding="utf-8")
-        os.replace(draft, path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+    replace_file(path, plan_text(plan).encode())
 
 
 def _names(content: Mapping, given: Any, listed: list[str], where: str) -> tuple[str, ...]:
