@@ -35,11 +35,26 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
+    _add_decisions(parser)
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
     parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
     return parser.parse_args(argv)
+
+
+def _add_decisions(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about OK and NG."""
+    add = parser.add_argument_group("decisions: OK, NG or REVIEW for every image").add_argument
+    add("--decide", action="store_true", help="choose thresholds on these very weights, for a promise; writes decision.yaml")
+    add("--max-escape", type=fraction, help="largest share of NG images that may pass as OK")
+    add("--confidence", type=fraction, default=0.95, help="of the promise, and of intervals")
+    add("--max-overkill", type=fraction, help="largest share of OK images that may be rejected; what lies between goes to REVIEW")
+    add("--per-class", action="store_true", help="a threshold for each class, each with the promise (default: one for all)")
+    add("--decision", metavar="FILE", help="plan to judge by (default: the one inside the weights); with --decide, to start from")
+    add("--group-by", metavar="COLUMN", help="count parts or lots, not images: a column of --groups")
+    add("--groups", metavar="FILE", help="CSV with the columns image and COLUMN (default: groups.csv beside the data YAML)")
+    add("--embed", action="store_true", help="put the plan into the weights too (.pt, .onnx, OpenVINO)")
 
 
 def main() -> int:
@@ -71,11 +86,15 @@ def main() -> int:
 
 def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
     locate_weights(args.weights)  # before the imports that take seconds
+    from engine.decision.options import decision_options
+
+    names = ("decide", "max_escape", "confidence", "max_overkill", "per_class", "decision", "group_by", "groups", "embed")
+    decision = decision_options(**{name: getattr(args, name) for name in names})
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
     options += ("eval_teacher", "border", "map_classes")
-    return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
+    return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
 
 
 def fresh_folder(project: Path, name: str) -> Path:
@@ -121,6 +140,8 @@ def table(result: dict[str, Any]) -> str:
         names = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10")
         scores = "  ".join(f"{name} {cell(told[name]).strip()}" for name in names)
         lines += [f"dynamic teacher, which is given the labels: {scores}"]
+    if "decision" in result:
+        lines += ["", *result["decision"]["words"]]
     lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
     return "\n".join(lines)
 
