@@ -57,6 +57,9 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
         UserError: there are too few NG or OK units; says how many are needed, and what those at hand can promise.
     """
     ng, ok = evidence.scores[evidence.ng], evidence.scores[~evidence.ng]
+    if not len(ok):
+        raise UserError(f"--decide: expected OK {evidence.plural} (without labels) too, got none among {len(ng):,}: what a threshold costs "
+                        "cannot be told without; add some to the split")  # fmt: skip
     if wish.method == PER_CLASS:
         lower, allowed = _per_class(plan, evidence, wish)
     else:

@@ -141,7 +141,7 @@ class Judge:
         """What is promised and what it rests on, in sentences to be signed; without `--decide`, what was seen."""
         units, ok = evidence.plural, figures["overkill"]
         seen = f"{figures['escape']['count']} of {figures['escape']['of']} NG {units} passed as OK"
-        over = "there were no OK ones to count overkill on"
+        over = "there were no OK ones"
         if ok["of"]:
             low, high = (percent(x) for x in ok["interval"])
             over = (f"{ok['count']} of {ok['of']} OK ones were rejected (overkill {percent(ok['rate'])}, {figures['confidence']:.0%} interval "
@@ -154,7 +154,7 @@ class Judge:
         wish, run = self.options.wish, self.deployed
         each = " of each class" if wish.method != "joint" else ""
         beta = f", and at most {percent(wish.max_overkill)} of the OK ones are rejected" if wish.max_overkill is not None else ""
-        promise = (f"Promise: with {wish.confidence:.4g} confidence (delta {wish.doubt:.4g}), at most {percent(wish.max_escape)} (alpha) of NG "
+        promise = (f"Promise: with {percent(wish.confidence)} confidence (delta {wish.doubt:.4g}), at most {percent(wish.max_escape)} (alpha) of NG "
                    f"{units}{each} pass as OK with {run.path.name} ({plan.model.kind}){beta}: {seen} ({self.allowed} allowed); {over}; "
                    f"{tail}.")  # fmt: skip
         basis = (f"It rests on: {units} that are independent of each other (several of one part or lot: --group-by), a mix of defects as in "

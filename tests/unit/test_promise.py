@@ -21,7 +21,7 @@ TWO = Plan(("scratch", "pit"), (ClassRule(), ClassRule()))
 def evidence(ng: np.ndarray, ok: np.ndarray | None = None, defects: np.ndarray | None = None) -> Evidence:
     """Units with these class scores, (U, K); of class 0 unless `defects` says otherwise."""
     ng = np.asarray(ng, dtype=float)
-    ok = np.zeros((0, ng.shape[1])) if ok is None else np.asarray(ok, dtype=float)
+    ok = np.zeros((1, ng.shape[1])) if ok is None else np.asarray(ok, dtype=float)
     if defects is None:
         defects = np.eye(ng.shape[1], dtype=bool)[np.zeros(len(ng), dtype=int)]
     units = len(ng) + len(ok)
@@ -146,6 +146,11 @@ def test_too_few_units_are_refused_with_the_number_needed(ng, wish, message):
     assert message in str(told.value) and "\n" not in str(told.value)
 
 
+def test_a_set_without_ok_images_is_refused():
+    with pytest.raises(UserError, match=r"expected OK images \(without labels\) too, got none among 300"):
+        choose(ONE, evidence(np.full((300, 1), 0.5), np.zeros((0, 1))), Wish(0.01))
+
+
 def test_the_best_promise_that_is_named_is_kept_when_asked_for():
     assert choose(ONE, evidence(np.full((120, 1), 0.5)), Wish(0.0247))[1] == 0
 
@@ -166,6 +171,8 @@ def test_images_of_one_part_are_one_unit():
     assert got.scores.tolist() == [[0.9], [0.3]] and got.ng.tolist() == [True, False]
     with pytest.raises(UserError, match=r"NG units \(images of one part\)"):
         choose(ONE, got, Wish(0.05))
+    with pytest.raises(UserError, match="OK units"):
+        choose(ONE, gather(ONE, [image("a", "p", 0.2, True)], "part"), Wish(0.05))
 
 
 @pytest.mark.parametrize(("units", "rate"), [(512, 0.01), (1024, 0.02), (256, 0.05)])
