@@ -159,7 +159,12 @@ class Plan:
         """(K,) score from which an image is no longer OK: the review limit, else the threshold."""
         return _limits(self, [rule.threshold if rule.review is None else rule.review for rule in self.rules])
 
-    @property
+    @cached_property
+    def counts(self) -> tuple[int, ...]:
+        """The classes of which an image may have some boxes."""
+        return tuple(index for index, rule in enumerate(self.rules) if rule.max_count)
+
+    @cached_property
     def complete(self) -> bool:
         """Whether every class that counts has a threshold."""
         return all(rule.threshold is not None for rule, counts in zip(self.rules, self.counting, strict=True) if counts)

@@ -134,7 +134,8 @@ def _too_few(n: int, lost: int, rate: float, doubt: float, what: str) -> str:
     promised = f"{percent(best)} is the best that these can promise"
     if not lost:
         return f"{asked}: expected at least {needed:,} NG {what} ({sure}, without a miss), got {n:,}; {promised}: {fix}"
-    return (f"{asked}: expected boxes in all NG {what}, but in {lost:,} of {n:,} none counts at any threshold; with so many misses "
+    return (f"{asked}: expected boxes in all NG {what}, but in {lost:,} of {n:,} none counts at any threshold under the plan's rules; with so many "
+            f"misses "
             f"{units_needed(rate, doubt, lost):,} NG {what} are needed ({sure}), and {promised}: train further, {fix}")  # fmt: skip
 
 

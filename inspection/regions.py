@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from inspection.plan import RELATIVE, Polygon, Regions
@@ -27,31 +29,38 @@ def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int)
     return keep
 
 
+@lru_cache(maxsize=256)
+def _outline(polygon: Polygon, scale: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Corners (V, 2) in pixels, the edges (V, 2) that begin there, and 1 / edge, 0 where an edge does not move along an axis."""
+    corners = np.asarray(polygon, dtype=float) * scale
+    edges = np.roll(corners, -1, axis=0) - corners
+    inverse = np.divide(1.0, edges, out=np.zeros_like(edges), where=edges != 0)
+    return corners, edges, inverse
+
+
 def _place(polygon: Polygon, scale: tuple[int, int], boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Whether an edge of the polygon runs through the interior of each box (N,), and whether the box's centre is inside (N,)."""
-    corners = np.asarray(polygon, dtype=float) * scale
+    corners, edges, inverse = _outline(polygon, scale)
     boxes = np.asarray(boxes_xyxy, dtype=float)
-    edges = np.roll(corners, -1, axis=0) - corners
-    return _crossed(corners, edges, boxes), _inside(corners, edges, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    return _crossed(corners, edges, inverse, boxes), _inside(corners, edges, inverse, centres)
 
 
-def _crossed(corners: np.ndarray, edges: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
+def _crossed(corners: np.ndarray, edges: np.ndarray, inverse: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
     """Whether any edge (V, 2) from its corner (V, 2) meets each open box, by clipping it to the box's slabs (Liang-Barsky)."""
     low, high = boxes_xyxy[:, None, :2] - corners, boxes_xyxy[:, None, 2:] - corners
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = low / edges, high / edges
-    parallel = np.broadcast_to(edges == 0, low.shape)
-    within = (low < 0) & (high > 0)
-    enter = np.where(parallel, np.where(within, -np.inf, np.inf), np.minimum(first, second)).max(-1).clip(min=0)
-    leave = np.where(parallel, np.where(within, np.inf, -np.inf), np.maximum(first, second)).min(-1).clip(max=1)
-    return (enter < leave).any(1)
+    first, second = low * inverse, high * inverse
+    enter, leave = np.minimum(first, second), np.maximum(first, second)
+    parallel = edges == 0
+    outside = parallel & ((low >= 0) | (high <= 0))
+    enter[:, parallel], leave[:, parallel] = -np.inf, np.inf
+    enter[outside] = np.inf
+    return (np.maximum(enter.max(-1), 0) < np.minimum(leave.min(-1), 1)).any(1)
 
 
-def _inside(corners: np.ndarray, edges: np.ndarray, points: np.ndarray) -> np.ndarray:
+def _inside(corners: np.ndarray, edges: np.ndarray, inverse: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Whether each point (N, 2) lies inside: a ray to the right crosses the outline an odd number of times."""
     x, y = points[:, :1], points[:, 1:]
-    ends = corners[:, 1] + edges[:, 1]
-    spans = (corners[:, 1] > y) != (ends > y)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        meets = corners[:, 0] + (y - corners[:, 1]) / edges[:, 1] * edges[:, 0]
+    spans = (corners[:, 1] > y) != (corners[:, 1] + edges[:, 1] > y)
+    meets = corners[:, 0] + (y - corners[:, 1]) * inverse[:, 1] * edges[:, 0]
     return (spans & (meets > x)).sum(1) % 2 == 1

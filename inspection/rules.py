@@ -12,6 +12,8 @@ from cfg.errors import UserError
 from inspection.plan import PIXELS, SEVERITIES, Plan
 from inspection.regions import looked_at
 
+NOTHING = "no box counts"  # the rule of an image in which nothing was found
+
 
 class Code(IntEnum):
     """The verdict on an image or part, as OPC 40001-101's `ResultEvaluationEnum`; REVIEW is its "not decidable"."""
@@ -79,14 +81,18 @@ def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarra
 
     With a `max_count` of m it is the (m + 1)-th highest: an image is NG from that score on. Args as `counted`.
     """
-    keep = counted(plan, found, height, width)
+    return _best(plan, found, counted(plan, found, height, width))
+
+
+def _best(plan: Plan, found: Found, keep: np.ndarray) -> np.ndarray:
     scores, classes = np.asarray(found.scores, dtype=float)[keep], np.asarray(found.classes, dtype=int)[keep]
     best = np.zeros(len(plan.rules))
     np.maximum.at(best, classes, scores)
-    for index, rule in enumerate(plan.rules):
-        if rule.max_count:
-            ordered = np.sort(scores[classes == index])[::-1]
-            best[index] = ordered[rule.max_count] if len(ordered) > rule.max_count else 0.0
+    if plan.counts:
+        there = np.bincount(classes, minlength=len(best))
+        for index in plan.counts:
+            most = plan.rules[index].max_count
+            best[index] = np.sort(scores[classes == index])[-1 - most] if there[index] > most else 0.0
     return best
 
 
@@ -105,24 +111,27 @@ def decide(plan: Plan, found: Found, height: int, width: int) -> Verdict:
         raise UserError("decision plan: expected a threshold for every class, got a plan without; choose them with val.py --decide")
     if fault := _fault(plan, found, height, width):
         return undefined(fault)
-    best = class_scores(plan, found, height, width)
+    if not len(found.scores):
+        return Verdict(Code.OK, NOTHING)
+    keep = counted(plan, found, height, width)
+    best = _best(plan, found, keep)
     for code, limits in ((Code.NG, plan.thresholds), (Code.REVIEW, plan.review_limits)):
-        over = np.flatnonzero(best >= limits)
-        if len(over):
-            return _against(plan, code, limits, over, best, found, counted(plan, found, height, width))
+        over = best >= limits
+        if over.any():
+            return _against(plan, code, limits, over, best, found, keep)
     nearest = int(np.argmax(np.where(plan.counting, best - plan.review_limits, -np.inf)))
     if not best[nearest]:
-        return Verdict(Code.OK, "no box counts")
+        return Verdict(Code.OK, NOTHING)
     words = f"{shown(plan.names[nearest])} {best[nearest]:.4g} < {plan.review_limits[nearest]:.4g}"
     return Verdict(Code.OK, words, float(best[nearest]), class_index=nearest)
 
 
 def _against(plan: Plan, code: Code, limits: np.ndarray, over: np.ndarray, best: np.ndarray, found: Found,
              keep: np.ndarray) -> Verdict:  # fmt: skip
-    """The verdict on an image in which classes `over` reach their limits: the most severe, then the clearest, is named."""
-    first = min(over.tolist(), key=lambda c: (SEVERITIES.index(plan.rules[c].severity), limits[c] - best[c]))
+    """The verdict on an image in which the classes `over` (K,) reach their limits: the most severe, then the clearest, is named."""
+    first = min(np.flatnonzero(over).tolist(), key=lambda c: (SEVERITIES.index(plan.rules[c].severity), limits[c] - best[c]))
     classes = np.asarray(found.classes, dtype=int)
-    deciding = np.flatnonzero(keep & np.isin(classes, over) & (found.scores >= limits[classes]))
+    deciding = np.flatnonzero(keep & over[classes] & (found.scores >= limits[classes]))
     name, most = shown(plan.names[first]), plan.rules[first].max_count
     words = f"{name} {best[first]:.4g} >= {limits[first]:.4g}"
     if most:

@@ -137,7 +137,7 @@ def test_an_escape_that_no_rule_made_is_none_of_theirs():
 def test_thresholds_come_from_scores_under_the_rules():
     plan = Plan(("scratch",), (ClassRule(max_count=1),), ng_images="by_rules")
     pair = [(PLACE, 0), (ELSEWHERE, 0)]
-    images = [image(str(n), pair, [(PLACE, 0.9, 0), (ELSEWHERE, 0.3 + n / 1000, 0)]) for n in range(59)]
+    images = [image(str(n), pair, [(PLACE, 0.9, 0), (ELSEWHERE, 0.3 + n / 1000, 0)]) for n in range(59)] + [image("fine", [], [])]
     assert choose(plan, gather(plan, images), Wish(0.05))[0].rules[0].threshold == pytest.approx(0.3, abs=2e-6)
 
 
