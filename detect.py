@@ -2,8 +2,11 @@
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
 
+With a decision plan (val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW, and the
+rule that decided; what could not be read is UNDEFINED, never OK.
+
 Exit status: 0 all pictures were looked at, 1 some could not be read, received or drawn, 2 wrong arguments or input,
-130 interrupted.
+130 interrupted. Verdicts do not change it.
 """
 
 from __future__ import annotations
@@ -26,8 +29,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", required=True, help="best.pt, or an exported .onnx, .torchscript or OpenVINO folder")
     add("--source", required=True, nargs="+", help="image, folder (recursive), glob, video, .txt list, camera, URL")
     add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained or exported)")
-    add("--conf", type=fraction, default=0.25, help="lowest confidence that is reported (default %(default)s)")
-    add("--iou", type=fraction, default=0.45, help="overlap above which boxes are one object (default %(default)s)")
+    add("--conf", type=fraction, help="lowest confidence that is reported (default: 0.25, or the plan's lowest limit)")
+    add("--iou", type=fraction, help="overlap above which boxes are one object (default: 0.45, or as the plan was made)")
     add("--max-det", type=count, default=300, help="most objects per image (default %(default)s)")
     add("--device", default="", help="cpu, or the number of a GPU (default: the first GPU, else cpu)")
     add("--batch", type=count, help="images at once (default: small ones together, as many pixels as one of 640 x 640)")
@@ -47,7 +50,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--view", action="store_true", help="show the results in a window; q ends the run")
     add("--reconnect", type=seconds, default=30.0,
         help="seconds in which a stream that has broken off is connected again or given up (default %(default)g)")
-    return parser.parse_args(argv)
+    add("--decision", metavar="FILE", help="decide by this plan (default: the one inside the weights)")
+    add("--no-decision", action="store_true", help="find boxes only, also where the weights hold a plan")
+    add("--sort-into", metavar="OK,NG,REVIEW", help="put a link to each image into the folder of its verdict, as ok,ng,review; a fourth "
+        "folder takes what could not be read")  # fmt: skip
+    add("--sort-copy", action="store_true", help="copies in the place of links")
+    options = parser.parse_args(argv)
+    if options.decision and options.no_decision:
+        parser.error("--decision and --no-decision: expected one of them; leave the other out")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:

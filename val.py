@@ -19,7 +19,10 @@ from engine.locate import locate_weights
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--weights", required=True, help=".pt, .onnx, .torchscript or an OpenVINO folder")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--weights", help=".pt, .onnx, .torchscript or an OpenVINO folder")
+    which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="what changes from A to B on the same images: two weights, or two "
+                       "files of --detections; verdicts too where both hold a plan, or with --decision")  # fmt: skip
     parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
     parser.add_argument("--imgsz", type=count, help="input size in pixels (default: as trained or exported)")
     parser.add_argument("--batch", type=count, default=16, help="images per batch (exported models: as exported)")
@@ -35,11 +38,27 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
+    _add_decisions(parser)
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
     parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
     return parser.parse_args(argv)
+
+
+def _add_decisions(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments about OK and NG."""
+    add = parser.add_argument_group("decisions: OK, NG or REVIEW for every image").add_argument
+    add("--decide", action="store_true", help="choose thresholds on these very weights, for a promise; writes decision.yaml")
+    add("--max-escape", type=fraction, help="largest share of NG images that may pass as OK")
+    add("--confidence", type=fraction, default=0.95, help="of the promise, and of intervals")
+    add("--max-overkill", type=fraction, help="largest share of OK images that may be rejected; what lies between goes to REVIEW")
+    add("--per-class", action="store_true", help="a threshold for each class, each with the promise (default: one for all)")
+    add("--decision", metavar="FILE", help="plan to judge by (default: the one inside the weights); with --decide, to start from")
+    add("--group-by", metavar="COLUMN", help="count parts or lots, not images: a column of --groups")
+    add("--groups", metavar="FILE", help="CSV with the columns image and COLUMN (default: groups.csv beside the data YAML)")
+    add("--margin", type=fraction, default=0.01, help="with --compare: the most that B may lose of mAP; 0.01 is a point")
+    add("--embed", action="store_true", help="put the plan into the weights too (.pt, .onnx, OpenVINO)")
 
 
 def main() -> int:
@@ -50,12 +69,12 @@ def main() -> int:
     try:
         if args.json == "-":
             os.dup2(2, 1)  # the libraries' progress goes to stderr, so that stdout is nothing but JSON
-        result = _evaluate(args, save_dir)
+        result = _compare(args, save_dir) if args.compare else _evaluate(args, save_dir)
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-    status = 1 if result["settings"]["images_dropped"] else 0
+    status = 1 if result.get("settings", {}).get("images_dropped") else 0
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if args.json == "-":
         print(text)
@@ -65,17 +84,46 @@ def main() -> int:
             Path(args.json).write_text(text + "\n", encoding="utf-8")
         except OSError as error:
             raise UserError(f"--json {args.json}: cannot be written ({error.strerror}); choose another file") from None
-    print(table(result))
+    print("\n".join(result["words"]) if args.compare else table(result))
     return status
 
 
-def _evaluate(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
+def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
+    if args.decide or args.embed:
+        raise UserError("--compare: expected without --decide and --embed; choose thresholds for each model first")
+    for given in args.compare:
+        if Path(given).suffix != ".npz":
+            locate_weights(given)
+        elif not Path(given).is_file():
+            raise UserError(f"--compare {given}: expected a file that val.py --detections wrote, but nothing is there; check the path")
+    from cfg import find
+    from engine.decision.comparing import compare, read_side
+    from engine.decision.options import DecisionOptions
+
+    groups = DecisionOptions(group_by=args.group_by, groups=args.groups).read_groups(find("data", args.data))
+
+    def validate(weights: str) -> Path:
+        part = argparse.Namespace(**vars(args) | {"weights": weights, "plots": False, "decision": None})
+        folder = save_dir / ("b" if (save_dir / "a").exists() else "a")
+        part.detections = str(folder / "boxes.npz")
+        _evaluate(part, folder, decide=False)
+        return Path(part.detections)
+
+    a, b = (read_side(given, args.decision, validate) for given in args.compare)
+    return compare(a, b, args.margin, groups, args.group_by)
+
+
+def _evaluate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> dict[str, Any]:
     locate_weights(args.weights)  # before the imports that take seconds
+    from engine.decision.options import decision_options
+
+    names = ("decide", "max_escape", "confidence", "max_overkill", "per_class", "decision", "group_by", "groups", "embed")
+    decision = decision_options(**{name: getattr(args, name) for name in names}) if decide else None
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
     options += ("eval_teacher", "border", "map_classes")
-    return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir)
+    return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
 
 
 def fresh_folder(project: Path, name: str) -> Path:
@@ -121,6 +169,8 @@ def table(result: dict[str, Any]) -> str:
         names = ("mAP50", "mAP50-95", "AP75", "AR1", "AR10")
         scores = "  ".join(f"{name} {cell(told[name]).strip()}" for name in names)
         lines += [f"dynamic teacher, which is given the labels: {scores}"]
+    if "decision" in result:
+        lines += ["", *result["decision"]["words"]]
     lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
     return "\n".join(lines)
 

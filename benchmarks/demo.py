@@ -16,8 +16,8 @@ from typing import Any
 
 from benchmarks.commands import run
 from benchmarks.harness.compare import resampled_scores
-from benchmarks.harness.statistics import percentile
 from cfg import guard
+from inspection.compare import percentile
 
 RUNS = Path("runs/demo")
 TEACHER, STUDENT = "t-demo.yaml", "s-model-fast.yaml"

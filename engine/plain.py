@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import types
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfg import UserError
+from cfg.whole_files import replace_file
 
 
 def save_atomic(path: str | Path, content: dict[str, Any]) -> None:
@@ -25,26 +24,6 @@ def save_atomic(path: str | Path, content: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     torch.save(plain(content), buffer)
     replace_file(path, buffer.getbuffer())
-
-
-def replace_file(path: str | Path, data: bytes | memoryview) -> None:
-    """Write a file whole or not at all. Raises as `save_atomic`."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
-    finally:
-        try:
-            part.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder that refused the file; its error is already on the way
 
 
 def plain(value: Any, where: str = "checkpoint") -> Any:

@@ -17,7 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from cfg import UserError
-from engine.plain import plain, replace_file
+from cfg.whole_files import replace_file
+from engine.plain import plain
 
 SUFFIX = ".safetensors"
 KEY = "tandem"  # of the header's metadata, where the fields are

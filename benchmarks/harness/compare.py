@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.harness import average_precision as ap
 from benchmarks.harness.plan import PLAIN, RIVAL_ALONE, Method
 from benchmarks.harness.runs import DONE, KEPT, folder_name
 from benchmarks.harness.schedule import Records
-from benchmarks.harness.statistics import (
-    NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
-)  # fmt: skip
+from benchmarks.harness.statistics import NOT_SHOWN, images_needed, paired_t, seeds_needed, verdict
 from cfg import UserError
+from engine.validation import average_precision as ap
 from engine.validation.box_files import load_boxes
+from inspection.compare import Interval, percentile
 
 JUDGED = {"mAP50": slice(1), "mAP50-95": slice(None)}  # columns of the AP by IoU threshold, of which it is the mean
 AGREE = 1e-3  # our AP and the COCO evaluator's on the images as they are

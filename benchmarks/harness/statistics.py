@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-LEVEL, POWER = 0.95, 0.8
+from inspection.compare import LEVEL, Interval, percentile
+
+POWER = 0.8
 MOST_SEEDS = 1000
 HELPS, HURTS, NOT_SHOWN = "HELPS", "HURTS", "NOT SHOWN"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A confidence interval."""
-
-    low: float
-    high: float
 
 
 def paired_t(differences: Sequence[float]) -> Interval | None:
@@ -32,12 +25,6 @@ def paired_t(differences: Sequence[float]) -> Interval | None:
         return None
     half = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return Interval(float(values.mean() - half), float(values.mean() + half))
-
-
-def percentile(resampled: np.ndarray) -> Interval:
-    """95 % interval of a bootstrap: the middle of the resampled values (R,), undefined ones left out."""
-    low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return Interval(float(low), float(high))
 
 
 def verdict(seeds: Interval | None, images: Interval | None) -> str:

@@ -17,12 +17,15 @@ from ultralytics.utils.checks import check_imshow
 
 from cfg.class_names import shown
 from cfg.errors import UserError
+from engine.detection.deciding import Decider, Sorter
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
 from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
 from engine.plots import drawable
+from inspection.rules import Code
 
+CONF, IOU = 0.25, 0.45  # without a decision plan that says otherwise
 STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
 
@@ -33,8 +36,8 @@ class DetectOptions:
     weights: str
     source: list[str]
     imgsz: list[int] | None = None
-    conf: float = 0.25
-    iou: float = 0.45
+    conf: float | None = None
+    iou: float | None = None
     max_det: int = 300
     device: str = ""
     batch: int | None = None
@@ -53,6 +56,10 @@ class DetectOptions:
     exist_ok: bool = False
     view: bool = False
     reconnect: float = 30.0
+    decision: str | None = None
+    no_decision: bool = False
+    sort_into: str | None = None
+    sort_copy: bool = False
 
 
 @dataclass
@@ -68,6 +75,7 @@ class Summary:
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
             under writing.
         seconds: from the first picture asked for to the last file written, without loading the model.
+        verdicts: how many there are of each, where there is a decision plan.
     """
 
     folder: Path
@@ -80,6 +88,7 @@ class Summary:
     objects: Counter[str] = field(default_factory=Counter)
     milliseconds: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+    verdicts: str = ""
 
     @property
     def complete(self) -> bool:
@@ -103,6 +112,8 @@ class Summary:
             text.append(f"Pictures lost: {self.losses} times, listed above")
         if self.undrawn:
             text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
+        if self.verdicts:
+            text.append(self.verdicts)
         return [*text, f"Results: {self.folder}"]
 
 
@@ -112,7 +123,13 @@ class Run:
     Args:
         folder: run folder, made by `open`.
         options: what to write.
+
+    Attributes:
+        decider, sorter: what decides about the pictures and sorts them, None for neither; to be set before `open`.
     """
+
+    decider: Decider | None = None
+    sorter: Sorter | None = None
 
     def __init__(self, folder: Path, options: DetectOptions) -> None:
         self.folder, self.options = folder, options
@@ -127,16 +144,16 @@ class Run:
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
         """Make the folder and start the result files. Raises `UserError` when that is not possible."""
-        chosen, folder = self.options, self.folder
+        chosen, folder, decided = self.options, self.folder, self.decider is not None
         self.drawn_names = drawable(names)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if chosen.save_txt:
                 self.writers.append(LabelWriter(folder / "labels", MEDIA_SUFFIXES, chosen.save_conf))
             if chosen.save_json:
-                self.writers.append(JsonWriter(folder / "results.json", names, header))
+                self.writers.append(JsonWriter(folder / "results.json", names, header, decided))
             if chosen.save_csv:
-                self.writers.append(CsvWriter(folder / "results.csv", names))
+                self.writers.append(CsvWriter(folder / "results.csv", names, decided))
             if chosen.save_coco:
                 self.writers.append(CocoWriter(folder / "coco.json", names, header))
         except OSError as error:
@@ -147,6 +164,10 @@ class Run:
         """Report, note and count a file that cannot be read."""
         print(f"skipped {source}: {reason}", flush=True)
         self.summary.skipped += 1
+        if self.decider:
+            self.decider.counts[Code.UNDEFINED] += 1
+        if self.sorter and Path(source).is_file():
+            self.sorter.put(Path(source), Path(Path(source).name), Code.UNDEFINED)
         for writer in self.writers:
             writer.skip(source, reason)
 
@@ -179,13 +200,19 @@ class Run:
         item: Item = result.item
         plain = result.cpu().numpy()  # no tensors in the threads that draw
         found = detections(plain, item)
+        full = len(found.classes) >= self.options.max_det
+        if self.decider:
+            found, kept = self.decider.judge(found)
+            plain = plain[kept]
+        if self.sorter:
+            self.sorter.take(item, found.verdict)
         plain.names = self.drawn_names
         for writer in self.writers:
             writer.add(found)
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
         self._count_passed_over(item)
         self.summary.images += 1
-        self.summary.full += len(found.classes) >= self.options.max_det
+        self.summary.full += full
         self.summary.objects.update(result.names[int(index)] for index in found.classes)
         writing = (perf_counter() - began) * 1e3
         self.summary.milliseconds.update({**result.speed, "reading": item.seconds * 1e3, "writing": writing})
@@ -225,6 +252,7 @@ class Run:
             if self.view:
                 cv2.destroyAllWindows()
             self.summary.seconds = perf_counter() - self.began
+            self.summary.verdicts = self.decider.line() if self.decider else ""
             print("\n".join(self.summary.lines()), flush=True)
 
     def _unwritable(self, error: OSError) -> UserError:
@@ -237,6 +265,8 @@ def line(result: Results, found: Detections) -> str:
     per_class = Counter(found.classes.tolist())
     counted = (f"{per_class[index]} {shown(result.names[index])}" for index in sorted(per_class))
     objects = ", ".join(counted) or "(no detections)"
+    if found.verdict:
+        objects += f" -> {found.verdict.code.name}: {found.verdict.rule}"
     height, width = result.input_size
     return f"{result.item.label} {result.item.source}: {height}x{width} {objects}, {result.speed['inference']:.1f}ms"
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,11 +20,14 @@ from ultralytics.utils.nms import non_max_suppression
 from cfg.class_names import nearest_name, shown
 from cfg.errors import UserError
 from cfg.version import VERSION
-from engine.detection.detect_run import DetectOptions, Run, Summary
+from engine.decision.plans import find_plan
+from engine.detection.deciding import Decider, Sorter
+from engine.detection.detect_run import CONF, IOU, DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, open_source
 from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
+from inspection.plan import ModelFile, Plan
 
 if TYPE_CHECKING:  # streams need a library that images do not wait for
     from engine.detection.stream_source import StreamSource
@@ -52,8 +57,8 @@ class Predictor(DetectionPredictor):
         overrides = {
             "task": "detect",
             "mode": "predict",
-            "conf": options.conf,
-            "iou": options.iou,
+            "conf": options.conf if options.conf is not None else CONF,
+            "iou": options.iou if options.iou is not None else IOU,
             "max_det": options.max_det,
             "classes": classes,
             "agnostic_nms": options.agnostic_nms,
@@ -122,17 +127,52 @@ def detect(options: DetectOptions) -> Summary:
         source = open_source(options.source, run.skip, run.lose, folder, options.reconnect)
         stack.callback(source.close)
         backend, trained_size = open_backend(weights, device, options.precision)
+        plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
+        options = as_planned(options, plan)
+        run.decider = plan and Decider(plan, options.conf)
+        run.sorter = sorter(options, folder, plan)
         tell_precision(options.precision, backend.computes_in)
         size = input_size(options.imgsz, trained_size, backend)
         source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
-        predictor = Predictor(backend, source, options, size, classes)
-        run.open(backend.names, {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": options.conf})
+        lowest = run.decider.floor if run.decider else options.conf
+        predictor = Predictor(backend, source, replace(options, conf=lowest), size, classes)
+        header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
+        run.open(backend.names, header)
         stack.callback(run.close)
         results = predictor.stream_inference()
         stack.callback(results.close)
         run.consume(results)
     return run.summary
+
+
+def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
+    """The options with what a plan was made with in the place of what was not asked for; says where the two differ.
+
+    Raises:
+        UserError: options that decide without a plan, or hide classes from it.
+    """
+    if plan is None:
+        if options.sort_into:
+            raise UserError(f"--sort-into {options.sort_into}: expected a decision plan, got none with the weights; choose thresholds with "
+                            "val.py --decide, and give --decision FILE")  # fmt: skip
+        return replace(options, conf=CONF if options.conf is None else options.conf, iou=IOU if options.iou is None else options.iou)
+    if options.classes:
+        raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
+                        "or say --no-decision")  # fmt: skip
+    made = plan.model or ModelFile("", "")
+    size = [made.imgsz] if made.imgsz else None
+    for name, asked, chosen in (("imgsz", options.imgsz and sorted(set(options.imgsz)), size), ("iou", options.iou, made.iou),
+                                ("precision", options.precision, made.precision)):  # fmt: skip
+        if asked is not None and chosen is not None and asked != chosen:
+            print(f"--{name} {asked}: the plan's thresholds were chosen at {chosen}: its promise does not hold here", file=sys.stderr)
+    iou = next(value for value in (options.iou, made.iou, IOU) if value is not None)
+    return replace(options, iou=iou, imgsz=options.imgsz or size)
+
+
+def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:
+    """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
+    return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

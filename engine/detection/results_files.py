@@ -18,6 +18,8 @@ from typing import IO, Any, Protocol
 
 import numpy as np
 
+from inspection.rules import Verdict, undefined
+
 # A name in another encoding is written escaped; Python reads it back from JSON as the same name.
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 
@@ -34,6 +36,7 @@ class Detections:
         boxes_xyxy: (n, 4) corners in pixels of the picture.
         scores: (n,) from 0 to 1.
         classes: (n,) class indices.
+        verdict: on the picture, where there is a decision plan.
     """
 
     path: Path
@@ -44,6 +47,15 @@ class Detections:
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     classes: np.ndarray
+    verdict: Verdict | None = None
+
+    @property
+    def decision(self) -> dict[str, Any]:
+        """The verdict as fields of a result file; none where there is no plan."""
+        if self.verdict is None:
+            return {}
+        code, score = self.verdict.code, round(self.verdict.score, 5)
+        return {"verdict": code.name, "verdict_code": int(code), "rule": self.verdict.rule, "verdict_score": score}
 
 
 class Writer(Protocol):
@@ -118,11 +130,12 @@ class JsonLists:
 class JsonWriter:
     """``results.json``: ``{..., "images": [{image, frame, width, height, detections}], "skipped": [{image, reason}]}``.
 
-    A detection is ``{class, name, confidence, box: {x1, y1, x2, y2}}`` with the box in pixels of the picture.
+    A detection is ``{class, name, confidence, box: {x1, y1, x2, y2}}`` with the box in pixels of the picture. With a decision plan
+    an image has ``verdict``, ``verdict_code``, ``rule`` and ``verdict_score`` too, and what was skipped has the verdict UNDEFINED.
     """
 
-    def __init__(self, path: Path, names: dict[int, str], header: dict[str, Any]) -> None:
-        self.names = names
+    def __init__(self, path: Path, names: dict[int, str], header: dict[str, Any], decided: bool = False) -> None:
+        self.names, self.decided = names, decided
         self.lists = JsonLists(path, header | {"names": {str(k): v for k, v in names.items()}}, ("images", "skipped"))
 
     def add(self, found: Detections) -> None:
@@ -139,35 +152,47 @@ class JsonWriter:
         entry: dict[str, Any] = {"image": found.relative.as_posix(), "width": found.width, "height": found.height}
         if found.frame is not None:
             entry["frame"] = found.frame
-        self.lists.append("images", entry | {"detections": detections})
+        self.lists.append("images", entry | found.decision | {"detections": detections})
 
     def skip(self, source: Path | str, reason: str) -> None:
-        self.lists.append("skipped", {"image": str(source), "reason": reason})
+        verdict = {"verdict": undefined(reason).code.name, "verdict_code": int(undefined(reason).code)} if self.decided else {}
+        self.lists.append("skipped", {"image": str(source), "reason": reason} | verdict)
 
     def close(self) -> None:
         self.lists.close()
 
 
 class CsvWriter:
-    """``results.csv``: one row for each detection, boxes in pixels; a picture without detections has no row."""
+    """``results.csv``: one row for each detection, boxes in pixels; a picture without detections has no row.
+
+    With a decision plan (`decided`) each row has the picture's verdict, and a picture without detections, or one that could not be
+    looked at, has a row without a box.
+    """
 
     COLUMNS = ("image", "frame", "class", "name", "confidence", "x1", "y1", "x2", "y2", "width", "height")
+    DECIDED = ("verdict", "verdict_code", "rule", "verdict_score")
 
-    def __init__(self, path: Path, names: dict[int, str]) -> None:
-        self.names = names
+    def __init__(self, path: Path, names: dict[int, str], decided: bool = False) -> None:
+        self.names, self.decided = names, decided
         self.file = path.open("w", **TEXT, newline="")
         self.rows = csv.writer(self.file)
-        self.rows.writerow(self.COLUMNS)
+        self.rows.writerow(self.COLUMNS + self.DECIDED * decided)
 
     def add(self, found: Detections) -> None:
         image, frame = found.relative.as_posix(), "" if found.frame is None else found.frame
+        verdict, size = list(found.decision.values()), [found.width, found.height]
         for box, score, index in zip(found.boxes_xyxy, found.scores, found.classes, strict=True):
             corners = [f"{value:.2f}" for value in box]
             name = self.names[int(index)]
-            self.rows.writerow([image, frame, int(index), name, f"{score:.5f}", *corners, found.width, found.height])
+            self.rows.writerow([image, frame, int(index), name, f"{score:.5f}", *corners, *size, *verdict])
+        if self.decided and not len(found.classes):
+            self.rows.writerow([image, frame, *[""] * 7, *size, *verdict])
 
     def skip(self, source: Path | str, reason: str) -> None:
-        """Nothing: a table of detections has no row for what was not looked at."""
+        """A row for what was not looked at, where every picture has a verdict; a table of detections has none."""
+        if self.decided:
+            code = undefined(reason).code
+            self.rows.writerow([str(source), *[""] * 10, code.name, int(code), reason, ""])
 
     def close(self) -> None:
         self.file.close()
@@ -188,7 +213,7 @@ class CocoWriter:
     def add(self, found: Detections) -> None:
         self.images += 1
         image = {"id": self.images, "file_name": found.relative.as_posix()}
-        image |= {"width": found.width, "height": found.height}
+        image |= {"width": found.width, "height": found.height} | found.decision
         self.lists.append("images", image if found.frame is None else image | {"frame": found.frame})
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
         for (x1, y1, x2, y2), score, index in rows:

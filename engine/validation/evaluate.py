@@ -13,9 +13,11 @@ import yaml
 from torch import nn
 from ultralytics.utils.metrics import smooth
 
-from cfg import UserError
+from cfg import UserError, find
 from data import resolve
 from engine.checkpoint import check_head, install, load_detector
+from engine.decision.judging import Deployed, Judge
+from engine.decision.options import DecisionOptions
 from engine.dataset import record_left_out, use_own_data
 from engine.host import own_backend
 from engine.host_plots import shield_plots
@@ -46,6 +48,7 @@ def evaluate(
     eval_teacher: bool = False,
     border: bool = False,
     map_classes: bool = False,
+    decision: DecisionOptions | None = None,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -60,13 +63,14 @@ def evaluate(
         border: with the border that ultralytics adds (see `engine.dataset.Dataset`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         map_classes: pair the model's classes with the data's by name, where they are in another order or more.
+        decision: thresholds to choose, or a plan to judge by (`engine.decision.judging`); None for neither.
         detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
         is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
         ``speed`` (`time_single_images`), ``limits`` (`_limits`), ``settings``; with `eval_teacher` also
-        ``dynamic_teacher`` (the first three). Undefined values are None.
+        ``dynamic_teacher`` (the first three), with a plan ``decision`` (`Judge.report`). Undefined values are None.
 
     Raises:
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
@@ -81,6 +85,7 @@ def evaluate(
     classes, compared = match_classes(weights, facts["names"], data, content["names"], map_classes)
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
     imgsz = _check_imgsz(imgsz or facts["imgsz"], facts["stride"])
+    judge = _judge(decision, weights, facts, target, imgsz, precision, classes, data, split)
     save_dir = Path(save_dir).resolve()
     resolved = _write_data(save_dir, content)
     args = dict(
@@ -107,6 +112,8 @@ def evaluate(
         print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
     report = _report(validator, content["names"])
     report |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
+    if judge:
+        report["decision"] = judge.report(files, validator.truths, save_dir, plots)
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
         told.teacher, told.collect, told.classes, told.args.border = teacher, True, classes, border
@@ -114,6 +121,19 @@ def evaluate(
             told(model=source)
         report["dynamic_teacher"] = _report(told, content["names"])
     return report
+
+
+def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any], device: torch.device, imgsz: int, precision: str,
+           classes: list[int] | None, data: str | Path, split: str) -> Judge | None:  # fmt: skip
+    """What judges the set, None where nothing was asked for and the weights hold no plan. Raises `UserError`."""
+    if decision is None:
+        return None
+    deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision, facts["trained_on"])
+    judge = Judge(decision, deployed, find("data", data), split)
+    if judge.needed and classes is not None:
+        raise UserError("--map-classes: expected the classes of the data in the model's order for a decision, got another one; reorder the "
+                        "names in the data YAML")  # fmt: skip
+    return judge if judge.needed else None
 
 
 def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Module | str, dict[str, Any]]:
@@ -125,6 +145,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
         trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
         kind = "fp16" if precision == "half" and device.type != "cpu" else "fp32"
         facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size, precision=kind)
+        facts["trained_on"] = Path(str((ckpt["meta"].get("train_args") or {}).get("data") or "")).name
         return module.to(device), facts
     backend, imgsz = open_backend(weights, device, precision)
     if not backend.metadata:
@@ -133,7 +154,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
     mb = sum(p.stat().st_size for p in parts) / 1e6
     size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
     facts = dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
-    return str(weights), facts | {"precision": backend.computes_in}
+    return str(weights), facts | {"precision": backend.computes_in, "trained_on": str(backend.metadata.get("trained_on") or "")}
 
 
 def _read_data(data: str | Path, split: str) -> dict[str, Any]:

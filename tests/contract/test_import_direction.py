@@ -13,10 +13,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("train", "val", "detect", "export")
 MAY_IMPORT = {
     "cfg": {"cfg"},
+    "inspection": {"inspection", "cfg"},
     "data": {"data", "cfg"},
     "models": {"models", "cfg"},
     "distill": {"distill", "models", "data", "cfg"},
-    "engine": {"engine", "distill", "models", "data", "cfg"},
+    "engine": {"engine", "distill", "models", "data", "inspection", "cfg"},
 }
 OURS = {*MAY_IMPORT, *SCRIPTS}
 # Where ultralytics' classes are used or extended. Anything else of ours takes them from these files.
@@ -79,6 +80,14 @@ def test_data_preparation_loads_no_torch() -> None:
     code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stdout.split())
+
+
+def test_deciding_needs_no_deep_learning_library_and_no_opencv() -> None:
+    paths = sorted((ROOT / "inspection").rglob("*.py"))
+    names = [p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__") for p in paths]
+    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {*HEAVY, "cv2", "matplotlib"} & set(done.stdout.split())
 
 
 def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:

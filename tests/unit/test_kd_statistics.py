@@ -8,18 +8,19 @@ import math
 import numpy as np
 import pytest
 
-from benchmarks.harness import average_precision as ap
 from benchmarks.harness.compare import compare
 from benchmarks.harness.plan import Method
 from benchmarks.harness.plot import plot
 from benchmarks.harness.report import said, write
 from benchmarks.harness.runs import folder_name
 from benchmarks.harness.statistics import (
-    HELPS, HURTS, MOST_SEEDS, NOT_SHOWN, Interval, images_needed, paired_t, percentile, seeds_needed, verdict,
+    HELPS, HURTS, MOST_SEEDS, NOT_SHOWN, images_needed, paired_t, seeds_needed, verdict,
 )  # fmt: skip
 from cfg import UserError
+from engine.validation import average_precision as ap
 from engine.validation.box_files import load_boxes, save_boxes
 from engine.validation.coco_metrics import Boxes, coco_metrics
+from inspection.compare import Interval, percentile
 
 CLASSES = 3
 

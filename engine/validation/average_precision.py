@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from engine.validation.coco_metrics import Boxes, detection_limit
+from inspection.boxes import iou
 
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
@@ -68,7 +69,7 @@ def _match_image(boxes_xyxy: np.ndarray, found_xyxy: np.ndarray) -> np.ndarray:
     hits = np.zeros((len(found_xyxy), len(IOUS)), dtype=bool)
     if not len(boxes_xyxy) or not len(found_xyxy):
         return hits
-    overlap = _iou(found_xyxy, boxes_xyxy)
+    overlap = iou(found_xyxy, boxes_xyxy)
     taken = np.zeros((len(IOUS), len(boxes_xyxy)), dtype=bool)
     for number in np.flatnonzero(overlap.max(1) >= IOUS[0]):
         free = np.where(taken, -1.0, overlap[number])
@@ -76,14 +77,6 @@ def _match_image(boxes_xyxy: np.ndarray, found_xyxy: np.ndarray) -> np.ndarray:
         hits[number] = free.max(1) >= IOUS
         taken[hits[number], best[hits[number]]] = True
     return hits
-
-
-def _iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
-    """Intersection over union of every pair, (A, B)."""
-    sides = np.minimum(a_xyxy[:, None, 2:], b_xyxy[None, :, 2:]) - np.maximum(a_xyxy[:, None, :2], b_xyxy[None, :, :2])
-    common = sides.clip(min=0).prod(2)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a_xyxy, b_xyxy)]
-    return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)
 
 
 def average_precision(matches: Sequence[ClassMatches], weights: np.ndarray) -> np.ndarray:
@@ -129,7 +122,12 @@ def _class_ap(one: ClassMatches, weights: np.ndarray, boxes: np.ndarray) -> np.n
     return result
 
 
-def resamples(images: int, count: int, seed: int = 0) -> np.ndarray:
-    """Draw `count` data sets of as many images as there are, with replacement: (count, images) numbers of copies."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(images, np.full(images, 1 / images), size=count)
+def resamples(images: int, count: int, seed: int = 0, of: np.ndarray | None = None) -> np.ndarray:
+    """Draw `count` data sets of as many images as there are, with replacement: (count, images) numbers of copies.
+
+    Args:
+        of: (images,) the unit, such as a part, of each image; whole units are drawn then, with all their images.
+    """
+    units = images if of is None else int(of.max()) + 1
+    copies = np.random.default_rng(seed).multinomial(units, np.full(units, 1 / units), size=count)
+    return copies if of is None else copies[:, of]

@@ -1,0 +1,32 @@
+"""Files that are never half-written."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from cfg.errors import UserError
+
+
+def replace_file(path: str | Path, data: bytes | memoryview) -> None:
+    """Write a file so that `path` holds the old or the new content, never half of one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; a file that was there before is intact.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
+    finally:
+        try:
+            part.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder that refused the file; its error is already on the way

@@ -1,0 +1,120 @@
+"""From boxes to a verdict: hand-worked cases of every rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cfg import UserError
+from inspection.plan import ClassRule, Plan, Regions
+from inspection.rules import Code, Found, class_scores, counted, decide, undefined
+
+HEIGHT, WIDTH = 60, 100
+PLAN = Plan(("scratch", "pit"), (ClassRule(0.5), ClassRule(0.4, review=0.2)))
+
+
+def found(*rows: tuple[float, float, float, float, float, int]) -> Found:
+    """Boxes from rows of x1, y1, x2, y2, score, class."""
+    table = np.array(rows, dtype=float).reshape(-1, 6)
+    return Found(table[:, :4], table[:, 4], table[:, 5].astype(int))
+
+
+def box(score: float, kind: int, x: float = 10, y: float = 10, width: float = 10, height: float = 10):
+    return (x, y, x + width, y + height, score, kind)
+
+
+def verdict(plan: Plan, *rows):
+    return decide(plan, found(*rows), HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize(
+    ("rows", "code", "rule", "score", "boxes"),
+    [
+        ([], Code.OK, "no box counts", 0.0, []),
+        ([box(0.49, 0)], Code.OK, "scratch 0.49 < 0.5", 0.49, []),
+        ([box(0.5, 0)], Code.NG, "scratch 0.5 >= 0.5", 0.5, [0]),
+        ([box(0.1, 0), box(0.2, 1)], Code.REVIEW, "pit 0.2 >= 0.2", 0.2, [1]),
+        ([box(0.3, 1), box(0.9, 0), box(0.6, 0)], Code.NG, "scratch 0.9 >= 0.5", 0.9, [1, 2]),
+        ([box(0.9, 1), box(0.6, 0)], Code.NG, "pit 0.9 >= 0.4", 0.9, [0, 1]),  # of two, the one farther above its threshold
+    ],
+)
+def test_verdicts(rows, code, rule, score, boxes):
+    got = verdict(PLAN, *rows)
+    assert (got.code, got.rule, got.score, got.boxes.tolist()) == (code, rule, score, boxes)
+
+
+def test_codes_are_those_of_the_companion_specification():
+    assert {code.name: int(code) for code in Code} == {"UNDEFINED": 0, "OK": 1, "NG": 2, "REVIEW": 3}
+
+
+def test_the_most_severe_class_is_named_first():
+    plan = Plan(PLAN.names, (ClassRule(0.5, severity="critical"), ClassRule(0.4)))
+    got = verdict(plan, box(0.9, 1), box(0.5, 0))
+    assert got.rule == "scratch 0.5 >= 0.5" and got.class_index == 0
+
+
+def test_a_class_of_severity_none_never_counts():
+    plan = Plan(PLAN.names, (ClassRule(severity="none"), ClassRule(0.4)))
+    assert verdict(plan, box(1.0, 0)).code == Code.OK
+
+
+def test_more_boxes_than_allowed():
+    plan = Plan(PLAN.names, (ClassRule(0.5), ClassRule(0.4, max_count=2)))
+    two = [box(0.9, 1), box(0.8, 1, x=40)]
+    assert verdict(plan, *two).code == Code.OK and verdict(plan, *two, box(0.39, 1, x=60)).code == Code.OK
+    got = verdict(plan, *two, box(0.4, 1, x=60))
+    assert (got.code, got.rule, got.score) == (Code.NG, "3 pit >= 0.4, at most 2 allowed", 0.4)
+    assert class_scores(plan, found(*two, box(0.4, 1)), HEIGHT, WIDTH).tolist() == [0.0, 0.4]
+
+
+def test_a_box_counts_by_its_diagonal_and_its_area():
+    plan = Plan(PLAN.names, (ClassRule(0.5, min_length_mm=5), ClassRule(0.4, min_area_mm2=12)), mm_per_pixel=0.1)
+    rows = [box(0.9, 0, width=30, height=40), box(0.9, 0, width=30, height=39),  # 3-4-5
+            box(0.9, 1, width=30, height=40), box(0.9, 1, width=30, height=39)]  # fmt: skip
+    assert counted(plan, found(*rows), HEIGHT, WIDTH).tolist() == [True, False, True, False]
+
+
+SQUARE = ((0.2, 0.2), (0.6, 0.2), (0.6, 0.8), (0.2, 0.8))  # 20..60 x 12..48 pixels
+PLACES = {"inside": (30, 20), "across": (15, 20), "outside": (70, 20), "touching": (60, 20), "around": (10, 5)}
+
+
+@pytest.mark.parametrize(
+    ("part", "kept"),
+    [("look_at", {"inside", "across", "around"}), ("leave_out", {"across", "outside", "touching", "around"})],
+)
+def test_what_is_partly_in_a_region_is_looked_at(part, kept):
+    rows = [box(0.9, 0, *place, **({"width": 80, "height": 50} if name == "around" else {})) for name, place in PLACES.items()]
+    plan = replace(PLAN, regions=Regions(**{part: (SQUARE,)}))
+    assert counted(plan, found(*rows), HEIGHT, WIDTH).tolist() == [name in kept for name in PLACES]
+    pixels = tuple((x * WIDTH, y * HEIGHT) for x, y in SQUARE)
+    same = replace(PLAN, regions=Regions("pixels", **{part: (pixels,)}, width=WIDTH, height=HEIGHT))
+    assert counted(same, found(*rows), HEIGHT, WIDTH).tolist() == [name in kept for name in PLACES]
+
+
+def test_a_region_that_is_not_convex():
+    horseshoe = ((0, 0), (1, 0), (1, 1), (0.8, 1), (0.8, 0.2), (0.2, 0.2), (0.2, 1), (0, 1))
+    plan = replace(PLAN, regions=Regions(leave_out=(horseshoe,)))
+    rows = [box(0.9, 0, x=5, y=30), box(0.9, 0, x=45, y=30), box(0.9, 0, x=45, y=1)]
+    assert counted(plan, found(*rows), HEIGHT, WIDTH).tolist() == [False, True, False]
+
+
+def test_regions_in_pixels_of_another_size_decide_nothing():
+    plan = replace(PLAN, regions=Regions("pixels", look_at=(((0, 0), (5, 0), (5, 5)),), width=10, height=10))
+    got = verdict(plan)
+    assert got.code == Code.UNDEFINED and "100 x 60" in got.rule and "10 x 10" in got.rule
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_decide_nothing(value):
+    assert verdict(PLAN, box(value, 0)).code == Code.UNDEFINED
+
+
+def test_an_unreadable_image_is_not_ok():
+    assert undefined("truncated").code == Code.UNDEFINED
+
+
+def test_a_plan_without_thresholds_decides_nothing():
+    with pytest.raises(UserError, match="expected a threshold for every class"):
+        verdict(Plan(PLAN.names, (ClassRule(0.5), ClassRule())))
