@@ -26,8 +26,11 @@ from engine.detection.detect_run import CONF, IOU, DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, open_source
 from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
+from engine.tiling.pictures import TiledSource, joined
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
 from inspection.plan import ModelFile, Plan
+from inspection.seams import found_from
+from inspection.tiles import tiling_asked
 
 if TYPE_CHECKING:  # streams need a library that images do not wait for
     from engine.detection.stream_source import StreamSource
@@ -118,7 +121,7 @@ def detect(options: DetectOptions) -> Summary:
         UserError: weights, source or an option is wrong, or the run folder cannot be written.
         KeyboardInterrupt: after Ctrl-C, when the files have been completed.
     """
-    weights = locate_weights(options.weights)
+    weights, tiling = locate_weights(options.weights), tiling_asked(options.tile, options.overlap)
     device = pick_device(options.device)
     folder = Path(increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)).absolute()
     run = Run(folder, options)
@@ -126,6 +129,7 @@ def detect(options: DetectOptions) -> Summary:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
         source = open_source(options.source, run.skip, run.lose, folder, options.reconnect)
         stack.callback(source.close)
+        source = TiledSource(source, tiling) if tiling else source
         backend, trained_size = open_backend(weights, device, options.precision)
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
         options = as_planned(options, plan)
@@ -135,14 +139,20 @@ def detect(options: DetectOptions) -> Summary:
         size = input_size(options.imgsz, trained_size, backend)
         source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
+        if tiling:
+            tiling.check_stride(int(backend.stride))
         lowest = run.decider.floor if run.decider else options.conf
-        predictor = Predictor(backend, source, replace(options, conf=lowest), size, classes)
+        predictor = Predictor(backend, source, replace(options, conf=found_from(lowest) if tiling else lowest), size, classes)
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
         run.open(backend.names, header)
         stack.callback(run.close)
         results = predictor.stream_inference()
+        if tiling:
+            results = joined(results, lowest, options.iou, options.agnostic_nms, options.max_det)
         stack.callback(results.close)
         run.consume(results)
+    if tiling and run.summary.images and not source.cut:
+        print(f"--tile {tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
 
 

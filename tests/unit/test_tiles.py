@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cfg.errors import UserError
-from inspection.tiles import TileBoxes, Tiling, found_from, merge, overlap_for, usual_overlap
+from inspection.seams import TileBoxes, found_from, merge
+from inspection.tiles import Tiling, overlap_for, tiling_asked, usual_overlap
 
 TWO = Tiling(100, 0.2).windows(100, 180)  # (0, 0, 100, 100) and (80, 0, 180, 100): they share the strip x 80 to 100
 
@@ -65,6 +66,21 @@ def test_the_overlap_that_defects_ask_for() -> None:
     assert usual_overlap(sizes * 2, 640) == 0.3
     assert usual_overlap(sizes * 9, 640) == 0.5
     assert overlap_for(np.array([]), 640) == 0.0
+
+
+def test_the_overlap_that_was_asked_for_is_compared_with_the_defects(capsys) -> None:
+    sizes = np.full(20, 200.0)
+    assert tiling_asked(None, None, sizes) is None
+    assert tiling_asked(640, None) == Tiling(640, 0.2)
+    assert capsys.readouterr().err == ""
+    assert tiling_asked(640, None, sizes) == Tiling(640, 0.32)
+    assert "overlap 0.32 = 205 px: 95 % of the defects are at most 200 px long and whole in a tile" in capsys.readouterr().err
+    assert tiling_asked(640, 0.1, sizes) == Tiling(640, 0.1)
+    assert "--overlap 0.32 would keep them whole" in capsys.readouterr().err
+    assert tiling_asked(320, None, sizes) == Tiling(320, 0.5)
+    assert "--tile 416 --overlap 0.5" in capsys.readouterr().err
+    with pytest.raises(UserError, match="expected --tile"):
+        tiling_asked(None, 0.2)
 
 
 def test_the_halves_of_a_cut_object_become_one_box_of_the_higher_score() -> None:
@@ -128,9 +144,14 @@ def test_a_further_piece_of_a_cut_object_is_no_object() -> None:
 
 
 def test_classes_suppress_each_other_only_when_asked_to() -> None:
-    found = boxes((0, 10, 10, 30, 30, 0.9, 0), (0, 10, 10, 30, 29, 0.8, 1))
+    found = boxes((0, 82, 10, 95, 30, 0.9, 0), (1, 82, 10, 95, 29, 0.8, 1))
     assert len(merged(found)) == 2
-    assert merged(found, agnostic=True) == [(10, 10, 30, 30, 0.9, 0)]
+    assert merged(found, agnostic=True) == [(82, 10, 95, 30, 0.9, 0)]
+
+
+def test_boxes_of_one_tile_were_suppressed_before() -> None:
+    found = boxes((0, 10, 10, 30, 30, 0.9, 0), (0, 10, 10, 30, 29, 0.8, 0))
+    assert len(merged(found)) == 2
 
 
 def test_the_best_are_kept_where_there_are_too_many() -> None:

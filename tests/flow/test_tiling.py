@@ -1,0 +1,132 @@
+"""--tile from end to end: large images in tiles through detect.py and val.py, on weights and exports."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from tiny import SIZE, stock_detector, write_image  # noqa: E402
+
+import detect  # noqa: E402
+import export  # noqa: E402
+from cfg.errors import guard  # noqa: E402
+from data.images import read_pixels  # noqa: E402
+from engine.checkpoint import save_student  # noqa: E402
+from engine.detection.detect_run import Run  # noqa: E402
+from inspection.seams import TileBoxes, merge  # noqa: E402
+from inspection.tiles import Tiling  # noqa: E402
+
+HEIGHT, WIDTH = 150, 200  # of the large image: 3 x 4 tiles of 64 that share 13 px
+TILED = ("--tile", str(SIZE), "--overlap", "0.2", "--max-det", "2000")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiling")
+    detector = stock_detector()
+    for branch in detector.model[-1].cv2:  # sides of some two cells: boxes as large as a tile would all be united
+        branch[-1].bias.data.view(4, -1)[:, 1] += 6.0
+    save_student(folder / "best.pt", detector, {"train_args": {"imgsz": SIZE}})
+    write_image(folder / "large/large.png", 1, HEIGHT, WIDTH)
+    return folder
+
+
+def run(weights: Path, source: Path, project: Path, *more: str) -> int:
+    given = ["--weights", str(weights), "--source", str(source), "--project", str(project), "--device", "cpu", "--save-json"]
+    return guard(lambda: detect.main([*given, *more]))
+
+
+def found(project: Path, name: str = "exp") -> dict[str, list[tuple]]:
+    """Rows of x1, y1, x2, y2, score, class of each image in results.json."""
+    content = json.loads((project / name / "results.json").read_text(encoding="utf-8"))
+    return {
+        image["image"]: [(*d["box"].values(), d["confidence"], d["class"]) for d in image["detections"]]
+        for image in content["images"]
+    }
+
+
+@pytest.fixture(scope="module")
+def by_hand(place: Path) -> list[np.ndarray]:
+    """What detect.py finds in the tiles when they are images of their own, merged: boxes, scores, classes."""
+    pixels, windows = read_pixels(place / "large/large.png"), Tiling(SIZE, 0.2).windows(HEIGHT, WIDTH)
+    assert len(windows) == 12
+    (place / "cut").mkdir()
+    for number, (x1, y1, x2, y2) in enumerate(windows):
+        cv2.imwrite(str(place / f"cut/{number:02}.png"), pixels[y1:y2, x1:x2])
+    tables: list[np.ndarray] = []  # the files round, which decides between boxes that fit equally well
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "consume", lambda self, results: tables.extend(r.boxes.data.double().numpy() for r in results))
+        assert run(place / "best.pt", place / "cut", place / "cut-runs", "--conf", "0.1", "--max-det", "2000") == 0
+    tiles = np.repeat(np.arange(12), [len(t) for t in tables])
+    every = np.concatenate(tables)
+    boxes = TileBoxes(every[:, :4] + np.tile(windows[tiles, :2], 2), every[:, 4], every[:, 5].astype(int), tiles)
+    merged = merge(boxes, windows, 0.45, most=2000)
+    assert 10 < len(merged[1]) < len(every), "nothing was merged, so that nothing was tested"
+    return [part[merged[1] > 0.25] for part in merged]
+
+
+def agree(rows: list[tuple], expected: list[np.ndarray], score: float = 2e-4) -> None:
+    """Compare within what results.json rounds to."""
+    wanted, got = np.column_stack([*expected]), np.array(rows).reshape(-1, 6)
+    assert len(got) == len(wanted) > 10
+    tolerance = np.array([0.05, 0.05, 0.05, 0.05, score, 0])
+    same = (np.abs(got[:, None] - wanted[None]) <= tolerance).all(2)
+    assert same.any(0).all() and same.any(1).all()
+
+
+@pytest.mark.parametrize("batch", ["1", "5", "16"])
+def test_a_large_image_shows_what_its_tiles_show(place: Path, by_hand, tmp_path: Path, batch: str, capsys) -> None:
+    assert run(place / "best.pt", place / "large", tmp_path, *TILED, "--batch", batch) == 0
+    agree(found(tmp_path)["large.png"], by_hand)
+    assert "large.png: 64x64 " in capsys.readouterr().out
+    drawn = read_pixels(tmp_path / "exp/large.png")
+    assert drawn.shape == (HEIGHT, WIDTH, 3) and (drawn[-40:, -40:] != read_pixels(place / "large/large.png")[-40:, -40:]).any()
+
+
+@pytest.mark.parametrize("batch", ["1", "4"])
+def test_an_onnx_model_of_fixed_size_takes_tiles(place: Path, by_hand, tmp_path: Path, batch: str) -> None:
+    given = ["--weights", str(place / "best.pt"), "--format", "onnx", "--device", "cpu", "--batch", batch]
+    assert guard(lambda: export.main([*given, "--imgsz", str(SIZE), "--out", str(tmp_path / "model.onnx")])) == 0
+    assert run(tmp_path / "model.onnx", place / "large", tmp_path, *TILED) == 0
+    agree(found(tmp_path)["large.png"], by_hand, 1e-3)
+
+
+def test_small_images_and_videos_in_a_folder_with_large_ones(place: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "mixed"
+    write_image(folder / "a-small.png", 2, 40, 48)
+    write_image(folder / "b-large.png", 3, HEIGHT, WIDTH)
+    video = cv2.VideoWriter(str(folder / "c.avi"), cv2.VideoWriter_fourcc(*"MJPG"), 5.0, (WIDTH, HEIGHT))
+    for seed in range(2):
+        video.write(read_pixels(write_image(tmp_path / "frame.png", seed, HEIGHT, WIDTH)))
+    video.release()
+    assert run(place / "best.pt", folder, tmp_path / "tiled", *TILED) == 0
+    printed = capsys.readouterr().out
+    assert "image 2/3, 12 tiles" in printed and "image 1/3 " in printed and "(frame 2/2), 12 tiles" in printed
+    assert "4 images" in printed and "no picture is larger" not in printed
+    assert run(place / "best.pt", folder / "a-small.png", tmp_path / "tiled", *TILED, "--name", "small") == 0
+    assert "--tile 64: no picture is larger than a tile" in capsys.readouterr().out
+    assert run(place / "best.pt", folder / "a-small.png", tmp_path / "whole") == 0
+    rows, whole = found(tmp_path / "tiled", "small")["a-small.png"], found(tmp_path / "whole")["a-small.png"]
+    assert rows == whole and whole
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--tile", "8"), "--tile 8: expected a side of at least 32"),
+        (("--tile", "64", "--overlap", "1"), "--overlap 1: expected a share of the tile, from 0 to 0.9"),
+        (("--tile", "64", "--overlap", "-0.1"), "--overlap -0.1"),
+        (("--tile", "64", "--overlap", "nan"), "--overlap nan"),
+        (("--overlap", "0.2"), "expected --tile beside it"),
+    ],
+)
+def test_bad_tilings_of_detect(place: Path, tmp_path: Path, options: tuple[str, ...], words: str, capsys) -> None:
+    assert run(place / "best.pt", place / "large", tmp_path, *options) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
