@@ -15,10 +15,13 @@ from tiny import SIZE, stock_detector, write_image  # noqa: E402
 
 import detect  # noqa: E402
 import export  # noqa: E402
+import val  # noqa: E402
 from cfg.errors import guard  # noqa: E402
 from data.images import read_pixels  # noqa: E402
 from engine.checkpoint import save_student  # noqa: E402
 from engine.detection.detect_run import Run  # noqa: E402
+from engine.tiling.pictures import tile_boxes  # noqa: E402
+from engine.validation.box_files import load_boxes  # noqa: E402
 from inspection.seams import TileBoxes, merge  # noqa: E402
 from inspection.tiles import Tiling  # noqa: E402
 
@@ -130,3 +133,63 @@ def test_bad_tilings_of_detect(place: Path, tmp_path: Path, options: tuple[str, 
     assert run(place / "best.pt", place / "large", tmp_path, *options) == 2
     error = capsys.readouterr().err
     assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def data(place: Path, by_hand) -> Path:
+    """Two data sets of the large image: whole, beside a small one, and cut into its tiles by hand."""
+    for name, images in (("set", [place / "large/large.png"]), ("cut-set", sorted((place / "cut").iterdir()))):
+        for kind in ("images", "labels"):
+            (place / name / kind).mkdir(parents=True)
+        for image in images:
+            (place / name / "images" / image.name).write_bytes(image.read_bytes())
+            (place / name / "labels" / f"{image.stem}.txt").write_text("0 .5 .5 .2 .2\n1 .34 .3 .1 .1\n")
+        (place / name / "data.yaml").write_text("val: images\nnames: [scratch, pit, patch]\n")
+    write_image(place / "set/images/small.png", 5, 40, 48)
+    return place / "set/data.yaml"
+
+
+def validate(weights: Path, data: Path, folder: Path, *more: str) -> tuple[int, dict]:
+    command = ["val.py", "--weights", str(weights), "--data", str(data), "--save-dir", str(folder / "val"), "--device", "cpu"]
+    (folder / "result.json").unlink(missing_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, "--json", str(folder / "result.json"), *more])
+        status = guard(val.main)
+    return status, json.loads((folder / "result.json").read_text()) if status < 2 else {}
+
+
+def check_validation(weights: Path, place: Path, folder: Path) -> dict:
+    """Validate in tiles, and compare the boxes with those of tiles that are images of their own; return the result."""
+    boxes = "--detections", str(folder / "boxes.npz")
+    assert validate(weights, place / "cut-set/data.yaml", folder, *boxes, "--no-plots")[0] == 0
+    windows, (_, _, parts) = Tiling(SIZE, 0.2).windows(HEIGHT, WIDTH), load_boxes(folder / "boxes.npz")
+    tables = [np.column_stack([part.boxes_xyxy, part.scores, part.classes]).astype(float) for part in parts]
+    expected = merge(tile_boxes(tables, windows), windows, 0.7)
+    status, result = validate(weights, place / "set/data.yaml", folder, *boxes, "--tile", str(SIZE), "--overlap", "0.2")
+    _, truths, found = load_boxes(folder / "boxes.npz")
+    assert status == 0 and truths[0].boxes_xyxy[0].tolist() == pytest.approx([80, 60, 120, 90])
+    rows = np.column_stack([found[0].boxes_xyxy, found[0].scores, found[0].classes])
+    strong = [part[expected[1] > 0.25] for part in expected]
+    agree(rows[rows[:, 4] > 0.25], strong, 1e-3)
+    return result
+
+
+def test_validation_scores_whole_images_by_what_their_tiles_show(place: Path, data: Path, tmp_path: Path, capsys) -> None:
+    result = check_validation(place / "best.pt", place, tmp_path)
+    assert result["tiling"]["tiles"] == 13 and result["tiling"]["overlap"] == 0.2
+    assert result["tiling"]["cut_objects"] == 1  # 80 to 120 across: the tiles end at 115, or begin at 102
+    assert "in 13 tiles of 64 px, overlap 0.2: " in capsys.readouterr().out
+    assert (tmp_path / "val/val_batch0_pred.jpg").is_file()
+
+
+def test_validation_in_tiles_of_a_fixed_size_onnx_model(place: Path, data: Path, tmp_path: Path) -> None:
+    given = ["--weights", str(place / "best.pt"), "--format", "onnx", "--device", "cpu", "--imgsz", str(SIZE)]
+    assert guard(lambda: export.main([*given, "--out", str(tmp_path / "model.onnx")])) == 0
+    check_validation(tmp_path / "model.onnx", place, tmp_path)
+
+
+def test_bad_tilings_of_validation(place: Path, data: Path, tmp_path: Path, capsys) -> None:
+    for more, words in ((("--tile", "16"), "--tile 16"), (("--tile", "64", "--border"), "--border")):
+        assert validate(place / "best.pt", data, tmp_path, *more)[0] == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
