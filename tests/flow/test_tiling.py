@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import SIZE, stock_detector, write_image  # noqa: E402
+from tiny import SIZE, results, stock_detector, training, write_data, write_image, write_model  # noqa: E402
 
 import detect  # noqa: E402
 import export  # noqa: E402
 import val  # noqa: E402
-from cfg.errors import guard  # noqa: E402
+from cfg.errors import UserError, guard  # noqa: E402
+from data.files import find_images  # noqa: E402
 from data.images import read_pixels  # noqa: E402
 from engine.checkpoint import save_student  # noqa: E402
 from engine.detection.detect_run import Run  # noqa: E402
+from engine.training.launch import train  # noqa: E402
 from engine.tiling.pictures import tile_boxes  # noqa: E402
 from engine.validation.box_files import load_boxes  # noqa: E402
 from inspection.seams import TileBoxes, merge  # noqa: E402
@@ -193,3 +195,30 @@ def test_bad_tilings_of_validation(place: Path, data: Path, tmp_path: Path, caps
         assert validate(place / "best.pt", data, tmp_path, *more)[0] == 2
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A place with a tiny model, a data set of images of 64 px and a run on tiles of 48 of it; and the run's folder."""
+    place = tmp_path_factory.mktemp("trained")
+    write_model(place / "model.yaml")
+    write_data(place)
+    return place, train(training(place, tile=48, overlap=0.5, epochs=1))
+
+
+def test_training_on_tiles(trained: tuple[Path, Path]) -> None:
+    place, folder = trained
+    tiles = find_images(folder / "tiles/images/train")
+    assert len(tiles) > 8 and {read_pixels(tile).shape for tile in tiles} == {(48, 48, 3)}
+    assert str(folder / "tiles/images/train") in (folder / "data.yaml").read_text()
+    assert {"data.yaml", "images", "labels", "model.yaml", "runs"} == {path.name for path in place.iterdir()}
+    assert results(folder)[0]["train/box_loss"] > 0
+
+
+def test_bad_tilings_of_training(trained: tuple[Path, Path]) -> None:
+    place, folder = trained
+    for changes, words in (({"tile": 16}, "--tile 16"), ({"tile": "big"}, "whole number of pixels"), ({"overlap": 0.1}, "--tile"),
+                           ({"tile": 48, "overlap": 1.0}, "--overlap 1")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            train(training(place, **changes))
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
