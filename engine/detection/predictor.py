@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -121,7 +122,8 @@ def detect(options: DetectOptions) -> Summary:
         UserError: weights, source or an option is wrong, or the run folder cannot be written.
         KeyboardInterrupt: after Ctrl-C, when the files have been completed.
     """
-    weights, tiling = locate_weights(options.weights), tiling_asked(options.tile, options.overlap)
+    weights = locate_weights(options.weights)
+    tiling_asked(options.tile, options.overlap)  # a mistake in them costs no loading
     device = pick_device(options.device)
     folder = Path(increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)).absolute()
     run = Run(folder, options)
@@ -129,26 +131,24 @@ def detect(options: DetectOptions) -> Summary:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
         source = open_source(options.source, run.skip, run.lose, folder, options.reconnect)
         stack.callback(source.close)
-        source = TiledSource(source, tiling) if tiling else source
         backend, trained_size = open_backend(weights, device, options.precision)
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
         options = as_planned(options, plan)
+        tiling = tiling_asked(options.tile, options.overlap)
+        if tiling:
+            tiling.check_stride(int(backend.stride))
+            source = TiledSource(source, tiling)
         run.decider = plan and Decider(plan, options.conf)
         run.sorter = sorter(options, folder, plan)
         tell_precision(options.precision, backend.computes_in)
         size = input_size(options.imgsz, trained_size, backend)
         source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
-        if tiling:
-            tiling.check_stride(int(backend.stride))
         lowest = run.decider.floor if run.decider else options.conf
-        predictor = Predictor(backend, source, replace(options, conf=found_from(lowest) if tiling else lowest), size, classes)
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
         run.open(backend.names, header)
         stack.callback(run.close)
-        results = predictor.stream_inference()
-        if tiling:
-            results = joined(results, lowest, options.iou, options.agnostic_nms, options.max_det)
+        results = look(backend, source, replace(options, conf=lowest), size, classes)
         stack.callback(results.close)
         run.consume(results)
     if tiling and run.summary.images and not source.cut:
@@ -177,12 +177,30 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
         if asked is not None and chosen is not None and asked != chosen:
             print(f"--{name} {asked}: the plan's thresholds were chosen at {chosen}: its promise does not hold here", file=sys.stderr)
     iou = next(value for value in (options.iou, made.iou, IOU) if value is not None)
+    tiles = {"tile": plan.tiling.size, "overlap": plan.tiling.overlap} if plan.tiling else {}
+    for name in ("tile", "overlap"):
+        if getattr(options, name) not in (None, tiles.get(name)):
+            print(f"--{name} {getattr(options, name)}: the plan's thresholds were chosen {f'at {tiles[name]}' if tiles else 'on whole images'}: "
+                  "its promise does not hold here", file=sys.stderr)  # fmt: skip
+    if options.tile is None:
+        options = replace(options, tile=tiles.get("tile"), overlap=options.overlap if options.overlap is not None else tiles.get("overlap"))
     return replace(options, iou=iou, imgsz=options.imgsz or size)
 
 
 def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:
     """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
     return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
+
+
+def look(
+    backend: AutoBackend, source: MediaSource | StreamSource | TiledSource, options: DetectOptions, size: list[int],
+    classes: list[int] | None = None,
+) -> Iterator[Results]:  # fmt: skip
+    """Yield what is found in each picture of a source, whole or in tiles. Args as of `Predictor`."""
+    if not isinstance(source, TiledSource):
+        return Predictor(backend, source, options, size, classes).stream_inference()
+    parts = Predictor(backend, source, replace(options, conf=found_from(options.conf)), size, classes).stream_inference()
+    return joined(parts, options.conf, options.iou, options.agnostic_nms, options.max_det)
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

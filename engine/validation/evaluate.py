@@ -126,7 +126,7 @@ def evaluate(
     report = _report(validator, content["names"])
     report |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
     if judge:
-        report["decision"] = judge.report(files, validator.truths, save_dir, plots)
+        report["decision"] = judge.report(files, validator.truths, save_dir, plots, validator.tiling if tiled else None)
     if tiled:
         report["tiling"] = validator.report()
     if teacher:

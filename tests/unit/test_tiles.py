@@ -202,3 +202,27 @@ def test_results_are_unions_of_what_was_found(seed: int) -> None:
     for edge in range(4):
         assert set(kept[:, edge]) <= set(found.boxes_xyxy[:, edge])
     assert scores[0] == found.scores.max() and set(classes) <= set(found.classes)
+
+
+def test_beside_sahi() -> None:
+    """On objects smaller than the overlap, of which each tile finds what it shows, both end with the objects themselves."""
+    pytest.importorskip("sahi", reason="SAHI is not installed; it is compared with where it is")
+    from sahi.postprocess.combine import GreedyNMMPostprocess
+    from sahi.prediction import ObjectPrediction
+    from sahi.slicing import get_slice_bboxes
+
+    windows = Tiling(100, 0.3).windows(240, 310)
+    assert windows.tolist() == get_slice_bboxes(240, 310, 100, 100, False, 0.3, 0.3)
+    rng = np.random.default_rng(0)
+    corners = np.array([(x, y) for x in range(5, 290, 40) for y in range(5, 220, 40)]) + rng.integers(0, 10, (48, 2))
+    objects = np.concatenate([corners, corners + rng.integers(8, 20, (48, 2))], axis=1).astype(float)
+    found = boxes(*[
+        (t, *np.maximum(box[:2], window[:2]), *np.minimum(box[2:], window[2:]), 0.9 - 0.01 * t, 0)
+        for t, window in enumerate(windows) for box in objects
+        if (np.minimum(box[2:], window[2:]) - np.maximum(box[:2], window[:2]) > 2).all()
+    ])  # fmt: skip
+    ours = sorted(row[:4] for row in merged(found, windows))
+    given = [ObjectPrediction(b.tolist(), 0, "x", score=float(s), full_shape=[240, 310])
+             for b, s in zip(found.boxes_xyxy, found.scores)]  # fmt: skip
+    theirs = sorted(tuple(one.bbox.to_xyxy()) for one in GreedyNMMPostprocess(0.5, "IOS", True)(given))
+    assert ours == theirs == sorted(map(tuple, np.minimum(objects, (310, 240, 310, 240))))
