@@ -15,7 +15,7 @@ import argparse
 import sys
 
 from cfg.errors import guard
-from engine.arguments import add_precision, count, fraction, image_size, seconds
+from engine.arguments import add_precision, add_tiling, count, fraction, image_size, seconds
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
@@ -37,6 +37,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--classes", nargs="+", help="report these classes only: indices or names")
     add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     add_precision(parser)
+    add_tiling(parser)
     add("--save-txt", action="store_true", help="labels/NAME.txt in YOLO format")
     add("--save-conf", action="store_true", help="with confidence in labels/NAME.txt (implies --save-txt)")
     add("--save-json", action="store_true", help="results.json")

@@ -30,6 +30,8 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
     --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1
                      says), bf16, fp32; a resumed run keeps it
+    --tile N         large images: cut the data into tiles of N pixels first (python -m data.tile), into the run's folder, and train on
+                     these at --imgsz; --overlap X: share of a tile that its neighbour shows too (default: 0.2, or more)
     --tensorboard    write TensorBoard events to the run folder
     --info           print layers, parameters, size and GFLOPs of --cfg, and stop
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cfg import UserError, guard
 from cfg.class_names import shown
-from engine.arguments import add_precision, count, fraction
+from engine.arguments import add_precision, add_tiling, count, fraction
 from engine.locate import locate_weights
 
 
@@ -35,6 +35,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name, where "
                         "they are in another order or more (default: refuse)")  # fmt: skip
     add_precision(parser)
+    add_tiling(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
@@ -122,7 +123,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> 
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
-    options += ("eval_teacher", "border", "map_classes")
+    options += ("eval_teacher", "border", "map_classes", "tile", "overlap")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
 
 
@@ -162,6 +163,12 @@ def table(result: dict[str, Any]) -> str:
         f"(inference {speed['inference_ms']:.1f} ms + NMS {speed['postprocess_ms']:.1f} ms; "
         f"letterbox {speed['preprocess_ms']:.1f} ms before)"
     ]
+    if "tiling" in result:
+        cut = result["tiling"]
+        lines += [
+            f"in {cut['tiles']} tiles of {cut['tile']} px, overlap {cut['overlap']:g}: {cut['ms_per_image']:.1f} ms for an image "
+            f"from pixels to boxes; {cut['cut_objects']} objects are whole in no tile"
+        ]
     if settings["classes"] == "mapped":
         lines += ["the model's classes were paired with the data's by name"]
     if "dynamic_teacher" in result:

@@ -44,6 +44,14 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
                        help="16 bits: float16 on a GPU, bfloat16 on a CPU, where weights and device allow it")  # fmt: skip
 
 
+def add_tiling(parser: argparse.ArgumentParser) -> None:
+    """Add ``--tile`` and ``--overlap`` (`inspection.tiles.Tiling`)."""
+    parser.add_argument("--tile", type=count, help="look at large images in tiles of so many pixels, each scaled to --imgsz "
+                        "(default: at the whole image)")  # fmt: skip
+    parser.add_argument("--overlap", type=float, help="share of a tile that its neighbour sees too, 0 to 0.9; best at least the "
+                        "length of a defect (default: 0.2; where labels are known, up to 0.5 if their lengths ask for it)")  # fmt: skip
+
+
 def seconds(text: str) -> float:
     """Parse a number of at least 0; ``inf`` is one."""
     try:

@@ -28,10 +28,10 @@ def use_all_cores() -> None:
 
 
 @contextmanager
-def own_backend(precision: str = "fp32") -> Iterator[None]:
+def own_backend(precision: str = "fp32", kind: type[Backend] = Backend) -> Iterator[None]:
     """Have ultralytics' validators run models as detect.py does: `engine.backend.Backend`, in this precision."""
     original = host_validator.AutoBackend
-    host_validator.AutoBackend = partial(Backend, precision=precision)
+    host_validator.AutoBackend = partial(kind, precision=precision)
     try:
         yield
     finally:

@@ -36,6 +36,8 @@ OWN_DEFAULTS: dict[str, Any] = {
     "weights": SHIPPED,  # what to start from: shipped, a file (ours, ultralytics', YOLOv5's), or none: random numbers
     "map_classes": False,  # take the classes of weights and teacher by their names, where these are in another order
     "auto_anchors": True,  # refit the anchors when the best possible recall on the training boxes is below 0.98
+    "tile": None,  # cut the data set into tiles of so many pixels, and train on these
+    "overlap": None,  # share of a tile that its neighbour shows too; None: 0.2, or more where the defects are longer
     "tensorboard": False,  # write TensorBoard events to the run folder
     "verbose": False,  # every loss item, weight and share in the progress table, and all that the host library says
     **OPTIONS,  # for rare defects
@@ -211,7 +213,7 @@ def _check_own(settings: dict[str, Any]) -> None:
     check_balance(balance)
     check_rare({name: settings.get(name, default) for name, default in OPTIONS.items()}, bool(settings.get("rect")))
     for name, default in OWN_DEFAULTS.items():
-        if name in balance or name in OPTIONS or name in ("lr_steps", "teacher_init"):
+        if name in balance or name in OPTIONS or name in ("lr_steps", "teacher_init", "tile", "overlap"):
             continue
         value = settings.get(name, default)
         kind, wanted = (bool, "True or False") if isinstance(default, bool) else (str, "a name or path")

@@ -9,13 +9,15 @@ import torch
 
 from cfg import UserError
 from engine.detection.detect_run import IOU, DetectOptions, detections
-from engine.detection.predictor import Predictor, batch_size, input_size
+from engine.detection.predictor import batch_size, input_size, look
 from engine.detection.sources import MediaSource
+from engine.tiling.pictures import TiledSource
 from engine.validation.coco_metrics import Boxes
 from engine.weights import open_backend
 from inspection.evidence import Image
 from inspection.plan import Plan
 from inspection.rules import Found
+from inspection.tiles import Tiling
 
 FLOOR = 0.001  # boxes with lower scores are not kept: an image without others counts as one in which nothing is found
 
@@ -33,13 +35,14 @@ class Listed:
 
 def find_images(
     weights: Path, files: Sequence[str], truths: Sequence[Boxes], groups: Sequence[str], device: torch.device, imgsz: int,
-    precision: str, iou: float = IOU,
+    precision: str, iou: float = IOU, tiling: Tiling | None = None,
 ) -> list[Image]:  # fmt: skip
     """Run detect.py's own path over labelled images.
 
     Args:
         files, truths, groups: the images, their labels in original pixels, and the unit of each ("" for its own).
         imgsz: input size; an export with a fixed size keeps its own.
+        tiling: tiles in which the images are looked at; None for whole images.
         iou: overlap above which boxes are one object.
 
     Raises:
@@ -49,8 +52,9 @@ def find_images(
     source = MediaSource(Listed(files), _unreadable, lambda path, reason: None)
     backend, trained = open_backend(weights, device, precision)
     size = input_size(options.imgsz, trained, backend)
+    source = TiledSource(source, tiling) if tiling else source
     source.batch = batch_size(options, backend, size)
-    results = Predictor(backend, source, options, size, None).stream_inference()
+    results = look(backend, source, options, size)
     images = []
     for file, truth, group, result in zip(files, truths, groups, results, strict=True):
         found = detections(result.cpu().numpy(), result.item)

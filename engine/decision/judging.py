@@ -18,10 +18,11 @@ from engine.decision.pictures import draw_curve, draw_histogram, draw_sheet
 from engine.decision.plans import check_embeddable, embed, find_plan
 from engine.detection.detect_run import IOU
 from engine.validation.coco_metrics import Boxes
+from inspection import tiles
 from inspection.evidence import Evidence, gather
 from inspection.groups import groups_of
 from inspection.identity import identify
-from inspection.plan import ClassRule, Plan, Promise
+from inspection.plan import ClassRule, Plan, Promise, Tiling
 from inspection.plan_file import load_plan, plan_content, rules_digest, save_plan
 from inspection.promise import choose, percent
 from inspection.rates import Outcomes, confusion, curve, histogram, judge, rates
@@ -75,16 +76,20 @@ class Judge:
         """Whether there is anything to judge by."""
         return self.plan is not None
 
-    def report(self, files: Sequence[str], truths: Sequence[Boxes], save_dir: Path, plots: bool = True) -> dict[str, Any]:
+    def report(self, files: Sequence[str], truths: Sequence[Boxes], save_dir: Path, plots: bool = True,
+               tiling: tiles.Tiling | None = None) -> dict[str, Any]:  # fmt: skip
         """Choose thresholds if asked to, judge, write the run folder's files; return the figures in plain types.
 
         Args:
             files, truths: the images and their labels in original pixels.
+            tiling: tiles in which a validation looked at them, for thresholds to be chosen alike; a plan keeps its own.
             save_dir: where `decision.yaml`, lists and pictures go.
 
         Raises:
             UserError: too few images, or a rule that makes escapes; nothing is written then.
         """
+        if tiling and self.options.decide:
+            self.plan = replace(self.plan, tiling=Tiling(tiling.side, tiling.overlap))
         evidence = self._gather(files, truths)
         plan = self._choose(evidence) if self.options.decide else self.plan
         outcomes, confidence = judge(plan, evidence), self.options.wish.confidence
@@ -111,7 +116,9 @@ class Judge:
         own, run = self.plan.model, self.deployed
         iou = IOU if own is None or own.iou is None else own.iou
         imgsz = run.imgsz if self.options.decide or own is None or own.imgsz is None else own.imgsz
-        images = find_images(run.path, files, truths, groups, run.device, imgsz, run.precision, iou)
+        planned = self.plan.tiling
+        tiling = tiles.Tiling(planned.size, planned.overlap) if planned else None
+        images = find_images(run.path, files, truths, groups, run.device, imgsz, run.precision, iou, tiling)
         check_regions(self.plan, images)
         return gather(self.plan, images, column or "image")
 

@@ -60,6 +60,8 @@ class DetectOptions:
     no_decision: bool = False
     sort_into: str | None = None
     sort_copy: bool = False
+    tile: int | None = None
+    overlap: float | None = None
 
 
 @dataclass

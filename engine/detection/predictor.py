@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +27,11 @@ from engine.detection.detect_run import CONF, IOU, DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, open_source
 from engine.detection.suppression import use_compiled_suppression
 from engine.locate import locate_weights
+from engine.tiling.pictures import TiledSource, joined
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
 from inspection.plan import ModelFile, Plan
+from inspection.seams import found_from
+from inspection.tiles import tiling_asked
 
 if TYPE_CHECKING:  # streams need a library that images do not wait for
     from engine.detection.stream_source import StreamSource
@@ -119,6 +123,7 @@ def detect(options: DetectOptions) -> Summary:
         KeyboardInterrupt: after Ctrl-C, when the files have been completed.
     """
     weights = locate_weights(options.weights)
+    tiling_asked(options.tile, options.overlap)  # a mistake in them costs no loading
     device = pick_device(options.device)
     folder = Path(increment_path(Path(options.project) / options.name, exist_ok=options.exist_ok)).absolute()
     run = Run(folder, options)
@@ -129,6 +134,10 @@ def detect(options: DetectOptions) -> Summary:
         backend, trained_size = open_backend(weights, device, options.precision)
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
         options = as_planned(options, plan)
+        tiling = tiling_asked(options.tile, options.overlap)
+        if tiling:
+            tiling.check_stride(int(backend.stride))
+            source = TiledSource(source, tiling)
         run.decider = plan and Decider(plan, options.conf)
         run.sorter = sorter(options, folder, plan)
         tell_precision(options.precision, backend.computes_in)
@@ -136,13 +145,14 @@ def detect(options: DetectOptions) -> Summary:
         source.batch = batch_size(options, backend, size)
         classes = class_indices(options.classes, backend.names)
         lowest = run.decider.floor if run.decider else options.conf
-        predictor = Predictor(backend, source, replace(options, conf=lowest), size, classes)
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
         run.open(backend.names, header)
         stack.callback(run.close)
-        results = predictor.stream_inference()
+        results = look(backend, source, replace(options, conf=lowest), size, classes)
         stack.callback(results.close)
         run.consume(results)
+    if tiling and run.summary.images and not source.cut:
+        print(f"--tile {tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
 
 
@@ -167,12 +177,30 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
         if asked is not None and chosen is not None and asked != chosen:
             print(f"--{name} {asked}: the plan's thresholds were chosen at {chosen}: its promise does not hold here", file=sys.stderr)
     iou = next(value for value in (options.iou, made.iou, IOU) if value is not None)
+    tiles = {"tile": plan.tiling.size, "overlap": plan.tiling.overlap} if plan.tiling else {}
+    for name in ("tile", "overlap"):
+        if getattr(options, name) not in (None, tiles.get(name)):
+            print(f"--{name} {getattr(options, name)}: the plan's thresholds were chosen {f'at {tiles[name]}' if tiles else 'on whole images'}: "
+                  "its promise does not hold here", file=sys.stderr)  # fmt: skip
+    if options.tile is None:
+        options = replace(options, tile=tiles.get("tile"), overlap=options.overlap if options.overlap is not None else tiles.get("overlap"))
     return replace(options, iou=iou, imgsz=options.imgsz or size)
 
 
 def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:
     """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
     return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
+
+
+def look(
+    backend: AutoBackend, source: MediaSource | StreamSource | TiledSource, options: DetectOptions, size: list[int],
+    classes: list[int] | None = None,
+) -> Iterator[Results]:  # fmt: skip
+    """Yield what is found in each picture of a source, whole or in tiles. Args as of `Predictor`."""
+    if not isinstance(source, TiledSource):
+        return Predictor(backend, source, options, size, classes).stream_inference()
+    parts = Predictor(backend, source, replace(options, conf=found_from(options.conf)), size, classes).stream_inference()
+    return joined(parts, options.conf, options.iou, options.agnostic_nms, options.max_det)
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

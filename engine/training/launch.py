@@ -14,6 +14,7 @@ from data.unlabelled import find_unlabelled
 from engine.checkpoint import install
 from engine.precision import training_precision
 from engine.settings import complete
+from engine.tiling.training import check_tiling, cut_data
 from engine.training.build import build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
@@ -43,17 +44,26 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     else:
         settings = complete(given)
     check_devices(settings)
+    check_tiling(settings)
+    cut = bool(settings.get("tile")) and checkpoint is None
     if needs_processes(settings):
-        return start_processes(settings, command or [f"--{name}={value}" for name, value in given.items()])
+        command = command or [f"--{name}={value}" for name, value in given.items()]
+        if cut:
+            settings["save_dir"] = str(run_folder(settings))
+            command = [*command, f"--data={cut_data(settings, Path(settings['save_dir']))}", "--tile=None", "--overlap=None"]
+        return start_processes(settings, command)
     on_cpu = runs_on_cpu(settings) and "mps" not in devices_of(settings)
     settings["amp"] = training_precision(settings.get("amp", DEFAULT_CFG_DICT["amp"]), on_cpu)
     names = check_data(settings)
     join_processes(settings)
     init_seeds(settings.get("seed") or 0)
     networks = build_networks(settings, len(names), names, student)
+    check_tiling(settings, int(max(networks.student.stride)))
     folder = run_folder(settings)
     existed = folder.exists()
     try:
+        if cut:
+            settings["data"] = str(cut_data(settings, folder))
         trainer = make_trainer(settings | {"save_dir": str(folder)}, networks, checkpoint)
         trainer.train()
     except OSError as error:

@@ -15,6 +15,7 @@ from ultralytics.utils.metrics import smooth
 
 from cfg import UserError, find
 from data import resolve
+from engine.backend import Backend
 from engine.checkpoint import check_head, install, load_detector
 from engine.decision.judging import Deployed, Judge
 from engine.decision.options import DecisionOptions
@@ -23,6 +24,7 @@ from engine.host import own_backend
 from engine.host_plots import shield_plots
 from engine.locate import locate_weights
 from engine.profile import profile
+from engine.tiling.validator import PassingBackend, TiledValidator
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
 from engine.validation.box_files import save_boxes
 from engine.validation.classes import match_classes
@@ -30,6 +32,7 @@ from engine.validation.coco_metrics import COCO_LIMIT, coco_metrics, detection_l
 from engine.validation.latency import time_single_images
 from engine.validation.validator import Validator
 from engine.weights import DEFAULT_SIZE, open_backend, pick_device, tell_precision
+from inspection.tiles import tiling_asked
 
 
 def evaluate(
@@ -49,6 +52,8 @@ def evaluate(
     border: bool = False,
     map_classes: bool = False,
     decision: DecisionOptions | None = None,
+    tile: int | None = None,
+    overlap: float | None = None,
 ) -> dict[str, Any]:
     """Validate one weights file on one split of a data set.
 
@@ -64,17 +69,22 @@ def evaluate(
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         map_classes: pair the model's classes with the data's by name, where they are in another order or more.
         decision: thresholds to choose, or a plan to judge by (`engine.decision.judging`); None for neither.
+        tile, overlap: look at the images in tiles (`inspection.tiles.tiling_asked`); `batch` is of tiles then.
         detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
 
     Returns:
         In plain types: ``metrics`` (COCO's AP and AR; precision, recall and F1 at the confidence ``best_conf`` where F1
         is largest), ``per_class``, ``ultralytics`` (the host's own mAP, which interpolates differently), ``model``,
         ``speed`` (`time_single_images`), ``limits`` (`_limits`), ``settings``; with `eval_teacher` also
-        ``dynamic_teacher`` (the first three), with a plan ``decision`` (`Judge.report`). Undefined values are None.
+        ``dynamic_teacher`` (the first three), with a plan ``decision`` (`Judge.report`), with `tile` ``tiling``
+        (`TiledValidator.report`). Undefined values are None.
 
     Raises:
         UserError: weights, data, split or device cannot be used, class names differ, or there is no box to find.
     """
+    tiled = tiling_asked(tile, overlap)
+    if tiled and (eval_teacher or border):
+        raise UserError(f"--tile {tile}: expected neither --eval-teacher nor --border beside it; validate without one of them")
     install()
     use_own_data()
     shield_plots()
@@ -84,6 +94,8 @@ def evaluate(
     content = _read_data(data, split)
     classes, compared = match_classes(weights, facts["names"], data, content["names"], map_classes)
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
+    if tiled:
+        tiled.check_stride(facts["stride"])
     imgsz = _check_imgsz(imgsz or facts["imgsz"], facts["stride"])
     judge = _judge(decision, weights, facts, target, imgsz, precision, classes, data, split)
     save_dir = Path(save_dir).resolve()
@@ -92,9 +104,10 @@ def evaluate(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
         iou=iou, plots=plots, rect=True, task="detect", mode="val", verbose=False,
     )  # fmt: skip
-    validator = Validator(save_dir=save_dir, args=args)
+    validator = TiledValidator(save_dir=save_dir, args=args) if tiled else Validator(save_dir=save_dir, args=args)
+    validator.asked = tile, overlap
     validator.collect, validator.classes, validator.args.border = True, classes, border
-    with own_backend(precision):
+    with own_backend(precision, PassingBackend if tiled else Backend):
         validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
@@ -113,7 +126,9 @@ def evaluate(
     report = _report(validator, content["names"])
     report |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
     if judge:
-        report["decision"] = judge.report(files, validator.truths, save_dir, plots)
+        report["decision"] = judge.report(files, validator.truths, save_dir, plots, validator.tiling if tiled else None)
+    if tiled:
+        report["tiling"] = validator.report()
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
         told.teacher, told.collect, told.classes, told.args.border = teacher, True, classes, border

@@ -14,7 +14,7 @@ SCRIPTS = ("train", "val", "detect", "export")
 MAY_IMPORT = {
     "cfg": {"cfg"},
     "inspection": {"inspection", "cfg"},
-    "data": {"data", "cfg"},
+    "data": {"data", "inspection", "cfg"},
     "models": {"models", "cfg"},
     "distill": {"distill", "models", "data", "cfg"},
     "engine": {"engine", "distill", "models", "data", "inspection", "cfg"},

@@ -1,0 +1,115 @@
+"""Tiles on their way through detect.py: pictures go in as tiles, and the results of their tiles come out as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from ultralytics.engine.results import Results
+
+from engine.detection.items import Batch, Item, Prepare, batched
+from inspection.seams import TileBoxes, merge
+from inspection.tiles import Tiling
+
+if TYPE_CHECKING:  # streams need a library that images do not wait for
+    from engine.detection.sources import MediaSource
+    from engine.detection.stream_source import StreamSource
+
+
+@dataclass(frozen=True)
+class TileItem(Item):
+    """One tile of a picture, with the fields of the picture's own `Item`.
+
+    Attributes:
+        picture: the picture's item.
+        pixels: the picture, (H, W, 3) BGR uint8; the tile is a view of it.
+        windows: (n, 4) `x1 y1 x2 y2` of all tiles of the picture.
+        number: which of them this one is.
+    """
+
+    picture: Item | None = None
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(0), repr=False, compare=False)
+    windows: np.ndarray = field(default_factory=lambda: np.zeros((0, 4)), repr=False, compare=False)
+    number: int = 0
+
+    @property
+    def last(self) -> bool:
+        """Whether it is its picture's last tile."""
+        return self.number == len(self.windows) - 1
+
+
+class TiledSource:
+    """The pictures of a source as tiles, in batches of the tiles of one picture, so that a stream's frame never waits.
+
+    Tiles are cut and prepared when it is their turn: beside the picture, memory holds one batch of them.
+
+    Attributes:
+        batch: most tiles per batch. To be set before the iteration, as is `prepare`.
+        prepare: makes of a tile what the network takes.
+        cut: pictures that were more than one tile.
+    """
+
+    def __init__(self, source: MediaSource | StreamSource, tiling: Tiling) -> None:
+        self.source, self.tiling = source, tiling
+        self.mode, self.source_type = source.mode, source.source_type
+        self.batch, self.cut = 1, 0
+        self.prepare: Prepare = np.asarray
+
+    def __iter__(self) -> Iterator[Batch]:
+        for _, pictures, items in self.source:
+            for item, pixels in zip(items, pictures, strict=True):
+                yield from batched(self._tiles(item, pixels), self.batch)
+
+    def close(self) -> None:
+        """Close the source."""
+        self.source.close()
+
+    def _tiles(self, item: Item, pixels: np.ndarray) -> Iterator[tuple[Item, np.ndarray]]:
+        windows = self.tiling.windows(*pixels.shape[:2])
+        self.cut += len(windows) > 1
+        shared = {part.name: getattr(item, part.name) for part in fields(item)}
+        picture = replace(item, label=f"{item.label}, {len(windows)} tiles") if len(windows) > 1 else item
+        for number, (x1, y1, x2, y2) in enumerate(windows):
+            tile = pixels[y1:y2, x1:x2]
+            own = {"prepared": self.prepare(tile), "picture": picture, "pixels": pixels, "windows": windows}
+            yield TileItem(**shared | own, number=number), tile
+
+
+def joined(results: Iterator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Iterator[Results]:
+    """Yield one result per picture from the results of its tiles, which come in order.
+
+    Args:
+        results: with boxes in pixels of the tile, from a `TiledSource`, found at `inspection.seams.found_from(conf)`.
+        conf: score above which a box counts.
+        iou, agnostic, most: as of `inspection.seams.merge`.
+    """
+    parts: list[Results] = []
+    with closing(results):
+        for result in results:
+            parts.append(result)
+            if result.item.last:
+                yield _whole(parts, conf, iou, agnostic, most)
+                parts = []
+
+
+def _whole(parts: list[Results], conf: float, iou: float, agnostic: bool, most: int) -> Results:
+    item: TileItem = parts[0].item
+    tables = [part.boxes.data.cpu().numpy().astype(np.float64) for part in parts]
+    found = tile_boxes(tables, item.windows)
+    boxes, scores, classes = merge(found, item.windows, iou, agnostic, most)
+    table = np.column_stack([boxes, scores, classes])[scores > conf]
+    result = Results(item.pixels, path=str(item.path), names=parts[0].names, boxes=torch.from_numpy(table).float())
+    result.item, result.input_size = item.picture, parts[0].input_size
+    result.speed = {stage: sum(part.speed[stage] for part in parts) for stage in parts[0].speed}
+    return result
+
+
+def tile_boxes(tables: list[np.ndarray], windows: np.ndarray) -> TileBoxes:
+    """Return boxes of the image from (n, 6) tables of each tile: `x1 y1 x2 y2` in pixels of the tile, score, class."""
+    tiles = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    every = np.concatenate([*tables, np.zeros((0, 6))])
+    return TileBoxes(every[:, :4] + np.tile(windows[tiles, :2], 2), every[:, 4], every[:, 5].astype(int), tiles)
