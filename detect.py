@@ -43,6 +43,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--save-json", action="store_true", help="results.json")
     add("--save-csv", action="store_true", help="results.csv")
     add("--save-coco", action="store_true", help="coco.json")
+    add("--report", action="store_true", help="report.html: one page for people, with charts and pictures; works offline")
+    add("--heatmap", choices=("evidence", "layercam", "attention", "drise"),
+        help="pictures of what the model answers to: its scores, gradients of each box, its attention, or (exports) random masks")
     add("--no-draw", dest="draw", action="store_false", help="no annotated images or videos")
     add("--line-width", type=count, help="of the drawn boxes, in pixels (default: by image size)")
     add("--project", default="runs/detect", help="folder of the runs (default %(default)s)")

@@ -38,6 +38,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_tiling(parser)
     parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
     parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
+    parser.add_argument("--report", action="store_true", help="report.html: one page for people, with charts and pictures; "
+                        "works offline")  # fmt: skip
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
     _add_decisions(parser)
     parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
@@ -123,7 +125,7 @@ def _evaluate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> 
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
-    options += ("eval_teacher", "border", "map_classes", "tile", "overlap")
+    options += ("eval_teacher", "border", "map_classes", "tile", "overlap", "report")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
 
 
@@ -178,6 +180,8 @@ def table(result: dict[str, Any]) -> str:
         lines += [f"dynamic teacher, which is given the labels: {scores}"]
     if "decision" in result:
         lines += ["", *result["decision"]["words"]]
+    if "report" in settings:
+        lines += [f"report: {settings['report']}"]
     lines += [f"{settings['images']} images of split '{settings['split']}'; results in {settings['save_dir']}"]
     return "\n".join(lines)
 

@@ -2,7 +2,7 @@
 
 Everything here speaks the YOLO layout (`images/<part>/*`, `labels/<part>/*.txt`, a data YAML) and needs numpy, OpenCV,
 Pillow and SciPy only, so that it can run before, and without, the deep-learning libraries. Command lines:
-`python -m data.convert`, `data.split`, `data.expand`, `data.tile`, `data.check`, `data.sample`.
+`python -m data.convert`, `data.split`, `data.expand`, `data.tile`, `data.check`, `data.review`, `data.sample`.
 """
 
 from data.dataset import DataSummary, first_shape, resolve, validate

@@ -56,6 +56,9 @@ class Judge:
         data: the data YAML.
         split: the part of it.
 
+    Attributes:
+        plan: after `report` the one that was judged by; with it `evidence` and `words`, the set and what is said of it.
+
     Raises:
         UserError: plan, groups or options are wrong.
     """
@@ -106,6 +109,7 @@ class Judge:
                   "histogram": histogram(plan, evidence), "confusion": confusion(plan, evidence.images).tolist(),
                   **{kind: [evidence.names[unit] for unit in units] for kind, units in lists.items()},
                   "words": [*self._words(plan, figures, evidence), *smallest_labels(plan, evidence)]}  # fmt: skip
+        self.plan, self.evidence, self.words = plan, evidence, result["words"]
         if plots:
             self._draw(save_dir, plan, evidence, outcomes, result, lists)
         return result

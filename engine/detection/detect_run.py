@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -22,8 +22,12 @@ from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
 from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
+from engine.heatmaps.pictures import Heatmaps
 from engine.plots import drawable
-from inspection.rules import Code
+from inspection.rules import Code, Found
+
+if TYPE_CHECKING:  # a page that few runs ask for
+    from engine.reporting import RunReport
 
 CONF, IOU = 0.25, 0.45  # without a decision plan that says otherwise
 STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
@@ -49,6 +53,8 @@ class DetectOptions:
     save_json: bool = False
     save_csv: bool = False
     save_coco: bool = False
+    report: bool = False
+    heatmap: str | None = None
     draw: bool = True
     line_width: int | None = None
     project: str = "runs/detect"
@@ -143,6 +149,8 @@ class Run:
         self.last_undrawn = ("", "")
         self.began = perf_counter()
         self.drawn_names: dict[int, str] = {}
+        self.report: RunReport | None = None
+        self.heatmaps: Heatmaps | None = None
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
         """Make the folder and start the result files. Raises `UserError` when that is not possible."""
@@ -158,6 +166,12 @@ class Run:
                 self.writers.append(CsvWriter(folder / "results.csv", names, decided))
             if chosen.save_coco:
                 self.writers.append(CocoWriter(folder / "coco.json", names, header))
+            if chosen.report:
+                from engine.reporting import RunReport
+
+                facts = {"model": str(header["weights"]), "source": ", ".join(chosen.source)}
+                facts |= {"input size": "x".join(map(str, header["imgsz"])), "lowest score": f"{header['conf']:g}"}
+                self.report = RunReport(folder, "Inspection report", names, facts, self.decider.plan if self.decider else None)
         except OSError as error:
             raise self._unwritable(error) from None
         self.began = perf_counter()
@@ -166,6 +180,8 @@ class Run:
         """Report, note and count a file that cannot be read."""
         print(f"skipped {source}: {reason}", flush=True)
         self.summary.skipped += 1
+        if self.report:
+            self.report.skip(source, reason)
         if self.decider:
             self.decider.counts[Code.UNDEFINED] += 1
         if self.sorter and Path(source).is_file():
@@ -177,6 +193,8 @@ class Run:
         """Report, note and count that not all pictures of a file or stream came."""
         print(f"{source}: {reason}", flush=True)
         self.summary.losses += 1
+        if self.report:
+            self.report.skip(source, reason)
         for writer in self.writers:
             writer.skip(source, reason)
 
@@ -211,6 +229,11 @@ class Run:
         plain.names = self.drawn_names
         for writer in self.writers:
             writer.add(found)
+        if self.report:
+            place = found.relative.as_posix() + (f" #{found.frame}" if found.frame is not None else "")
+            self.report.add(place, result.orig_img, Found(found.boxes_xyxy, found.scores, found.classes), found.verdict)
+        if self.heatmaps:
+            self.heatmaps.save(item, result.orig_img, found)
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
         self._count_passed_over(item)
         self.summary.images += 1
@@ -248,6 +271,8 @@ class Run:
         try:
             for part in (*self.writers, *([self.drawings] if self.drawings else [])):
                 part.close()
+            if self.report:
+                print(f"Report: {self.report.close()}")
         except OSError as error:
             raise self._unwritable(error) from None
         finally:

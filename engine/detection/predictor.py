@@ -26,6 +26,7 @@ from engine.detection.deciding import Decider, Sorter
 from engine.detection.detect_run import CONF, IOU, DetectOptions, Run, Summary
 from engine.detection.sources import MediaSource, open_source
 from engine.detection.suppression import use_compiled_suppression
+from engine.heatmaps.pictures import Heatmaps
 from engine.locate import locate_weights
 from engine.tiling.pictures import TiledSource, joined
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
@@ -111,6 +112,19 @@ class Predictor(DetectionPredictor):
             result.item, result.input_size = item, tuple(img.shape[2:])
         return results
 
+    def heatmaps(self, kind: str, folder: Path) -> Heatmaps:
+        """What draws heat maps of this model. Raises `UserError` where there are none of that kind."""
+        network = self.model.backend.model if self.model.format == "pt" else None
+        return Heatmaps(kind, network, self._boxes, self.device, folder)
+
+    def _boxes(self, pixels: torch.Tensor) -> np.ndarray:
+        """Boxes (n, 6) found in a picture (1, 3, H, W), of low scores too: x1 y1 x2 y2 score class, in its pixels."""
+        with torch.inference_mode():
+            given = self.args
+            kept = non_max_suppression(self.inference(pixels), 0.01, given.iou, max_det=given.max_det, max_time_img=math.inf,
+                                       end2end=getattr(self.model, "end2end", False))  # fmt: skip
+        return kept[0].cpu().numpy()
+
 
 def detect(options: DetectOptions) -> Summary:
     """Run detection over everything in ``options.source``, write what was asked for, print as it goes.
@@ -146,6 +160,7 @@ def detect(options: DetectOptions) -> Summary:
         classes = class_indices(options.classes, backend.names)
         lowest = run.decider.floor if run.decider else options.conf
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
+        run.heatmaps = options.heatmap and predictor.heatmaps(options.heatmap, folder / "heatmaps")
         run.open(backend.names, header)
         stack.callback(run.close)
         results = look(backend, source, replace(options, conf=lowest), size, classes)

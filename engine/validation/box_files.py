@@ -16,13 +16,13 @@ def save_boxes(path: str | Path, files: Sequence[str], truths: Sequence[Boxes], 
 
     Args:
         path: the file to write; its folder must be there.
-        files: names of the images, in the order of the other two.
+        files: the images, in the order of the other two.
         truths, found: ground truth and detections per image, in original pixels.
 
     Raises:
         UserError: the file cannot be written.
     """
-    arrays = {"files": np.array([Path(file).name for file in files])}
+    arrays = {"files": np.array([Path(file).name for file in files]), "paths": np.array([str(file) for file in files])}
     for kind, images in (("truth", truths), ("found", found)):
         arrays[f"{kind}_counts"] = np.array([len(image.classes) for image in images], dtype=np.int64)
         boxes = [np.asarray(image.boxes_xyxy, dtype=np.float32).reshape(-1, 4) for image in images]

@@ -24,6 +24,7 @@ from engine.host import own_backend
 from engine.host_plots import shield_plots
 from engine.locate import locate_weights
 from engine.profile import profile
+from engine.reporting import RunReport, labelled_images, report_validation
 from engine.tiling.validator import PassingBackend, TiledValidator
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
 from engine.validation.box_files import save_boxes
@@ -51,6 +52,7 @@ def evaluate(
     eval_teacher: bool = False,
     border: bool = False,
     map_classes: bool = False,
+    report: bool = False,
     decision: DecisionOptions | None = None,
     tile: int | None = None,
     overlap: float | None = None,
@@ -68,6 +70,7 @@ def evaluate(
         border: with the border that ultralytics adds (see `engine.dataset.Dataset`).
         eval_teacher: also score the run's dynamic teacher (SDD, LGD), of which `weights` must be a checkpoint.
         map_classes: pair the model's classes with the data's by name, where they are in another order or more.
+        report: also write ``report.html`` (`engine.reporting`).
         decision: thresholds to choose, or a plan to judge by (`engine.decision.judging`); None for neither.
         tile, overlap: look at the images in tiles (`inspection.tiles.tiling_asked`); `batch` is of tiles then.
         detections: .npz file for every image's ground truth and detections (`engine.validation.box_files`).
@@ -123,19 +126,21 @@ def evaluate(
     )  # fmt: skip
     if settings["imgsz"] != imgsz:
         print(f"--imgsz {imgsz}: the exported model has a fixed size, {settings['imgsz']} was used", file=sys.stderr)
-    report = _report(validator, content["names"])
-    report |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
+    result = _report(validator, content["names"])
+    result |= {"model": facts["model"], "speed": speed, "limits": _limits(validator), "settings": settings}
     if judge:
-        report["decision"] = judge.report(files, validator.truths, save_dir, plots, validator.tiling if tiled else None)
+        result["decision"] = judge.report(files, validator.truths, save_dir, plots, validator.tiling if tiled else None)
     if tiled:
-        report["tiling"] = validator.report()
+        result["tiling"] = validator.report()
+    if report:
+        settings["report"] = str(_write_report(validator, content["names"], settings, judge))
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
         told.teacher, told.collect, told.classes, told.args.border = teacher, True, classes, border
         with own_backend(precision):
             told(model=source)
-        report["dynamic_teacher"] = _report(told, content["names"])
-    return report
+        result["dynamic_teacher"] = _report(told, content["names"])
+    return result
 
 
 def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any], device: torch.device, imgsz: int, precision: str,
@@ -188,6 +193,22 @@ def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --save-dir") from None
     return path
+
+
+def _write_report(validator: Validator, names: dict[int, str], settings: dict[str, Any], judge: Judge | None) -> Path:
+    """Write the report for people; return its path."""
+    dataset = validator.dataloader.dataset
+    facts = {"model": Path(settings["weights"]).name, "data": f"{settings['data']}, split {settings['split']}"}
+    facts |= {"input size": str(settings["imgsz"]), "precision": settings["precision"], "device": settings["device"]}
+    plan, promise = (judge.plan, judge.words) if judge else (None, ())
+    written = RunReport(Path(settings["save_dir"]), "Validation report", names, facts, plan, promise)
+    for sample in dataset.reading.left_out:
+        written.skip(sample.image, sample.reason)
+    if judge:
+        return report_validation(written, judge.evidence.images, dataset.im_files)
+    shapes = {str(sample.image): (sample.facts.height, sample.facts.width) for sample in dataset.reading.samples}
+    sizes = [shapes[file] for file in dataset.im_files]
+    return report_validation(written, labelled_images(dataset.im_files, sizes, validator.truths, validator.found), dataset.im_files)
 
 
 def _check_imgsz(imgsz: int, stride: int) -> int:

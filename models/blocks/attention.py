@@ -56,9 +56,13 @@ class DualAttention(nn.Module):
         """`M_s` of eq. 3: (B, 1, H, W) in 0..1."""
         return self.spatial(features).sigmoid()
 
+    def gate(self, features: torch.Tensor) -> torch.Tensor:
+        """`M_c + M_s`, (B, C, H, W): what the features are multiplied by, without the residual path."""
+        return self.channel_map(features) + self.spatial_map(features)
+
     def attend(self, features: torch.Tensor) -> torch.Tensor:
         """`M(F) = (M_c + M_s) * F` of eqs. 4 and 9, without the residual path."""
-        return (self.channel_map(features) + self.spatial_map(features)) * features
+        return self.gate(features) * features
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         attended = self.attend(features)
@@ -107,10 +111,21 @@ class CBAM(nn.Module):
         return inputs[0]
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        features = features * self._channel_gate(features)
+        return features * self._spatial_gate(features)
+
+    def gate(self, features: torch.Tensor) -> torch.Tensor:
+        """What the features are multiplied by in all, (B, C, H, W) in 0..1."""
+        channel = self._channel_gate(features)
+        return channel * self._spatial_gate(features * channel)
+
+    def _channel_gate(self, features: torch.Tensor) -> torch.Tensor:
         mean, peak = features.mean((2, 3), keepdim=True), features.amax((2, 3), keepdim=True)
-        features = features * (self.mlp(mean) + self.mlp(peak)).sigmoid()
+        return (self.mlp(mean) + self.mlp(peak)).sigmoid()
+
+    def _spatial_gate(self, features: torch.Tensor) -> torch.Tensor:
         pooled = torch.cat((features.mean(1, keepdim=True), features.amax(1, keepdim=True)), 1)
-        return features * self.spatial(pooled).sigmoid()
+        return self.spatial(pooled).sigmoid()
 
 
 class NoAttention(nn.Identity):

@@ -1,0 +1,1 @@
+"""Heat maps: what in a picture a detector answers to. `cells` reads any head, each map has a file, `pictures` draws and saves."""

@@ -1,0 +1,108 @@
+"""`detect.py --heatmap`: a heat map over each picture, saved below the run folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from cfg import UserError
+from engine.detection.items import Item
+from engine.detection.results_files import Detections
+from engine.heatmaps.attention import attention, gates
+from engine.heatmaps.cells import read_cells
+from engine.heatmaps.drise import Detect, drise
+from engine.heatmaps.evidence import evidence
+from engine.heatmaps.layercam import layercam
+
+KINDS = ("evidence", "layercam", "attention", "drise")
+STRENGTH = 0.55  # of the colours over the picture, where the map is 1
+
+
+class Heatmaps:
+    """Computes and saves one map for each picture: that of the picture, or the highest of those of its boxes.
+
+    Args:
+        kind: one of `KINDS`.
+        network: the PyTorch detector; None for an export, of which only `drise` can be had.
+        detect: finds boxes in a picture as the network takes it.
+        device: where it runs.
+        folder: for the pictures.
+
+    Raises:
+        UserError: the model has no map of that kind.
+    """
+
+    def __init__(self, kind: str, network: nn.Module | None, detect: Detect, device: torch.device, folder: Path) -> None:
+        if network is None and kind != "drise":
+            raise UserError(f"--heatmap {kind}: expected PyTorch weights (.pt), got an exported model, which shows nothing of its "
+                            "inside; use --heatmap drise, or the .pt file")  # fmt: skip
+        if kind == "attention" and not gates(network):
+            attention(network, torch.zeros(1, 3, 32, 32))  # raises, with the fix
+        self.kind, self.network, self.detect, self.device, self.folder = kind, network, detect, device, folder
+
+    def save(self, item: Item, pixels_bgr: np.ndarray, found: Detections) -> None:
+        """Write the map of one picture (H, W, 3). Raises OSError."""
+        heat = unboxed(self.compute(item.prepared, found), *pixels_bgr.shape[:2])
+        name = item.relative.name + ("" if item.frame is None else f"_{item.frame:06d}")
+        target = self.folder / item.relative.parent / (name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(cv2.imencode(".jpg", overlay(pixels_bgr, heat))[1].tobytes())
+
+    def compute(self, prepared_bgr: np.ndarray, found: Detections) -> np.ndarray:
+        """Return the map (h, w), 0 to 1, of a picture as the network takes it, (h, w, 3)."""
+        with torch.inference_mode(False):
+            pixels = torch.from_numpy(prepared_bgr[..., ::-1].transpose(2, 0, 1).copy()).to(self.device).float()[None] / 255
+            height, width = pixels.shape[-2:]
+            if self.kind == "evidence":
+                with torch.no_grad():
+                    return evidence(read_cells(self.network, pixels), height, width).cpu().numpy()
+            if self.kind == "attention":
+                return attention(self.network, pixels).cpu().numpy()
+            boxes = boxed(found.boxes_xyxy, found.height, found.width, height, width)
+            if not len(boxes):
+                return np.zeros((height, width), np.float32)
+            if self.kind == "layercam":
+                maps = layercam(self.network, pixels, boxes, found.scores, found.classes)
+            else:
+                maps = drise(self.detect, pixels, boxes, found.classes)
+            return torch.stack(maps).amax(0).cpu().numpy()
+
+
+def boxed(boxes_xyxy: np.ndarray, height: int, width: int, to_height: int, to_width: int) -> np.ndarray:
+    """Boxes (n, 4) of a picture in pixels of its letterboxed form."""
+    gain, left, top = _fit(height, width, to_height, to_width)
+    return np.asarray(boxes_xyxy, dtype=float).reshape(-1, 4) * gain + (left, top, left, top)
+
+
+def unboxed(heat: np.ndarray, height: int, width: int) -> np.ndarray:
+    """A map of a letterboxed picture without the border, in the picture's own size (height, width)."""
+    gain, left, top = _fit(height, width, *heat.shape)
+    inside = heat[top : top + max(1, round(height * gain)), left : left + max(1, round(width * gain))]
+    return cv2.resize(np.ascontiguousarray(inside, dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _fit(height: int, width: int, to_height: int, to_width: int) -> tuple[float, int, int]:
+    """How ultralytics' letterbox places a picture: factor, columns on the left, rows above."""
+    gain = min(to_height / height, to_width / width)
+    left, top = (to_width - round(width * gain)) / 2, (to_height - round(height * gain)) / 2
+    return gain, round(left - 0.1), round(top - 0.1)
+
+
+def overlay(pixels_bgr: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Return a picture (H, W, 3) under the colours of a map (H, W): the hotter, the less of the picture is seen."""
+    strength = np.clip(heat, 0, 1)
+    colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
+    share = (STRENGTH * np.sqrt(strength))[..., None]
+    return (pixels_bgr * (1 - share) + colours * share).round().astype(np.uint8)
+
+
+def energy_inside(heat: np.ndarray, box_xyxy: np.ndarray) -> float:
+    """The share of a map's sum that lies in a box (Wang et al. 2020, energy-based pointing game)."""
+    height, width = heat.shape
+    x1, y1, x2, y2 = (int(round(float(value))) for value in box_xyxy)
+    inside = heat[max(y1, 0) : min(y2, height), max(x1, 0) : min(x2, width)].sum()
+    return float(inside / max(heat.sum(), 1e-12))
