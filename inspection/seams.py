@@ -152,15 +152,23 @@ def _suppress(boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, cut: n
               iou: float, agnostic: bool, most: int) -> np.ndarray:  # fmt: skip
     """Indices of the boxes that stay, by falling score; ties are settled by class and place, never by order."""
     order = np.lexsort((*boxes.T, classes, -scores))
-    area, keep = _area(boxes), []
-    while len(order) and len(keep) < most:
-        best, order = order[0], order[1:]
-        keep.append(best)
-        common = _area(_common(boxes[best], boxes[order]))
-        again = common > iou * (area[best] + area[order] - common)
-        again |= cut[order] & (common > INSIDE * area[order])
-        again &= (home[order] != home[best]) | (home[best] < 0)
-        order = order[~(again & (agnostic | (classes[order] == classes[best])))]
+    boxes, classes, cut, home = boxes[order], classes[order], cut[order], home[order]
+    x1, y1, x2, y2 = (np.ascontiguousarray(side) for side in boxes.T)
+    area, alive, keep = _area(boxes), np.ones(len(order), dtype=bool), []
+    for best in range(len(order)):
+        if not alive[best]:
+            continue
+        keep.append(order[best])
+        if len(keep) == most:
+            break
+        meets = alive & (x1 < x2[best]) & (x2 > x1[best]) & (y1 < y2[best]) & (y2 > y1[best])
+        meets[: best + 1] = False
+        rest = np.flatnonzero(meets)
+        common = _area(_common(boxes[best], boxes[rest]))
+        again = common > iou * (area[best] + area[rest] - common)
+        again |= cut[rest] & (common > INSIDE * area[rest])
+        again &= (home[rest] != home[best]) | (home[best] < 0)
+        alive[rest[again & (agnostic | (classes[rest] == classes[best]))]] = False
     return np.array(keep, dtype=int)
 
 
