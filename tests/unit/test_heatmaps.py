@@ -85,8 +85,9 @@ def trained() -> Detector:
     """The small detector after a few steps on bright squares."""
     network = detector("anchor").train()
     optimizer = torch.optim.AdamW(network.parameters(), 0.01)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=120)
     criterion = network.init_criterion()
-    for step in range(100):
+    for step in range(120):
         images, boxes = zip(*(picture(100 * step + i + 1000) for i in range(8)))
         xywh = [[(b[0] + b[2]) / 2 / SIDE, (b[1] + b[3]) / 2 / SIDE, 16 / SIDE, 16 / SIDE] for b in boxes]
         batch = {"img": torch.cat(images), "cls": torch.zeros(8, 1), "bboxes": torch.tensor(xywh).float(), "batch_idx": torch.arange(8).float()}
@@ -94,6 +95,7 @@ def trained() -> Detector:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        decay.step()
     return network.eval()
 
 
@@ -120,7 +122,7 @@ def test_the_energy_gate(network: Detector, kind: str) -> None:
 
     ours = np.mean([share(network, seed) for seed in range(20)])
     chance = [np.mean([share(of, seed) for seed in range(20)]) for of in map(partial(detector, "anchor"), range(1, 6))]
-    assert ours > 1.5 * np.mean(chance) and ours > max(chance) and ours > 3 * (16 * 16) / SIDE**2
+    assert ours > 2 * max(chance), (ours, chance)
 
 
 def test_random_masks_find_what_a_detector_looks_at() -> None:
