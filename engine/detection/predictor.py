@@ -112,19 +112,6 @@ class Predictor(DetectionPredictor):
             result.item, result.input_size = item, tuple(img.shape[2:])
         return results
 
-    def heatmaps(self, kind: str, folder: Path) -> Heatmaps:
-        """What draws heat maps of this model. Raises `UserError` where there are none of that kind."""
-        network = self.model.backend.model if self.model.format == "pt" else None
-        return Heatmaps(kind, network, self._boxes, self.device, folder)
-
-    def _boxes(self, pixels: torch.Tensor) -> np.ndarray:
-        """Boxes (n, 6) found in a picture (1, 3, H, W), of low scores too: x1 y1 x2 y2 score class, in its pixels."""
-        with torch.inference_mode():
-            given = self.args
-            kept = non_max_suppression(self.inference(pixels), 0.01, given.iou, max_det=given.max_det, max_time_img=math.inf,
-                                       end2end=getattr(self.model, "end2end", False))  # fmt: skip
-        return kept[0].cpu().numpy()
-
 
 def detect(options: DetectOptions) -> Summary:
     """Run detection over everything in ``options.source``, write what was asked for, print as it goes.
@@ -160,7 +147,7 @@ def detect(options: DetectOptions) -> Summary:
         classes = class_indices(options.classes, backend.names)
         lowest = run.decider.floor if run.decider else options.conf
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
-        run.heatmaps = options.heatmap and predictor.heatmaps(options.heatmap, folder / "heatmaps")
+        run.heatmaps = heatmaps(options, backend, folder / "heatmaps")
         run.open(backend.names, header)
         stack.callback(run.close)
         results = look(backend, source, replace(options, conf=lowest), size, classes)
@@ -169,6 +156,24 @@ def detect(options: DetectOptions) -> Summary:
     if tiling and run.summary.images and not source.cut:
         print(f"--tile {tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
+
+
+def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heatmaps | None:
+    """What draws heat maps of this model, None where nobody asked. Raises `UserError` where there are none of that kind."""
+    if not options.heatmap:
+        return None
+    if options.tile:
+        raise UserError("--heatmap: expected whole pictures, got --tile, of which each tile has a map of its own; leave one of them out")
+
+    def boxes(pixels: torch.Tensor) -> np.ndarray:
+        """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""
+        end2end = getattr(backend, "end2end", False)
+        with torch.inference_mode():
+            kept = non_max_suppression(backend(pixels), 0.01, options.iou, max_det=options.max_det, max_time_img=math.inf, end2end=end2end)
+        return kept[0].cpu().numpy()
+
+    network = backend.backend.model if backend.format == "pt" else None
+    return Heatmaps(options.heatmap, network, boxes, backend.device, folder)
 
 
 def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
