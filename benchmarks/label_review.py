@@ -3,7 +3,7 @@
 
 Of all boxes 5 % are dropped, 5 % moved (by 0.4 to 1 of their size, IoU below 0.6 with where they were) and 5 % given another
 class, in memory; nothing of the data set is written. A suspect counts as right when it names a damaged label, or a place
-from which one was taken. Faults that the labels had before count as wrong: the figures are lower bounds.
+from which one was taken. Faults that the labels had before count as wrong.
 """
 
 from __future__ import annotations
