@@ -99,11 +99,11 @@ def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
             locate_weights(given)
         elif not Path(given).is_file():
             raise UserError(f"--compare {given}: expected a file that val.py --detections wrote, but nothing is there; check the path")
-    from cfg import find
+    from data import data_yaml
     from engine.decision.comparing import compare, read_side
     from engine.decision.options import DecisionOptions
 
-    groups = DecisionOptions(group_by=args.group_by, groups=args.groups).read_groups(find("data", args.data))
+    groups = DecisionOptions(group_by=args.group_by, groups=args.groups).read_groups(data_yaml(args.data))
 
     def validate(weights: str) -> Path:
         part = argparse.Namespace(**vars(args) | {"weights": weights, "plots": False, "decision": None})

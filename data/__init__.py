@@ -5,6 +5,6 @@ Pillow and SciPy only, so that it can run before, and without, the deep-learning
 `python -m data.convert`, `data.split`, `data.expand`, `data.tile`, `data.check`, `data.review`, `data.sample`.
 """
 
-from data.dataset import DataSummary, first_shape, resolve, validate
+from data.dataset import DataSummary, data_yaml, first_shape, resolve, validate
 
 __all__ = ["DataSummary", "first_shape", "resolve", "validate"]

@@ -37,6 +37,11 @@ class DataSummary:
     boxes_per_class: dict[str, np.ndarray]
 
 
+def data_yaml(data: str | Path) -> Path:
+    """Path of a data YAML, which may be given as a path, as a folder with a `data.yaml`, or as the name of one in `cfg/data`."""
+    return Path(data) / "data.yaml" if (Path(data) / "data.yaml").is_file() else find("data", data)
+
+
 def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> dict[str, Any]:
     """Return the content of a data YAML with absolute paths, `names` as {index: name} and `nc`.
 
@@ -51,7 +56,7 @@ def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> di
     Raises:
         UserError: no such YAML, wrong `names`/`nc`, or a required part is not named or not there.
     """
-    file = Path(data) / "data.yaml" if (Path(data) / "data.yaml").is_file() else find("data", data)
+    file = data_yaml(data)
     content = read_yaml(file)
     content.pop("download", None)
     content["names"] = class_names(file, content)

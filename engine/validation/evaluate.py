@@ -13,8 +13,8 @@ import yaml
 from torch import nn
 from ultralytics.utils.metrics import smooth
 
-from cfg import UserError, find
-from data import resolve
+from cfg import UserError
+from data import data_yaml, resolve
 from engine.backend import Backend
 from engine.checkpoint import check_head, install, load_detector
 from engine.decision.judging import Deployed, Judge
@@ -149,7 +149,7 @@ def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any
     if decision is None:
         return None
     deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision, facts["trained_on"])
-    judge = Judge(decision, deployed, find("data", data), split)
+    judge = Judge(decision, deployed, data_yaml(data), split)
     if judge.needed and classes is not None:
         raise UserError("--map-classes: expected the classes of the data in the model's order for a decision, got another one; reorder the "
                         "names in the data YAML")  # fmt: skip

@@ -86,7 +86,7 @@ def test_what_is_imported_exists(file: str, module: str, name: str) -> None:
 OVERRIDES: dict[type, str] = {
     Trainer: "check_resume get_dataset setup_model set_model_attributes _setup_ddp _setup_train "
     "_build_train_pipeline build_optimizer get_validator _do_train progress_string label_loss_items "
-    "validate _setup_scheduler _handle_nan_recovery optimizer_step "
+    "validate get_dataloader _setup_scheduler _handle_nan_recovery optimizer_step "
     "save_metrics plot_metrics save_model resume_training final_eval",
     Validator: "init_metrics postprocess update_metrics print_results",
     Predictor: "setup_source construct_results pre_transform postprocess",

@@ -14,6 +14,7 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
+from cfg import whole_files
 from engine import plain
 from engine.training import trainer
 from engine.training.launch import train
@@ -121,7 +122,7 @@ def kill_while_writing_last(patch):
             raise Killed
         original(source, target)
 
-    patch.setattr(plain.os, "replace", replace)
+    patch.setattr(whole_files.os, "replace", replace)
 
 
 def kill_in_final_validation(patch):

@@ -97,9 +97,10 @@ TRAINING: dict[str, Any] = {
 
 
 def training(place: Path, **changes: Any) -> dict[str, Any]:
-    """Arguments of a run of seconds on the data and model in `place`, which go to `place/runs`."""
+    """Arguments of a run of seconds on the data and model in `place`, which go to `place/runs`; from a teacher by `attention`."""
     paths = {"model": str(place / "model.yaml"), "data": str(place / "data.yaml"), "project": str(place / "runs")}
-    return TRAINING | paths | changes
+    method = {"distill": "attention"} if "teacher" in changes else {}
+    return TRAINING | paths | method | changes
 
 
 def results(folder: Path) -> list[dict[str, float]]:
