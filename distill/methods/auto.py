@@ -1,4 +1,4 @@
-"""The default: the methods that were measured best for what two heads have in common."""
+"""The default: a method on features, and one on predictions where two heads predict the same things."""
 
 from __future__ import annotations
 
