@@ -24,7 +24,7 @@ TEACHER, STUDENT = "t-demo.yaml", "s-model-fast.yaml"
 TEACHER_EPOCHS, STUDENT_EPOCHS = "14", "5"  # a teacher that has learned longer than its student
 SIZE = "128"
 DIFFICULTY, EMPTY = "0.2", "0.3"  # of the sample: from 0 to 1; share of images without defects
-MAX_ESCAPE = "0.1"  # of the NG images, 42 in the validation part
+MAX_ESCAPE = "0.1"  # of the NG images, 39 in the validation part
 RESAMPLES = 1000  # of the validation images, for the interval of the gain
 
 

@@ -36,7 +36,7 @@ PLAN_FILE = "decision.yaml"
 class Deployed:
     """The weights that will decide, and how they are run.
 
-    `path`, `names` by index, `device`, `imgsz`, `precision`; `trained_on`: name of their training data, "" where they do not say.
+    `path`, `names` by index, `device`, `imgsz`, `precision`.
     """
 
     path: Path
@@ -44,7 +44,6 @@ class Deployed:
     device: torch.device
     imgsz: int
     precision: str
-    trained_on: str = ""
 
 
 class Judge:
@@ -177,10 +176,9 @@ class Judge:
         if self.split == "train":
             return ["WARNING: split 'train' trains weights: on images that they know, escapes are rarer than they will be; nothing is promised "
                     "for others. Use --split test."]  # fmt: skip
-        if self.split == "val" and self.deployed.trained_on in (self.data.name, ""):
-            said = f"trained with {self.data.name}" if self.deployed.trained_on else "do not say what they were trained with"
-            return [f"WARNING: the weights {said}; if split 'val' chose the best epoch, the promise is a little too good. Use --split test, "
-                    "or images kept for this alone."]  # fmt: skip
+        if self.split == "val":
+            return ["WARNING: a training chooses its best epoch on split 'val'; if it was these weights' own, the promise is a little too good. "
+                    "Use --split test, or images kept for this alone."]  # fmt: skip
         return []
 
     def _draw(self, folder: Path, plan: Plan, evidence: Evidence, outcomes: Outcomes, result: dict, lists: dict) -> None:

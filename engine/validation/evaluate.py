@@ -148,7 +148,7 @@ def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any
     """What judges the set, None where nothing was asked for and the weights hold no plan. Raises `UserError`."""
     if decision is None:
         return None
-    deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision, facts["trained_on"])
+    deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision)
     judge = Judge(decision, deployed, data_yaml(data), split)
     if judge.needed and classes is not None:
         raise UserError("--map-classes: expected the classes of the data in the model's order for a decision, got another one; reorder the "
@@ -165,7 +165,6 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
         trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
         kind = "fp16" if precision == "half" and device.type != "cpu" else "fp32"
         facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size, precision=kind)
-        facts["trained_on"] = Path(str((ckpt["meta"].get("train_args") or {}).get("data") or "")).name
         return module.to(device), facts
     backend, imgsz = open_backend(weights, device, precision)
     if not backend.metadata:
@@ -174,7 +173,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
     mb = sum(p.stat().st_size for p in parts) / 1e6
     size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
     facts = dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
-    return str(weights), facts | {"precision": backend.computes_in, "trained_on": str(backend.metadata.get("trained_on") or "")}
+    return str(weights), facts | {"precision": backend.computes_in}
 
 
 def _read_data(data: str | Path, split: str) -> dict[str, Any]:

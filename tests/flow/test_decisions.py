@@ -57,6 +57,7 @@ def test_what_was_promised_is_what_detection_decides(place, tmp_path, monkeypatc
     assert status == 0
     assert "with 95 % confidence (delta 0.05), at most 5 % (alpha) of NG images pass as OK with best.pt (pytorch)" in out
     assert f"0 of {NG} NG images passed as OK (0 allowed)" in out and "It rests on: images that are independent" in out
+    assert "a training chooses its best epoch on split 'val'" in out
     plan, told = load_plan(tmp_path / "run/decision.yaml"), json.loads((tmp_path / "r.json").read_text())["decision"]
     assert plan.promise.ng == NG and plan.promise.ok == OK and plan.model.kind == "pytorch" and plan.model.imgsz == 64
     assert told["rates"]["escape"]["count"] == 0 and told["escapes"] == [] and len(told["overkills"]) == plan.promise.overkills
