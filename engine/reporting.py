@@ -15,7 +15,7 @@ from cfg.class_names import shown
 from cfg.version import VERSION
 from data.images import Unreadable, read_pixels
 from data.review.suspects import Objects, find_suspects
-from engine.validation.coco_metrics import Boxes
+from engine.validation.coco_metrics import Boxes, as_found
 from inspection.evidence import Image, defective
 from inspection.plan import Plan
 from inspection.report.content import UNEVENTFUL, Content, Seen
@@ -94,9 +94,7 @@ def labelled_images(files: Sequence[str], shapes: Sequence[tuple[int, int]], tru
     """What a validation kept, as `inspection` takes it. `shapes`: (height, width) in pixels of each image."""
     images = []
     for file, (height, width), truth, boxes in zip(files, shapes, truths, found, strict=True):
-        labels = Found(truth.boxes_xyxy, np.ones(len(truth.classes)), truth.classes.reshape(-1).astype(int))
-        seen = Found(boxes.boxes_xyxy, boxes.scores, boxes.classes.astype(int))
-        images.append(Image(Path(file).name, height, width, labels, seen))
+        images.append(Image(Path(file).name, height, width, as_found(truth), as_found(boxes)))
     return images
 
 

@@ -13,14 +13,14 @@ from cfg import UserError
 from engine.decision.plans import read_embedded
 from engine.validation import average_precision as ap
 from engine.validation.box_files import load_boxes
-from engine.validation.coco_metrics import Boxes
+from engine.validation.coco_metrics import Boxes, as_found
 from inspection.compare import equivalence, mcnemar, percentile
 from inspection.evidence import Image, gather
 from inspection.groups import groups_of
 from inspection.plan import Plan
 from inspection.plan_file import load_plan, plan_from_json
 from inspection.rates import judge
-from inspection.rules import Code, Found
+from inspection.rules import Code
 
 SCORES = {"mAP50": slice(1), "mAP50-95": slice(None)}  # columns of the AP by IoU threshold, of which it is the mean
 RESAMPLES = 2000
@@ -112,18 +112,13 @@ def _verdicts(a: Side, b: Side, groups: Sequence[str], column: str | None) -> di
     right, names = [], ()
     for side in (a, b):
         rows = zip(side.files, side.truths, side.found, groups, strict=True)
-        images = [Image(f"{number}: {file}", 0, 0, _found(truth), _found(found), group) for number, (file, truth, found, group) in enumerate(rows)]
+        images = [Image(f"{number}: {file}", 0, 0, as_found(truth), as_found(found), group) for number, (file, truth, found, group) in enumerate(rows)]
         evidence = gather(side.plan, images, column or "image")
         names = evidence.names
         right.append((judge(side.plan, evidence).codes == Code.OK) == ~evidence.ng)
     test = mcnemar(*right)
     flips = {kind: [names[i].partition(": ")[2] or names[i] for i in getattr(test, kind)] for kind in ("harmful", "beneficial")}
     return {"units": len(names), "right_a": int(right[0].sum()), "right_b": int(right[1].sum()), "p_value": test.p_value} | flips
-
-
-def _found(boxes: Boxes) -> Found:
-    scores = np.ones(len(boxes.classes)) if boxes.scores is None else boxes.scores
-    return Found(boxes.boxes_xyxy.reshape(-1, 4), scores, boxes.classes.astype(int))
 
 
 def _words(result: dict[str, Any]) -> list[str]:

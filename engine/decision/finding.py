@@ -12,7 +12,7 @@ from engine.detection.detect_run import IOU, DetectOptions, detections
 from engine.detection.predictor import batch_size, input_size, look
 from engine.detection.sources import MediaSource
 from engine.tiling.pictures import TiledSource
-from engine.validation.coco_metrics import Boxes
+from engine.validation.coco_metrics import Boxes, as_found
 from engine.weights import open_backend
 from inspection.evidence import Image
 from inspection.plan import Plan
@@ -58,8 +58,7 @@ def find_images(
     images = []
     for file, truth, group, result in zip(files, truths, groups, results, strict=True):
         found = detections(result.cpu().numpy(), result.item)
-        labels = Found(truth.boxes_xyxy.reshape(-1, 4), torch.ones(len(truth.classes)).numpy(), truth.classes.reshape(-1).astype(int))
-        images.append(Image(file, found.height, found.width, labels, Found(found.boxes_xyxy, found.scores, found.classes), group))
+        images.append(Image(file, found.height, found.width, as_found(truth), Found(found.boxes_xyxy, found.scores, found.classes), group))
     return images
 
 

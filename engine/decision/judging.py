@@ -189,7 +189,7 @@ class Judge:
             shown = [i for unit in units for i in range(len(evidence.of)) if evidence.of[i] == unit] if units else []
             if shown:
                 images = [evidence.images[i] for i in shown]
-                draw_sheet(folder / f"{kind}.jpg", images, [outcomes.verdicts[i] for i in shown], dict(enumerate(plan.names)))
+                draw_sheet(folder / f"{kind}.jpg", images, [outcomes.verdicts[i] for i in shown])
 
 
 def _units(evidence: Evidence, outcomes: Outcomes, kind: str) -> list[int]:

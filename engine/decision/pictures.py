@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from data.images import Unreadable, read_pixels
+from data.images import Unreadable, read_pixels, write_pixels
 from engine.plots import shielded
 from inspection.evidence import Image
 from inspection.plan import Plan
@@ -65,16 +65,14 @@ def _mark_limits(axes: Any, plan: Plan) -> None:
 
 
 @shielded("a sheet of images")
-def draw_sheet(path: Path, images: Sequence[Image], verdicts: Sequence[Verdict], names: dict[int, str]) -> None:
+def draw_sheet(path: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
     """The first `MOST` images with labels (green) and the boxes that decided, or the best one (red), and the rule below each."""
     cells = [_cell(image, verdict) for image, verdict in zip(images[:MOST], verdicts, strict=False)]
     columns = min(COLUMNS, len(cells))
     blank = np.full_like(cells[0], 255)
     rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
     sheet = np.concatenate([np.concatenate([*row, *[blank] * (columns - len(row))], axis=1) for row in rows])
-    encoded, data = cv2.imencode(".jpg", sheet)
-    if encoded:
-        path.write_bytes(data.tobytes())
+    write_pixels(path, sheet)
 
 
 def _cell(image: Image, verdict: Verdict) -> np.ndarray:

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from inspection.rules import Found
+
 COCO_LIMIT = 100  # detections per image and class that count for AP
 RECALL_AT = (1, 10, COCO_LIMIT)
 AREAS = ("all", "small", "medium", "large")
@@ -34,6 +36,12 @@ class Boxes:
     boxes_xyxy: np.ndarray
     classes: np.ndarray
     scores: np.ndarray | None = None
+
+
+def as_found(boxes: Boxes) -> Found:
+    """Boxes as decisions take them; ground truth is sure, score 1."""
+    scores = np.ones(len(boxes.classes)) if boxes.scores is None else boxes.scores
+    return Found(boxes.boxes_xyxy.reshape(-1, 4), scores, boxes.classes.reshape(-1).astype(int))
 
 
 def fullest(truths: Sequence[Boxes]) -> tuple[int, int]:
