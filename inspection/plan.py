@@ -179,6 +179,11 @@ class Plan:
         """Whether any class asks for a length or an area."""
         return any(rule.min_length_mm or rule.min_area_mm2 for rule in self.rules)
 
+    @property
+    def has_regions(self) -> bool:
+        """Whether it matters where in the image a box lies."""
+        return bool(self.regions.look_at or self.regions.leave_out)
+
     @cached_property
     def min_lengths(self) -> np.ndarray:
         """(K,) the shortest diagonal that counts, in mm."""

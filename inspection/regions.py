@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from inspection.plan import RELATIVE, Polygon, Regions
+from inspection.plan import RELATIVE, Regions
 
 
 def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -16,51 +17,67 @@ def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int)
         regions: of the plan.
         boxes_xyxy: (N, 4) pixels of an image of `height` x `width`.
     """
-    scale = (width, height) if regions.unit == RELATIVE else (1, 1)
-    keep = np.ones(len(boxes_xyxy), dtype=bool)
-    if regions.look_at:
-        keep = np.zeros(len(boxes_xyxy), dtype=bool)
-        for polygon in regions.look_at:
-            crossed, inside = _place(polygon, scale, boxes_xyxy)
-            keep |= crossed | inside
-    for polygon in regions.leave_out:
-        crossed, inside = _place(polygon, scale, boxes_xyxy)
-        keep &= crossed | ~inside
+    boxes = np.asarray(boxes_xyxy, dtype=float)
+    if not (regions.look_at or regions.leave_out):
+        return np.ones(len(boxes), dtype=bool)
+    outlines, wanted = _outlines(regions, width, height), len(regions.look_at)
+    inside = _inside(outlines, (boxes[:, :2] + boxes[:, 2:]) / 2)
+    keep = ~inside[:, wanted:].any(1)
+    if wanted:
+        keep &= inside[:, :wanted].any(1)
+    open_rows = np.flatnonzero(~keep)  # whose centre does not settle it
+    if len(open_rows):
+        crossed, inside = _crossed(outlines, boxes[open_rows]), inside[open_rows]
+        found = (crossed | inside)[:, :wanted].any(1) if wanted else True
+        keep[open_rows] = found & ~(inside & ~crossed)[:, wanted:].any(1)
     return keep
 
 
+class Outlines(NamedTuple):
+    """The edges of all polygons of a plan in one table: a few operations for an image, not a few for each polygon.
+
+    x and y come first, so that nothing is gathered or reduced over an axis of two numbers.
+
+    Attributes:
+        corners: (2, 1, V) in pixels.
+        edges: (2, 1, V) from each corner to the next of its polygon.
+        inverse: (2, 1, V) 1 / edge, 0 where an edge does not move along an axis.
+        parallel: (2, 1, V) where that is.
+        starts: (P,) the first column of each polygon, those to look at first.
+    """
+
+    corners: np.ndarray
+    edges: np.ndarray
+    inverse: np.ndarray
+    parallel: np.ndarray
+    starts: np.ndarray
+
+
 @lru_cache(maxsize=256)
-def _outline(polygon: Polygon, scale: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Corners (V, 2) in pixels, the edges (V, 2) that begin there, and 1 / edge, 0 where an edge does not move along an axis."""
-    corners = np.asarray(polygon, dtype=float) * scale
-    edges = np.roll(corners, -1, axis=0) - corners
+def _outlines(regions: Regions, width: int, height: int) -> Outlines:
+    scale = (width, height) if regions.unit == RELATIVE else (1, 1)
+    polygons = [np.asarray(polygon, dtype=float) * scale for polygon in (*regions.look_at, *regions.leave_out)]
+    corners = np.concatenate(polygons).T[:, None]
+    edges = np.concatenate([np.roll(polygon, -1, axis=0) - polygon for polygon in polygons]).T[:, None]
     inverse = np.divide(1.0, edges, out=np.zeros_like(edges), where=edges != 0)
-    return corners, edges, inverse
+    return Outlines(corners, edges, inverse, edges == 0, np.cumsum([0, *map(len, polygons[:-1])]))
 
 
-def _place(polygon: Polygon, scale: tuple[int, int], boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether an edge of the polygon runs through the interior of each box (N,), and whether the box's centre is inside (N,)."""
-    corners, edges, inverse = _outline(polygon, scale)
-    boxes = np.asarray(boxes_xyxy, dtype=float)
-    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    return _crossed(corners, edges, inverse, boxes), _inside(corners, edges, inverse, centres)
-
-
-def _crossed(corners: np.ndarray, edges: np.ndarray, inverse: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
-    """Whether any edge (V, 2) from its corner (V, 2) meets each open box, by clipping it to the box's slabs (Liang-Barsky)."""
-    low, high = boxes_xyxy[:, None, :2] - corners, boxes_xyxy[:, None, 2:] - corners
-    first, second = low * inverse, high * inverse
+def _crossed(of: Outlines, boxes_xyxy: np.ndarray) -> np.ndarray:
+    """Whether any edge of each polygon meets each open box (N, P), by clipping it to the box's slabs (Liang-Barsky)."""
+    low, high = boxes_xyxy.T[:2, :, None] - of.corners, boxes_xyxy.T[2:, :, None] - of.corners
+    first, second = low * of.inverse, high * of.inverse
     enter, leave = np.minimum(first, second), np.maximum(first, second)
-    parallel = edges == 0
-    outside = parallel & ((low >= 0) | (high <= 0))
-    enter[:, parallel], leave[:, parallel] = -np.inf, np.inf
-    enter[outside] = np.inf
-    return (np.maximum(enter.max(-1), 0) < np.minimum(leave.min(-1), 1)).any(1)
+    # An edge along a side of the box, or beside the box, never enters it; one between its sides is always within them.
+    np.copyto(enter, np.where((low < 0) & (high > 0), -np.inf, np.inf), where=of.parallel)
+    np.copyto(leave, np.inf, where=of.parallel)
+    meets = np.maximum(np.maximum(enter[0], enter[1]), 0) < np.minimum(np.minimum(leave[0], leave[1]), 1)
+    return np.logical_or.reduceat(meets, of.starts, axis=1)
 
 
-def _inside(corners: np.ndarray, edges: np.ndarray, inverse: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Whether each point (N, 2) lies inside: a ray to the right crosses the outline an odd number of times."""
-    x, y = points[:, :1], points[:, 1:]
-    spans = (corners[:, 1] > y) != (corners[:, 1] + edges[:, 1] > y)
-    meets = corners[:, 0] + (y - corners[:, 1]) * inverse[:, 1] * edges[:, 0]
-    return (spans & (meets > x)).sum(1) % 2 == 1
+def _inside(of: Outlines, points: np.ndarray) -> np.ndarray:
+    """Whether each point (N, 2) lies inside each polygon (N, P): a ray to the right crosses its outline an odd number of times."""
+    x, y = points.T[:, :, None]
+    spans = (of.corners[1] > y) != (of.corners[1] + of.edges[1] > y)
+    meets = of.corners[0] + (y - of.corners[1]) * of.inverse[1] * of.edges[0]
+    return np.logical_xor.reduceat(spans & (meets > x), of.starts, axis=1)

@@ -35,7 +35,7 @@ def check_rules(plan: Plan, evidence: Evidence) -> None:
     passed = _passed(plan, evidence)
     if not passed:
         return
-    relaxed = [(without_rules(plan), "regions")] if plan.regions.look_at or plan.regions.leave_out else []
+    relaxed = [(without_rules(plan), "regions")] if plan.has_regions else []
     for index, rule in enumerate(plan.rules):
         relaxed += [(without_rules(plan, index, name), f"{shown(plan.names[index])}: {name} {getattr(rule, name):g}")
                     for name in RULES if getattr(rule, name)]  # fmt: skip

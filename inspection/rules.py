@@ -12,6 +12,7 @@ from cfg.errors import UserError
 from inspection.plan import PIXELS, SEVERITIES, Plan
 from inspection.regions import looked_at
 
+FEW = 8  # boxes whose place is looked at first
 NOTHING = "no box counts"  # the rule of an image in which nothing was found
 
 
@@ -65,15 +66,46 @@ def counted(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
         found: boxes in pixels of the image.
         height, width: of the image in pixels.
     """
+    keep = _large_enough(plan, found)
+    if plan.has_regions:
+        keep &= looked_at(plan.regions, found.boxes_xyxy, height, width)
+    return keep
+
+
+def _large_enough(plan: Plan, found: Found) -> np.ndarray:
+    """Which boxes (N,) count by class and size."""
     classes = np.asarray(found.classes, dtype=int)
     keep = plan.counting[classes]
     if plan.has_sizes:
         sides = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).clip(min=0) * plan.mm_per_pixel
         keep &= np.hypot(sides[:, 0], sides[:, 1]) >= plan.min_lengths[classes]
         keep &= sides[:, 0] * sides[:, 1] >= plan.min_areas[classes]
-    if plan.regions.look_at or plan.regions.leave_out:
-        keep &= looked_at(plan.regions, found.boxes_xyxy, height, width)
     return keep
+
+
+def _deciding(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
+    """As `counted`, but may leave out boxes that change no verdict: below their limits and below one that counts.
+
+    Where a box lies is the dear question. It is asked of the boxes at their limits and of the clearest of the others, and of all
+    only if none of these counts.
+    """
+    keep = _large_enough(plan, found)
+    if not plan.has_regions:
+        return keep
+    rows = np.flatnonzero(keep)
+    if len(rows) > FEW and not plan.counts:
+        margins = found.scores[rows] - plan.review_limits[np.asarray(found.classes, dtype=int)[rows]]
+        asked = rows[margins >= min(0.0, np.partition(margins, -FEW)[-FEW])]
+        there = looked_at(plan.regions, found.boxes_xyxy[asked], height, width)
+        if there.any():
+            return _mask(asked[there], len(keep))
+    return _mask(rows[looked_at(plan.regions, found.boxes_xyxy[rows], height, width)], len(keep))
+
+
+def _mask(rows: np.ndarray, length: int) -> np.ndarray:
+    mask = np.zeros(length, dtype=bool)
+    mask[rows] = True
+    return mask
 
 
 def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
@@ -113,7 +145,7 @@ def decide(plan: Plan, found: Found, height: int, width: int) -> Verdict:
         return undefined(fault)
     if not len(found.scores):
         return Verdict(Code.OK, NOTHING)
-    keep = counted(plan, found, height, width)
+    keep = _deciding(plan, found, height, width)
     best = _best(plan, found, keep)
     for code, limits in ((Code.NG, plan.thresholds), (Code.REVIEW, plan.review_limits)):
         over = best >= limits

@@ -56,7 +56,7 @@ def read_side(given: str, decision: str | None, validate: Callable[[str], Path])
         raise UserError(f"--compare {given}: expected weights, or boxes that val.py --detections wrote, got neither ({error})") from None
     text = None if saved or decision else read_embedded(Path(given))
     plan = load_plan(decision) if decision else plan_from_json(text, given) if text else None
-    if plan and (plan.regions.look_at or plan.regions.leave_out):
+    if plan and plan.has_regions:
         raise UserError(f"--compare {given}: expected a plan without regions, got one with; saved boxes do not say the images' sizes")
     return Side(given, files, truths, found, plan)
 

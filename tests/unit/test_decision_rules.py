@@ -118,3 +118,25 @@ def test_an_unreadable_image_is_not_ok():
 def test_a_plan_without_thresholds_decides_nothing():
     with pytest.raises(UserError, match="expected a threshold for every class"):
         verdict(Plan(PLAN.names, (ClassRule(0.5), ClassRule())))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_many_boxes_in_regions_are_decided_as_if_each_was_looked_at(seed):
+    """The place of most boxes is not asked for; the verdict is that of all of them."""
+    rng = np.random.default_rng(seed)
+    star = tuple((0.5 + 0.4 * np.cos(angle), 0.5 + 0.4 * np.sin(angle)) for angle in rng.uniform(0, 6.28, 7))
+    for _ in range(40):
+        plan = Plan(PLAN.names, (ClassRule(rng.uniform(0.2, 1)), ClassRule(rng.uniform(0.2, 1), review=0.1)),
+                    regions=Regions(look_at=(star,), leave_out=(SQUARE,)))  # fmt: skip
+        corners = rng.uniform(0, 0.9, (60, 2)) * (WIDTH, HEIGHT)
+        boxes = np.hstack([corners, corners + rng.uniform(1, 12, (60, 2))])
+        many = Found(boxes, rng.uniform(0, 1, 60) ** 2, rng.integers(0, 2, 60))
+        best = class_scores(plan, many, HEIGHT, WIDTH)
+        want = Code.NG if (best >= plan.thresholds).any() else Code.REVIEW if (best >= plan.review_limits).any() else Code.OK
+        got = decide(plan, many, HEIGHT, WIDTH)
+        assert got.code == want and got.score == best[got.class_index]
+        if want != Code.OK:
+            limits = plan.thresholds if want == Code.NG else plan.review_limits
+            over = best >= limits
+            there = counted(plan, many, HEIGHT, WIDTH) & over[many.classes] & (many.scores >= limits[many.classes])
+            assert got.boxes.tolist() == np.flatnonzero(there).tolist()
