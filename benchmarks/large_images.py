@@ -169,26 +169,24 @@ def rows(weights: str, data: str, tile: int, imgsz: int, grid: int, work: Path) 
 
 
 def cost(weights: str, tile: int, imgsz: int, grid: int, repeats: int = 9) -> dict[str, float]:
-    """Milliseconds of detect.py's path for one sheet, and for one tile alone times the tiles, both at one tile at once."""
+    """Milliseconds of detect.py's path for one sheet in tiles, and for as many images of a tile's size, both one at a time."""
     from engine.detection.detect_run import DetectOptions
-    from engine.detection.predictor import Predictor
-    from engine.tiling.pictures import TiledSource, joined
+    from engine.detection.predictor import look as detected
+    from engine.tiling.pictures import TiledSource
     from engine.weights import open_backend, pick_device
-    from inspection.seams import found_from
 
     backend, _ = open_backend(Path(weights), pick_device("cpu"))
-    options = DetectOptions(weights, [], conf=found_from(CONF))
+    options = DetectOptions(weights, [], conf=CONF, iou=IOU)
     sheet = np.random.default_rng(0).integers(0, 256, (grid * tile, grid * tile, 3), dtype=np.uint8)
     tiling = Tiling(tile, 0.2)
     windows = tiling.windows(*sheet.shape[:2])
     one = np.ascontiguousarray(sheet[:tile, :tile])
     times: dict[str, list[float]] = {"sheet": [], "tile": []}
     for _ in range(repeats):
-        for name, pixels, number in (("sheet", sheet, 1), ("tile", one, len(windows))):
-            source = TiledSource(Pictures([pixels] * number), tiling)
-            predictor = Predictor(backend, source, options, [imgsz, imgsz], None)
+        for name, source in (("sheet", TiledSource(Pictures([sheet]), tiling)), ("tile", Pictures([one] * len(windows)))):
+            results = detected(backend, source, options, [imgsz, imgsz], None)
             began = time.perf_counter()
-            for _ in joined(predictor.stream_inference(), CONF, 0.45, False, 300):
+            for _ in results:
                 pass
             times[name].append(1e3 * (time.perf_counter() - began))
     return {name: float(np.median(values)) for name, values in times.items()} | {"tiles": len(windows)}
@@ -203,12 +201,16 @@ class Pictures:
         from ultralytics.data.loaders import SourceTypes
 
         self.pictures, self.source_type, self.batch = pictures, SourceTypes(), 1
+        self.prepare = np.asarray
 
     def __iter__(self) -> Iterator[Any]:
         from engine.detection.items import Item
 
         for pixels in self.pictures:
-            yield ["x"], [pixels], [Item(Path("x"), Path("x"), "image", "x", "x", pixels)]
+            yield ["x"], [pixels], [Item(Path("x"), Path("x"), "image", "x", "x", self.prepare(pixels))]
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def markdown(table: list[dict[str, Any]]) -> str:
@@ -228,9 +230,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--imgsz", type=int, default=192, help="that the network sees of a tile (default: 192)")
     parser.add_argument("--grid", type=int, default=4, help="images in a row and in a column of a sheet (default: 4)")
     given = parser.parse_args(argv)
+    spent = cost(given.weights, given.tile, given.imgsz, given.grid)
     with tempfile.TemporaryDirectory() as work:
         table = list(rows(given.weights, given.data, given.tile, given.imgsz, given.grid, Path(work)))
-    spent = cost(given.weights, given.tile, given.imgsz, given.grid)
     print(f"\n{date.today()}, {machine()}, commit {commit()}\n\n{markdown(table)}\n")
     ratio = spent["sheet"] / spent["tile"]
     print(f"one sheet: {spent['sheet']:.1f} ms; {spent['tiles']} single tiles: {spent['tile']:.1f} ms; ratio {ratio:.3f}")
