@@ -9,12 +9,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from cfg import UserError
 from engine.decision.finding import check_regions, find_images
 from engine.decision.options import DecisionOptions
-from engine.decision.pictures import draw_curve, draw_histogram, draw_sheet
+from engine.decision.pictures import draw_confusion, draw_curve, draw_histogram, draw_sheet
 from engine.decision.plans import check_embeddable, embed, find_plan
 from engine.detection.detect_run import IOU
 from engine.validation.coco_metrics import Boxes
@@ -184,6 +185,7 @@ class Judge:
     def _draw(self, folder: Path, plan: Plan, evidence: Evidence, outcomes: Outcomes, result: dict, lists: dict) -> None:
         draw_histogram(folder / "decision_scores.png", result["histogram"], plan)
         draw_curve(folder / "decision_curve.png", result["curve"], plan)
+        draw_confusion(folder / "decision_confusion.png", np.array(result["confusion"]), plan)
         for kind, units in lists.items():
             (folder / f"{kind}.jpg").unlink(missing_ok=True)
             shown = [i for unit in units for i in range(len(evidence.of)) if evidence.of[i] == unit] if units else []

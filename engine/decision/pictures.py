@@ -1,4 +1,4 @@
-"""Pictures of decisions: score histograms of OK and NG units, escape and overkill over the threshold, sheets of images."""
+"""Pictures of decisions: score histograms of OK and NG units, escape and overkill over the threshold, confusion, sheets of images."""
 
 from __future__ import annotations
 
@@ -6,18 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
-from data.images import Unreadable, read_pixels, write_pixels
+from cfg.class_names import shown
+from data.contact_sheet import GREEN, RED, Boxes, Tile, write_sheet
 from engine.plots import shielded
 from inspection.evidence import Image
 from inspection.plan import Plan
 from inspection.rules import Verdict
 
-SIDE, COLUMNS, MOST = 240, 5, 40  # of a sheet: pixels of a picture, pictures in a row, and in all
-CAPTION = 34
-LABEL_BGR, FOUND_BGR = (80, 200, 80), (60, 60, 230)
+MOST = 40  # images of a sheet
 
 
 @shielded("decision_scores.png")
@@ -64,32 +62,33 @@ def _mark_limits(axes: Any, plan: Plan) -> None:
     axes.axvline(threshold, color="black", linestyle="--", linewidth=1, label=f"threshold {threshold:.3g}")
 
 
+@shielded("decision_confusion.png")
+def draw_confusion(path: Path, table: np.ndarray, plan: Plan) -> None:
+    """Labels and found boxes by class; the colour is the share of a label's row. Args as `inspection.rates.confusion`."""
+    from matplotlib.figure import Figure
+
+    names = [*map(shown, plan.names), "none"]
+    side = max(4.5, 0.55 * len(names) + 2)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.argwhere(table):
+        axes.text(column, row, table[row, column], ha="center", va="center", color="white" if share[row, column] > 0.5 else "black")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), names)
+    axes.set(xlabel="found at or above its limit (none: missed)", ylabel="label (none: nothing there)", title="Labels and boxes")
+    figure.savefig(path, dpi=120)
+
+
 @shielded("a sheet of images")
 def draw_sheet(path: Path, images: Sequence[Image], verdicts: Sequence[Verdict]) -> None:
-    """The first `MOST` images with labels (green) and the boxes that decided, or the best one (red), and the rule below each."""
-    cells = [_cell(image, verdict) for image, verdict in zip(images[:MOST], verdicts, strict=False)]
-    columns = min(COLUMNS, len(cells))
-    blank = np.full_like(cells[0], 255)
-    rows = [cells[i : i + columns] for i in range(0, len(cells), columns)]
-    sheet = np.concatenate([np.concatenate([*row, *[blank] * (columns - len(row))], axis=1) for row in rows])
-    write_pixels(path, sheet)
+    """The first `MOST` images with their labels and the boxes that decided, or the best one, and the rule below each."""
+    tiles = [_tile(image, verdict) for image, verdict in zip(images[:MOST], verdicts, strict=False)]
+    write_sheet(path, tiles, "green: label    red: the boxes that decided, or the one with the best score", most_lines=2)
 
 
-def _cell(image: Image, verdict: Verdict) -> np.ndarray:
-    """One picture of a sheet, (SIDE + CAPTION, SIDE, 3) BGR."""
-    cell = np.full((SIDE + CAPTION, SIDE, 3), 255, np.uint8)
-    try:
-        pixels = read_pixels(Path(image.name))
-    except Unreadable:
-        pixels = np.zeros((8, 8, 3), np.uint8)
-    scale = (SIDE - 6) / max(pixels.shape[:2])
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST)
-    shown = verdict.boxes if len(verdict.boxes) else np.argsort(-image.found.scores)[:1]
-    for boxes, colour in ((image.labels.boxes_xyxy, LABEL_BGR), (image.found.boxes_xyxy[shown], FOUND_BGR)):
-        for x1, y1, x2, y2 in (boxes * scale).round().astype(int).tolist():
-            cv2.rectangle(small, (x1, y1), (x2, y2), colour, 1, cv2.LINE_AA)
-    cell[3 : 3 + small.shape[0], 3 : 3 + small.shape[1]] = small
-    for line, text in enumerate((Path(image.name).name, verdict.rule)):
-        text = text.encode("ascii", "replace").decode()[:38]
-        cv2.putText(cell, text, (4, SIDE + 12 + 16 * line), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
-    return cell
+def _tile(image: Image, verdict: Verdict) -> Tile:
+    deciding = verdict.boxes if len(verdict.boxes) else np.argsort(-image.found.scores)[:1]
+    boxes = Boxes(image.labels.boxes_xyxy, GREEN), Boxes(image.found.boxes_xyxy[deciding], RED)
+    return Tile(Path(image.name), boxes, (Path(image.name).name, verdict.rule))

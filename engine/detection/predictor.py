@@ -163,7 +163,7 @@ def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heat
     if not options.heatmap:
         return None
     if options.tile:
-        raise UserError("--heatmap: expected whole pictures, got --tile, of which each tile has a map of its own; leave one of them out")
+        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave one of them out")
 
     def boxes(pixels: torch.Tensor) -> np.ndarray:
         """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""

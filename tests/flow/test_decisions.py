@@ -62,7 +62,7 @@ def test_what_was_promised_is_what_detection_decides(place, tmp_path, monkeypatc
     assert plan.promise.ng == NG and plan.promise.ok == OK and plan.model.kind == "pytorch" and plan.model.imgsz == 64
     assert told["rates"]["escape"]["count"] == 0 and told["escapes"] == [] and len(told["overkills"]) == plan.promise.overkills
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert {"decision.yaml", "escapes.csv", "overkills.csv", "decision_scores.png", "decision_curve.png"} <= names
+    assert {"decision.yaml", "escapes.csv", "overkills.csv", "decision_scores.png", "decision_curve.png", "decision_confusion.png"} <= names
     assert ("overkills.jpg" in names) == bool(plan.promise.overkills) and "escapes.jpg" not in names
 
     (place / "images/val/broken.jpg").write_bytes(b"nothing")

@@ -19,11 +19,14 @@ import val  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
 from data.files import find_images  # noqa: E402
 from data.images import read_pixels  # noqa: E402
-from engine.checkpoint import save_student  # noqa: E402
+from engine.checkpoint import load_detector, save_student  # noqa: E402
 from engine.detection.detect_run import Run  # noqa: E402
 from engine.training.launch import train  # noqa: E402
 from engine.tiling.pictures import tile_boxes  # noqa: E402
 from engine.validation.box_files import load_boxes  # noqa: E402
+from inspection.plan import ClassRule, Plan  # noqa: E402
+from inspection.plan import Tiling as PlanTiling  # noqa: E402
+from inspection.plan_file import save_plan  # noqa: E402
 from inspection.seams import TileBoxes, merge  # noqa: E402
 from inspection.tiles import Tiling  # noqa: E402
 
@@ -100,6 +103,21 @@ def test_an_onnx_model_of_fixed_size_takes_tiles(place: Path, by_hand, tmp_path:
     assert guard(lambda: export.main([*given, "--imgsz", str(SIZE), "--out", str(tmp_path / "model.onnx")])) == 0
     assert run(tmp_path / "model.onnx", place / "large", tmp_path, *TILED) == 0
     agree(found(tmp_path)["large.png"], by_hand, 1e-3)
+
+
+def test_a_plan_brings_its_tiles(place: Path, by_hand, tmp_path: Path, capsys) -> None:
+    """Thresholds that were chosen in tiles decide in tiles, and the report is of the whole image."""
+    detector, _ = load_detector(place / "best.pt")
+    names = tuple(detector.names.values())
+    save_plan(tmp_path / "plan.yaml", Plan(names, (ClassRule(0.25),) * len(names), tiling=PlanTiling(SIZE, 0.2)))
+    more = ["--decision", str(tmp_path / "plan.yaml"), "--max-det", "2000", "--report"]
+    assert run(place / "best.pt", place / "large", tmp_path, *more) == 0
+    agree(found(tmp_path)["large.png"], by_hand)
+    assert "Verdicts: 0 OK, 1 NG" in capsys.readouterr().out
+    text = (tmp_path / "exp/report.html").read_text(encoding="utf-8")
+    assert text.count('<article class="card"') == 1
+    run(place / "best.pt", place / "large", tmp_path, *more[:2], "--tile", "96", "--no-draw")
+    assert "chosen at 64: its promise does not hold here" in capsys.readouterr().err
 
 
 def test_small_images_and_videos_in_a_folder_with_large_ones(place: Path, tmp_path: Path, capsys) -> None:
