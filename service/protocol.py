@@ -38,7 +38,7 @@ class Protocol:
 
     async def server(self, request: Request) -> JSONResponse:
         """What the server is."""
-        return JSONResponse({"name": "tandem", "version": VERSION, "extensions": [BINARY, "model_configuration"]})
+        return JSONResponse({"name": "tandem", "version": VERSION, "extensions": [BINARY, "model_configuration"], "model": self.name})
 
     async def live(self, request: Request) -> JSONResponse:
         """Whether the service works; 503: it hangs and should be started anew."""
