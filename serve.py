@@ -18,6 +18,7 @@ import sys
 from cfg.cpus import available_cpus
 from cfg.errors import guard
 from engine.arguments import add_tiling, count, fraction, image_size, seconds
+from engine.locate import locate_weights
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -62,6 +63,7 @@ def port(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Serve until the end; return the exit status."""
     arguments = parse(argv)
+    arguments.weights = locate_weights(arguments.weights)  # before the imports that take time
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(arguments.max_pixels)  # read once, when OpenCV is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from service.server import ServeOptions, serve

@@ -64,7 +64,7 @@ class Line:
         self._threads: list[threading.Thread] = []
         metrics.watch(self)
         for entry in journal.left if journal else ():
-            self._tell(_lost(entry))
+            self._end(_lost(entry))
 
     @property
     def ready(self) -> dict[str, bool]:
@@ -118,6 +118,8 @@ class Line:
 
     def close(self, timeout: float) -> None:
         """Stop the cameras, decide what was accepted, deliver it, and end; in about `timeout` seconds."""
+        if self._stop.is_set():
+            return
         self._stop.set()
         end = time.monotonic() + timeout
         self.pool.close(timeout)

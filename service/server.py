@@ -40,7 +40,7 @@ SPARE_FILES = 256  # open files beside connections
 class ServeOptions:
     """What serve.py was asked for; the fields are its arguments."""
 
-    weights: str
+    weights: Path
     decision: str | None = None
     no_decision: bool = False
     host: str = "127.0.0.1"
@@ -91,7 +91,7 @@ def serve(options: ServeOptions) -> None:
 
 def make_line(options: ServeOptions) -> Line:
     """The line that the options ask for, warm. Raises `UserError`."""
-    network = open_network(read_exported(weights_of(options.weights)), options.threads)
+    network = open_network(read_exported(options.weights), options.threads)
     exported = network.exported
     plan = None if options.no_decision else find_plan(exported.path, options.decision, exported.names)
     if plan is None:
@@ -111,18 +111,6 @@ def description(options: ServeOptions, line: Line) -> str:
     plan = "by its decision plan" if inspector.plan else "without a plan"
     tiles = f", tiles of {inspector.tiling.side}" if inspector.tiling else ""
     return f"{exported.path.name}: {len(exported.names)} classes, {height} x {width}{tiles}, {plan}, {line.inspector.network.runtime}, {options.threads} threads"
-
-
-def weights_of(given: str) -> Path:
-    """The file or OpenVINO folder of ``--weights``. Raises `UserError` where nothing is there."""
-    path = Path(given)
-    if path.suffix == ".xml":
-        path = path.parent
-    if not path.exists():
-        raise UserError(f"--weights {given}: expected a model file, but nothing is there; check the path")
-    if path.is_dir() and not any(path.glob("*.xml")):
-        raise UserError(f"--weights {given}: expected an OpenVINO folder with an .xml file in it; export one with export.py --format openvino")
-    return path
 
 
 def read_token(options: ServeOptions) -> str | None:
@@ -163,9 +151,12 @@ def enough_files(connections: int) -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = connections + SPARE_FILES
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return max(1, soft - SPARE_FILES)
+        more = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+        except (OSError, ValueError):
+            more = soft
+        return max(1, more - SPARE_FILES)
     return connections
 
 
