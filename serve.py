@@ -14,11 +14,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 
 from cfg.cpus import available_cpus
 from cfg.errors import guard
 from engine.arguments import add_tiling, count, fraction, image_size, seconds
 from engine.locate import locate_weights
+from service import cameras, sinks
+
+JOURNAL = "runs/serve"
+CAMERAS_AND_SINKS = ("source", "new_only", "mqtt", "modbus", "webhook", "backlog")  # told to their packages, not to the service itself
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +37,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--port", type=port, default=8080, help="0: any that is free (default %(default)s)")
     add("--token", help="clients must say it as Authorization: Bearer TOKEN; better in a file, other programs here see arguments")
     add("--token-file", metavar="FILE", help="the same, in a file (or the variable TANDEM_TOKEN)")
-    add("--journal", metavar="DIR", help="remember there what was accepted: after a crash, what had no verdict is told as UNDEFINED")
+    add("--journal", metavar="DIR", help="keep there what was accepted, what sinks have yet to deliver, and which files were seen: after a crash, "
+        f"what had no verdict is told as UNDEFINED (default: {JOURNAL} with sinks or a source, else nothing is kept)")  # fmt: skip
     add("--queue", type=count, default=32, help="pictures that may wait; more are answered with 503 (default %(default)s)")
     add("--threads", type=count, default=available_cpus(), help="of the network (default: all cores, %(default)s)")
     add("--timeout", type=seconds, default=10.0, help="seconds from acceptance until a picture is UNDEFINED (default %(default)g)")
@@ -47,6 +53,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--max-det", type=count, default=300, help="most objects per picture (default %(default)s)")
     add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     add_tiling(parser)
+    cameras.add_arguments(parser)
+    sinks.add_arguments(parser)
     options = parser.parse_args(argv)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")
@@ -66,9 +74,14 @@ def main(argv: list[str] | None = None) -> int:
     arguments.weights = locate_weights(arguments.weights)  # before the imports that take time
     os.environ["OPENCV_IO_MAX_IMAGE_PIXELS"] = str(arguments.max_pixels)  # read once, when OpenCV is imported
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    sink_options = sinks.read_options(arguments)
+    kept = arguments.journal or (JOURNAL if arguments.source or arguments.mqtt or arguments.webhook or arguments.modbus else None)
+    camera_options = cameras.read_options(arguments, [Path(kept)] if kept else [])
+    arguments.journal = kept
     from service.server import ServeOptions, serve
 
-    serve(ServeOptions(**vars(arguments)))
+    rest = {name: value for name, value in vars(arguments).items() if name not in CAMERAS_AND_SINKS}
+    serve(ServeOptions(**rest, sinks=sink_options, cameras=camera_options))
     return 0
 
 

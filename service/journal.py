@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from cfg import UserError
 from cfg.whole_files import replace_file
 from service.events import Inspected
 
-NAME, LARGEST, SYNC = "journal.jsonl", 64 * 2**20, 1.0  # bytes of a file before a new one is begun; seconds
+NAME, OLD = "journal.jsonl", "journal.old.jsonl"
+LARGEST, SYNC = 64 * 2**20, 1.0  # bytes of a file before a new one is begun; seconds
+ROUNDED = 0.001  # seconds: times are written in ms
 KEPT = ("MeasId", "PartId", "RecipeId", "ProductId", "CreationTime", "Source", "Verdict", "ResultEvaluation", "Rule", "Score")
 
 
@@ -35,7 +38,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, largest: int = LARGEST) -> None:
-        self.path, self.largest, self.broken = folder / NAME, largest, ""
+        self.path, self.old, self.largest, self.broken = folder / NAME, folder / OLD, largest, ""
         self._lock, self._synced = threading.Lock(), time.monotonic()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +50,7 @@ class Journal:
             raise UserError(f"--journal {folder}: cannot be written ({error.strerror}); give another folder") from None
         self._open: dict[str, dict[str, Any]] = {}
         self.last: list[dict[str, Any]] = []
-        for entry in self._read():
+        for entry in self._read(self.path):
             self._note(entry)
         self.left = list(self._open.values())
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
@@ -65,6 +68,14 @@ class Journal:
             self._append({key: content[key] for key in KEPT})
         except OSError:
             pass
+
+    def accepted(self, source: str, since: float) -> bool:
+        """Whether a picture of this source was accepted at or after a time (seconds, `time.time`)."""
+        for path in (self.path, self.old):
+            for entry in self._read(path):
+                if entry.get("Source") == source and "Verdict" not in entry and _seconds(entry.get("CreationTime")) >= since - ROUNDED:
+                    return True
+        return False
 
     def close(self) -> None:
         """Write all to the disk and let another service have the folder."""
@@ -102,15 +113,15 @@ class Journal:
             self._synced = now
         if os.fstat(self._file).st_size > self.largest:
             os.fsync(self._file)
-            os.replace(self.path, self.path.with_suffix(".old.jsonl"))
+            os.replace(self.path, self.old)
             replace_file(self.path, "".join(json.dumps(entry) + "\n" for entry in self._open.values()).encode())
             os.close(self._file)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
 
-    def _read(self) -> Iterator[dict[str, Any]]:
-        if not self.path.exists():
+    def _read(self, path: Path) -> Iterator[dict[str, Any]]:
+        if not path.exists():
             return
-        with self.path.open("rb") as lines:
+        with path.open("rb") as lines:
             for line in lines:
                 try:
                     entry = json.loads(line)
@@ -126,3 +137,11 @@ class Journal:
         with self.path.open("rb") as file:
             file.seek(size - 1)
             return file.read(1) != b"\n"
+
+
+def _seconds(text: Any) -> float:
+    """A time as it is written, as seconds; 0 for anything else."""
+    try:
+        return datetime.fromisoformat(str(text).replace("Z", "+00:00")).timestamp()
+    except ValueError:
+        return 0.0

@@ -21,7 +21,8 @@ from cfg import UserError
 from inspection.belonging import Settings
 from service.app import make_app
 from service.connections import Connections
-from service.events import Camera, Sink
+from service.cameras import FolderOptions, StreamOptions, open_cameras
+from service.sinks import SinkOptions, open_sinks
 from service.exported import read_exported
 from service.inspector import NO_PLAN, Inspector, Limits, find_plan
 from service.intake import Intake
@@ -63,8 +64,8 @@ class ServeOptions:
     agnostic_nms: bool = False
     tile: int | None = None
     overlap: float | None = None
-    sinks: Sequence[Sink] = field(default_factory=tuple)
-    cameras: Sequence[Camera] = field(default_factory=tuple)
+    sinks: SinkOptions = field(default_factory=SinkOptions)
+    cameras: Sequence[FolderOptions | StreamOptions] = ()
 
 
 def serve(options: ServeOptions) -> None:
@@ -81,7 +82,8 @@ def serve(options: ServeOptions) -> None:
         line = make_line(options)
         signal.signal(signal.SIGTERM, lambda *_: None)  # what uvicorn raises again at the end: an ordinary end
         try:
-            line.start(options.cameras)
+            if options.cameras:
+                line.start(open_cameras(options.cameras, Path(options.journal) / "seen", line.journal.accepted))
             intake = Intake(options.max_bytes, options.memory, options.client_timeout)
             connections = Connections(enough_files(options.connections), min(10.0, options.client_timeout))
             _Server(line, intake, token, connections, listener, description(options, line)).run(sockets=[listener])
@@ -101,7 +103,8 @@ def make_line(options: ServeOptions) -> Line:
     inspector = Inspector(network, plan, limits)
     inspector.warm_up()
     journal = Journal(Path(options.journal)) if options.journal else None
-    return Line(inspector, Pool(options.queue, WORKERS, options.timeout), Metrics(), journal, options.sinks)
+    sinks = open_sinks(options.sinks, journal.path.parent / "waiting") if journal else []
+    return Line(inspector, Pool(options.queue, WORKERS, options.timeout), Metrics(), journal, sinks)
 
 
 def description(options: ServeOptions, line: Line) -> str:

@@ -188,7 +188,7 @@ def test_without_a_plan_nothing_is_ok(place):
 
 
 def test_at_its_end_open_pictures_are_answered(tmp_path):
-    weights = write_onnx(tmp_path / "slow.onnx", work=8)
+    weights = write_onnx(tmp_path / "slow.onnx", work=2)
     service, told = Service("--weights", weights, "--no-decision"), []
     asking = [threading.Thread(target=lambda: told.append(service.inspect(picture(DARK)))) for _ in range(3)]
     for thread in asking:
