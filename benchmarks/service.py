@@ -107,17 +107,18 @@ def full(options: argparse.Namespace) -> None:
 
 def memory(options: argparse.Namespace) -> None:
     """From the start of the process to the first verdict; resident memory then, and after some load."""
-    sent, starts = pictures(options.side), []
+    sent, starts, processor = pictures(options.side), [], []
     for _ in range(options.rounds):
         began = time.perf_counter()
         service = start(options)
         service.inspect(sent[0])
         starts.append(time.perf_counter() - began)
         first = service.memory()
+        processor.append(service.processor_seconds())
         if len(starts) < options.rounds:
             service.stop()
     closed_loop(service.port, sent, 4, options.seconds)
-    row = {"start_s": float(np.median(starts)), "start_least_s": min(starts), "first_mib": first, "after_load_mib": service.memory()}
+    row = {"start_s": float(np.median(starts)), "start_least_s": min(starts), "start_processor_s": min(processor), "first_mib": first, "after_load_mib": service.memory()}
     service.stop()
     tell(options, "memory", {Path(options.weights).name: row})
 

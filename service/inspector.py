@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data.decode import Unreadable, decode, pages
+from data.decode import MOST_PIXELS, Unreadable, decode, pages
 from inspection.belonging import Settings, as_chosen, plan_of
 from inspection.embedded import read_embedded
 from inspection.plan import Plan
@@ -99,10 +99,10 @@ class Inspector:
         """Decode an image file, (H, W, 3) BGR uint8. Raises `Unreadable`, before decoding where it says that it is too large."""
         declared = declared_size(data)
         if declared and declared[0] * declared[1] > self.limits.pixels:
-            raise Unreadable(f"{declared[0]} x {declared[1]} pixels: expected at most {self.limits.pixels:,}")
+            raise Unreadable(f"expected at most {self.limits.pixels:,} pixels, got {declared[0] * declared[1]:,} or more")
         pixels = decode(data)
         if pixels.shape[0] * pixels.shape[1] > self.limits.pixels:
-            raise Unreadable(f"{pixels.shape[1]} x {pixels.shape[0]} pixels: expected at most {self.limits.pixels:,}")
+            raise Unreadable(f"expected at most {self.limits.pixels:,} pixels, got {pixels.shape[0] * pixels.shape[1]:,}")
         if (count := pages(data)) > 1:
             raise Unreadable(f"{count} pictures in one file: expected one; send them one by one")
         return pixels
@@ -115,10 +115,6 @@ class Inspector:
         else:
             table = self._in_tiles(pixels, self.tiling.windows(height, width))
         return Found(table[:, :4], table[:, 4], table[:, 5].astype(int))
-
-    def warm_up(self) -> None:
-        """Look at a grey picture, so that the first real one takes no longer than the others."""
-        self.find(np.full((*self.size, 3), 114, np.uint8))
 
     def _in_tiles(self, pixels: np.ndarray, windows: np.ndarray) -> np.ndarray:
         at_once = 1 if self.exported.dynamic else self.exported.batch
@@ -183,6 +179,8 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.size
+    except Image.DecompressionBombError:  # more than twice what data.decode takes
+        return MOST_PIXELS, 2
     except Exception:  # whatever is wrong with it is told by the decoder
         return None
 

@@ -92,7 +92,7 @@ def serve(options: ServeOptions) -> None:
 
 
 def make_line(options: ServeOptions) -> Line:
-    """The line that the options ask for, warm. Raises `UserError`."""
+    """The line that the options ask for. Raises `UserError`."""
     network = open_network(read_exported(options.weights), options.threads)
     exported = network.exported
     plan = None if options.no_decision else find_plan(exported.path, options.decision, exported.names)
@@ -101,7 +101,6 @@ def make_line(options: ServeOptions) -> Line:
     settings = Settings(options.imgsz, options.iou, None, options.tile, options.overlap)
     limits = Limits(settings, options.conf, options.max_det, options.agnostic_nms, options.max_pixels)
     inspector = Inspector(network, plan, limits)
-    inspector.warm_up()
     journal = Journal(Path(options.journal)) if options.journal else None
     sinks = open_sinks(options.sinks, journal.path.parent / "waiting") if journal else []
     return Line(inspector, Pool(options.queue, WORKERS, options.timeout), Metrics(), journal, sinks)

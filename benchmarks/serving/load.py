@@ -53,7 +53,7 @@ def bare_network(weights: Path, threads: int, pictures: Sequence[bytes], number:
     """Seconds of the network alone, and from the bytes of a picture to its boxes, `number` times each, in turns, in this process."""
     network = open_network(read_exported(weights), threads)
     inspector = Inspector(network, None, Limits())
-    inspector.warm_up()
+    inspector.inspect(pictures[0])
     inputs = np.full((1, 3, *inspector.size), 0.45, np.float32)
     alone, whole = [], []
     for turn in range(number):

@@ -138,7 +138,7 @@ def test_an_embedded_plan_decides_as_in_detect(exports, place, tiling, tmp_path)
 
 def test_pictures_that_are_not_decided_about(exports, place):
     inspector = ours(exports["batch of 3"], Limits(pixels=5000))
-    for data, reason in ((b"", "empty"), (b"no picture", "not a readable image"), ((place / "pictures/3.png").read_bytes(), "at most 5,000")):
+    for data, reason in ((b"", "empty"), (b"no picture", "not a readable image"), ((place / "pictures/3.png").read_bytes(), "at most 5,000 pixels, got 30,000")):
         outcome = inspector.inspect(data)
         assert outcome.verdict.code is Code.UNDEFINED and reason in outcome.verdict.rule and not outcome.boxes
     no_plan = inspector.inspect((place / "pictures/0.png").read_bytes())
