@@ -2,6 +2,7 @@
 
     python benchmarks/service.py models --out runs/service            # the S-model and the fast student as ONNX, with a plan; needs PyTorch
     python benchmarks/service.py load --weights runs/service/s-model-fast.onnx
+    python benchmarks/service.py overhead                              # of the service alone: the network takes no time
     python benchmarks/service.py memory --weights runs/service/s-model-fast.onnx
     python benchmarks/service.py soak --weights runs/service/s-model-fast.onnx --seconds 3600
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np  # noqa: E402
 
 from benchmarks.machine import commit  # noqa: E402
-from benchmarks.serving.load import Load, bare_network, closed_loop, open_loop  # noqa: E402
+from benchmarks.serving.load import Load, bare_network, closed_loop, open_loop, together  # noqa: E402
 from benchmarks.serving.process import Service  # noqa: E402
 from cfg.cpus import available_cpus  # noqa: E402
 from cfg.errors import guard  # noqa: E402
@@ -44,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--side", type=count, default=640, help="of the pictures, in pixels (default %(default)s)")
     add("--more", default="", help="further arguments of serve.py, as one text")
     options = parser.parse_args(argv)
-    if options.part != "models" and not options.weights:
+    if options.part not in ("models", "overhead") and not options.weights:
         parser.error("--weights: expected an exported model; make some: python benchmarks/service.py models")
     return options
 
@@ -77,29 +78,38 @@ def models(options: argparse.Namespace) -> None:
 def load(options: argparse.Namespace) -> None:
     """The bare network and the service with one client, in turns; then the service with more clients."""
     sent, numbers = pictures(options.side), [int(part) for part in options.clients.split(",")]
-    alone, whole, single = [], [], Load()
-    service = start(options, "--queue", max(32, *numbers))
+    alone, whole, single = [], [], []
+    service, turn = start(options, "--queue", max(32, *numbers)), options.seconds / options.rounds
     try:
-        closed_loop(service.port, sent, 1, 2.0)
+        closed_loop(service, sent, 1, 2.0)
         for _ in range(options.rounds):
-            found = bare_network(Path(options.weights), options.threads, sent, max(4, int(options.seconds / options.rounds / 0.2)))
-            alone, whole = alone + found[0], whole + found[1]
-            part = closed_loop(service.port, sent, 1, options.seconds / options.rounds)
-            single = Load(single.seconds + part.seconds, [], single.failed + part.failed, single.elapsed + part.elapsed)
-        rows = {"network alone": Load(alone, elapsed=sum(alone)).row(), "picture to boxes, in one process": Load(whole, elapsed=sum(whole)).row()}
-        rows["service, 1 client"] = single.row()
+            for kind, found in zip((alone, whole), bare_network(Path(options.weights), options.threads, sent, turn), strict=True):
+                kind.append(found)
+            single.append(closed_loop(service, sent, 1, turn))
+        named = {"network alone": alone, "picture to boxes, in one process": whole, "service, 1 client": single}
+        rows = {name: together(parts).row() for name, parts in named.items()}
         for number in numbers[numbers[0] == 1 :]:
-            rows[f"service, {number} clients"] = closed_loop(service.port, sent, number, options.seconds).row()
+            rows[f"service, {number} clients"] = closed_loop(service, sent, number, options.seconds).row()
     finally:
         service.stop()
     tell(options, "load", rows)
+
+
+def overhead(options: argparse.Namespace) -> None:
+    """As `load`, with one client and a network that takes no time: what is left is the service."""
+    from benchmarks.serving.brightness import write_onnx
+
+    folder = Path(options.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    options.weights, options.clients = write_onnx(folder / "no-time.onnx", size=options.side), "1"
+    load(options)
 
 
 def full(options: argparse.Namespace) -> None:
     """How long it takes to be told that the queue is full."""
     service, sent = start(options, "--queue", 2), pictures(options.side)
     try:
-        found = closed_loop(service.port, sent, 16, options.seconds)
+        found = closed_loop(service, sent, 16, options.seconds)
     finally:
         service.stop()
     tell(options, "full", {"answers 503": Load(found.refused, elapsed=found.elapsed).row(), "verdicts beside them": found.row()})
@@ -117,7 +127,7 @@ def memory(options: argparse.Namespace) -> None:
         processor.append(service.processor_seconds())
         if len(starts) < options.rounds:
             service.stop()
-    closed_loop(service.port, sent, 4, options.seconds)
+    closed_loop(service, sent, 4, options.seconds)
     row = {"start_s": float(np.median(starts)), "start_least_s": min(starts), "start_processor_s": min(processor), "first_mib": first, "after_load_mib": service.memory()}
     service.stop()
     tell(options, "memory", {Path(options.weights).name: row})
@@ -129,10 +139,10 @@ def soak(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         service = start(options, "--journal", folder)
         try:
-            most = closed_loop(service.port, sent, 4, 15.0).row()["per_second"]
+            most = closed_loop(service, sent, 4, 15.0).row()["per_second"]
             rate, step, rows = options.share * most, max(10.0, options.seconds / 20), {}
             for number in range(round(options.seconds / step)):
-                found = open_loop(service.port, sent, rate, step)
+                found = open_loop(service, sent, rate, step)
                 rows[f"after {(number + 1) * step:.0f} s"] = found.row() | {"mib": service.memory()}
                 print(f"{(number + 1) * step:6.0f} s  {service.memory():.1f} MiB  {found.row()}", flush=True)
         finally:
@@ -154,7 +164,7 @@ def tell(options: argparse.Namespace, part: str, rows: dict[str, dict[str, float
     print(file)
 
 
-PARTS = {"models": models, "load": load, "full": full, "memory": memory, "soak": soak}
+PARTS = {"models": models, "load": load, "overhead": overhead, "full": full, "memory": memory, "soak": soak}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.serving.process import Service
 from service.exported import read_exported
 from service.inspector import Inspector, Limits
 from service.network import open_network, pictures_through
@@ -25,56 +27,70 @@ class Load:
         refused: of each answer 503.
         failed: other answers, and connections that broke.
         elapsed: seconds that the clients asked.
+        processor: seconds of processor time that the service spent, or whoever looked at the pictures.
     """
 
     seconds: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     failed: int = 0
     elapsed: float = 0.0
+    processor: float = math.nan
 
     def row(self) -> dict[str, float]:
         """Pictures per second, and percentiles in ms."""
         times = np.array(self.seconds or [np.nan]) * 1e3
         told = {f"p{share}": float(np.percentile(times, share)) for share in (50, 95, 99)}
-        return {"pictures": len(self.seconds), "per_second": len(self.seconds) / self.elapsed, **told, "refused": len(self.refused), "failed": self.failed}
+        return {"pictures": len(self.seconds), "per_second": len(self.seconds) / self.elapsed, **told,
+                "processor_ms": 1e3 * self.processor / max(len(self.seconds), 1), "refused": len(self.refused), "failed": self.failed}  # fmt: skip
 
 
-def closed_loop(port: int, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
+def closed_loop(service: Service, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
     """`clients` that each send the next picture when the last one is answered, for so many seconds."""
-    return _run([(0.0, None)] * clients, port, pictures, seconds)
+    return _run([(0.0, None)] * clients, service, pictures, seconds)
 
 
-def open_loop(port: int, pictures: Sequence[bytes], per_second: float, seconds: float, clients: int = 8) -> Load:
+def open_loop(service: Service, pictures: Sequence[bytes], per_second: float, seconds: float, clients: int = 8) -> Load:
     """So many pictures per second, whether or not the earlier ones are answered, as a line sends them."""
-    return _run([(number / per_second, clients / per_second) for number in range(clients)], port, pictures, seconds)
+    return _run([(number / per_second, clients / per_second) for number in range(clients)], service, pictures, seconds)
 
 
-def bare_network(weights: Path, threads: int, pictures: Sequence[bytes], number: int) -> tuple[list[float], list[float]]:
-    """Seconds of the network alone, and from the bytes of a picture to its boxes, `number` times each, in turns, in this process."""
+def bare_network(weights: Path, threads: int, pictures: Sequence[bytes], seconds: float) -> tuple[Load, Load]:
+    """The network alone, and from the bytes of a picture to its boxes, in turns and in this process, for so many seconds."""
     network = open_network(read_exported(weights), threads)
     inspector = Inspector(network, None, Limits())
     inspector.inspect(pictures[0])
     inputs = np.full((1, 3, *inspector.size), 0.45, np.float32)
-    alone, whole = [], []
-    for turn in range(number):
-        began = time.perf_counter()
-        pictures_through(network, inputs)
-        alone.append(time.perf_counter() - began)
-        began = time.perf_counter()
-        inspector.inspect(pictures[turn % len(pictures)])
-        whole.append(time.perf_counter() - began)
+    alone, whole = Load(processor=0.0), Load(processor=0.0)
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        _timed(alone, lambda: pictures_through(network, inputs))
+        _timed(whole, lambda: inspector.inspect(pictures[len(whole.seconds) % len(pictures)]))
     return alone, whole
 
 
-def _run(pace: list[tuple[float, float | None]], port: int, pictures: Sequence[bytes], seconds: float) -> Load:
+def together(parts: Sequence[Load]) -> Load:
+    """Several measurements as one."""
+    seconds, refused = ([one for part in parts for one in getattr(part, name)] for name in ("seconds", "refused"))
+    return Load(seconds, refused, *(sum(getattr(part, name) for part in parts) for name in ("failed", "elapsed", "processor")))
+
+
+def _timed(load: Load, work: Callable[[], object]) -> None:
+    began, used = time.perf_counter(), time.process_time()
+    work()
+    load.seconds.append(time.perf_counter() - began)
+    load.elapsed += load.seconds[-1]
+    load.processor += time.process_time() - used
+
+
+def _run(pace: list[tuple[float, float | None]], service: Service, pictures: Sequence[bytes], seconds: float) -> Load:
     """Run clients: each begins after so many seconds, and sends at intervals, or without where there is none."""
-    load, lock, began = Load(), threading.Lock(), time.perf_counter()
-    threads = [threading.Thread(target=_client, args=(load, lock, port, pictures, began, seconds, *one)) for one in pace]
+    load, lock, used, began = Load(), threading.Lock(), service.processor_seconds(), time.perf_counter()
+    threads = [threading.Thread(target=_client, args=(load, lock, service.port, pictures, began, seconds, *one)) for one in pace]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    load.elapsed = time.perf_counter() - began
+    load.elapsed, load.processor = time.perf_counter() - began, service.processor_seconds() - used
     return load
 
 

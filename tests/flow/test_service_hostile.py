@@ -21,7 +21,8 @@ for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client
 
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import Service  # noqa: E402
-from small_onnx import SIZE, picture, write_onnx  # noqa: E402
+
+from benchmarks.serving.brightness import SIZE, picture, write_onnx  # noqa: E402
 
 from inspection.embedded import embed  # noqa: E402
 from inspection.identity import identify  # noqa: E402
