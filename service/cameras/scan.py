@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from stat import S_ISREG
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +27,7 @@ SWEEP, SWEEP_SHARE = 10.0, 20.0  # seconds between two looks at everything, and 
 RECENT = 32  # files that were looked at last, and are looked up each time: they may be overwritten
 
 
-@dataclass(frozen=True)
-class Version:
+class Version(NamedTuple):
     """A file as it was at one moment: its path below the folder, size in bytes, and time of its last change."""
 
     path: str
@@ -67,6 +67,7 @@ class FolderScan:
 
     def __init__(self, root: str, known: Known) -> None:
         self.root, self.known = root, known
+        self._above = os.path.join(root, "")
         self._folders: dict[str, Listed] = {}
         self._recent: deque[str] = deque(maxlen=RECENT)
         self._next_sweep = 0.0
@@ -109,7 +110,7 @@ class FolderScan:
     def look(self, path: str) -> Version | None:
         """A file as it is now, None where it is none, or gone. `path` is below the root."""
         try:
-            state = os.stat(os.path.join(self.root, path))
+            state = os.stat(self._above + path)
         except OSError:
             return None
         return Version(path, state.st_size, state.st_mtime_ns) if S_ISREG(state.st_mode) else None  # no pipes
@@ -172,7 +173,8 @@ class FolderScan:
         yield names
 
     def _look_all(self, folder: str, names: list[str]) -> list[Version]:
-        return [version for name in names if (version := self.look(os.path.join(folder, name)))]
+        above = os.path.join(folder, "") if folder else ""
+        return [version for name in names if (version := self.look(above + name))]
 
     def _unknown(self, versions: list[Version]) -> list[Version]:
         if not versions:
