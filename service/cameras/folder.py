@@ -139,7 +139,9 @@ class FolderCamera:
         return self.ledger.file_key(os.fsencode(version.path), version.size, version.mtime_ns)
 
     def _known(self, versions: Sequence[Version]) -> np.ndarray:
-        return self.ledger.known(map(self._file_key, versions))
+        """Which of N versions have had their outcome, or wait for it, (N,) bool."""
+        waiting = np.fromiter((version in self.settling for version in versions), bool, len(versions))
+        return waiting | self.ledger.known(map(self._file_key, versions))
 
     def _reached(self) -> None:
         self._backoff.reset()

@@ -240,7 +240,7 @@ def test_many_files_are_found_in_parts_and_quiet_folders_are_not_listed(watched:
     monkeypatch.setattr(scan_module, "STILL", -1.0)
     listed: list[str] = []
     chunks = FolderScan._chunks
-    monkeypatch.setattr(FolderScan, "_chunks", lambda self, folder, state: listed.append(folder) or chunks(self, folder, state))
+    monkeypatch.setattr(FolderScan, "_chunks", lambda self, folder: listed.append(folder) or chunks(self, folder))
     watched.write("1/new.png", PNG % b"new")
     assert watched.look() == ["1/new.png"] and listed == ["1"]
     looked: list[str] = []
