@@ -62,9 +62,9 @@ class FolderCamera:
         self._others = 0
         if (begun := ledger.begun()) and answered(begun[0], begun[2]):
             ledger.add(begun[1])
-        if ledger.fresh and options.new_only:
-            for versions in self.scan.everything():
-                ledger.add(map(self._file_key, versions))
+        if ledger.fresh:
+            earlier = self.scan.everything() if options.new_only else ()
+            ledger.start(self._file_key(version) for versions in earlier for version in versions)
 
     def run(self, submit: Submit, stop: Event) -> None:
         """Submit pictures in the order in which they were written, until `stop` is set."""
@@ -148,6 +148,8 @@ class FolderCamera:
         if self.reason:
             self.teller.change("the folder is read again")
         self.reason = ""
+        for folder, reason in self.scan.closed.items():
+            self.teller.repeated(f"closed {folder}", f"{shown(folder)} cannot be read ({reason}); its pictures are not inspected")
         if self.scan.others and not self._others:
             self.teller.change(f"{self.scan.others} files without the suffix of an image are left alone")
         self._others = self.scan.others

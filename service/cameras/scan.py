@@ -66,11 +66,15 @@ class FolderScan:
     Args:
         root: the folder.
         known: says which versions need no further look.
+
+    Attributes:
+        closed: folders that cannot be read, and why.
     """
 
     def __init__(self, root: str, known: Known) -> None:
         self.root, self.known = root, known
         self._above = os.path.join(root, "")
+        self.closed: dict[str, str] = {}
         self._folders: dict[str, Listed] = {}
         self._recent: deque[str] = deque(maxlen=RECENT)
         self._everything: Iterator[list[Version]] | None = None
@@ -85,7 +89,7 @@ class FolderScan:
     def changed(self) -> list[Version]:
         """Return files that are new or have changed, some `MOST` at most. Raises `OSError`: the folder cannot be read."""
         began = time.monotonic()
-        os.scandir(self.root).close()  # below it, what cannot be read is passed over: it may just have been deleted
+        os.scandir(self.root).close()  # below it, folders that cannot be read are noted in `closed`
         found = self._unknown([version for path in self._recent if (version := self.look(path))])
         seen: dict[str, Listed] = {}
         for folder, state in self._walk(seen):
@@ -177,8 +181,11 @@ class FolderScan:
             with os.scandir(self._above + folder) as entries:
                 while chunk := list(islice(entries, CHUNK)):
                     yield chunk
-        except OSError:
-            return  # it was deleted while it was read, or may not be read
+            self.closed.pop(folder, None)
+        except FileNotFoundError:
+            self.closed.pop(folder, None)  # it was deleted while it was read
+        except OSError as error:
+            self.closed[folder] = (error.strerror or str(error)).lower()
 
     def _images(self, folder: str, entries: list[os.DirEntry], listed: Listed) -> list[str]:
         """The names of images among entries of a folder; note folders and what else there is in `listed`."""

@@ -19,6 +19,7 @@ PARTS = 64  # segments that fill the bound: dropping the oldest costs 1/64 of wh
 LEAST_SEGMENT = 16 * 1024  # bytes
 ASIDE_BYTES = 16 * 2**20  # of results that the other side refused for good
 MEMORY_BYTES = 16 * 2**20  # of results that wait while the disk refuses
+SPILLED = 256  # of these that are moved to the disk at once
 DISK_AGAIN = 5.0  # seconds until a disk that refused is tried again
 
 
@@ -155,7 +156,7 @@ class Backlog:
         """Let go of the files; what waits on disk waits for the next process."""
         with self._news:
             self._tried = 0.0
-            self._spill()
+            self._spill(len(self._memory))
             self._closed = True
             self.dropped += len(self._memory)
             if self._memory:
@@ -204,11 +205,13 @@ class Backlog:
     def _forget(self) -> None:
         self._memory_bytes -= len(self._memory.popleft())
 
-    def _spill(self) -> None:
-        """Move what waits in memory to the disk, where that takes results again."""
+    def _spill(self, most: int = SPILLED) -> None:
+        """Move what waits in memory to the disk, where that takes results again; some at a time, as `put` waits meanwhile."""
         if time.monotonic() - self._tried < DISK_AGAIN:
             return
-        while self._memory and self._write(self._memory[0]):
+        for _ in range(min(most, len(self._memory))):
+            if not self._write(self._memory[0]):
+                return
             self._forget()
 
     def _drop_first(self) -> None:
