@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from stat import S_ISREG
 from threading import Event
 from typing import TYPE_CHECKING

@@ -97,10 +97,14 @@ class Backlog:
     def first(self, most: int, timeout: float) -> list[Message]:
         """Return the oldest results, at most `most`; wait for one for at most `timeout` seconds."""
         with self._news:
+            if self._closed:  # its thread was held up by the network beyond the end
+                return []
             self._spill()
             self._fill(most)
             if not self._ahead and not self._memory:
                 self._news.wait(timeout)
+                if self._closed:
+                    return []
                 self._fill(most)
             found = list(self._ahead)[:most]
             return found + [Message(body, None) for body in list(self._memory)[: most - len(found)]]
@@ -108,6 +112,8 @@ class Backlog:
     def remove(self, message: Message) -> None:
         """Take out a result that was delivered, the oldest one."""
         with self._news:
+            if self._closed:
+                return
             if message.place is None:
                 if self._memory and self._memory[0] is message.body:
                     self._forget()
@@ -137,7 +143,7 @@ class Backlog:
     def sync(self) -> None:
         """Have the disk keep what was put until now; the power may fail."""
         with self._news:
-            descriptor = self._files.to_sync()
+            descriptor = -1 if self._closed else self._files.to_sync()
         if descriptor < 0:
             return
         try:
