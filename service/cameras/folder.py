@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from stat import S_ISREG
 from threading import Event
 from typing import TYPE_CHECKING
@@ -62,9 +61,9 @@ class FolderCamera:
         self._others = 0
         if (begun := ledger.begun()) and answered(begun[0], begun[2]):
             ledger.add(begun[1])
-        if ledger.fresh and options.new_only:
-            for versions in self.scan.everything():
-                ledger.add(map(self._file_key, versions))
+        if ledger.fresh:
+            earlier = self.scan.everything() if options.new_only else ()
+            ledger.start(self._file_key(version) for versions in earlier for version in versions)
 
     def run(self, submit: Submit, stop: Event) -> None:
         """Submit pictures in the order in which they were written, until `stop` is set."""
@@ -139,13 +138,17 @@ class FolderCamera:
         return self.ledger.file_key(os.fsencode(version.path), version.size, version.mtime_ns)
 
     def _known(self, versions: Sequence[Version]) -> np.ndarray:
-        return self.ledger.known(map(self._file_key, versions))
+        """Which of N versions have had their outcome, or wait for it, (N,) bool."""
+        waiting = np.fromiter((version in self.settling for version in versions), bool, len(versions))
+        return waiting | self.ledger.known(map(self._file_key, versions))
 
     def _reached(self) -> None:
         self._backoff.reset()
         if self.reason:
             self.teller.change("the folder is read again")
         self.reason = ""
+        for folder, reason in self.scan.closed.items():
+            self.teller.repeated(f"closed {folder}", f"{shown(folder)} cannot be read ({reason}); its pictures are not inspected")
         if self.scan.others and not self._others:
             self.teller.change(f"{self.scan.others} files without the suffix of an image are left alone")
         self._others = self.scan.others

@@ -14,6 +14,7 @@ import os
 import secrets
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ MAGIC = b"tandem ledger 1\n"
 HEADER = len(MAGIC) + 16  # and the secret
 KEY = 8  # bytes
 MERGED_AT = 1 << 16  # keys
+STARTED = 0  # not the key of a picture
 CLOCK = 0.001  # seconds: times of acceptance are written in milliseconds
 
 
@@ -34,7 +36,7 @@ class Ledger:
         folder: of this ledger alone; made where it is missing.
 
     Attributes:
-        fresh: whether there was none before.
+        fresh: whether `start` was never called on it.
         fault: why the disk does not take keys at present, empty where it does. They are kept, and written later.
 
     Raises:
@@ -48,8 +50,7 @@ class Ledger:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self.fresh = os.fstat(self._file).st_size < HEADER
-            if self.fresh:
+            if os.fstat(self._file).st_size < HEADER:
                 os.ftruncate(self._file, 0)
                 os.pwrite(self._file, MAGIC + secrets.token_bytes(16), 0)
             header = os.pread(self._file, HEADER, 0)
@@ -62,9 +63,15 @@ class Ledger:
         if not header.startswith(MAGIC):
             raise UserError(f"{path}: expected a ledger of watched pictures, got another file; move it away")
         self._secret = header[len(MAGIC) :]
+        self.fresh = not len(keys)
         self._old, self._new = np.sort(keys), set[int]()
         self._unwritten = b""
         self.fault = ""
+
+    def start(self, keys: Iterable[int] = ()) -> None:
+        """Begin, with the keys of pictures that are to be left alone: all of them, or none if the process ends on the way."""
+        self.add(chain(keys, [STARTED]))
+        self.fresh = False
 
     def file_key(self, name: bytes, size: int, mtime_ns: int) -> int:
         """The key of a file as the folder shows it: its path, size and time."""

@@ -29,6 +29,10 @@ class Settling:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, version: Version) -> bool:
+        waiting = self._waiting.get(version.path)
+        return waiting is not None and waiting[0] == version
+
     def note(self, version: Version) -> None:
         """Have a file wait, unless it waits in this version already."""
         waiting = self._waiting.get(version.path)

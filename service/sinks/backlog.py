@@ -19,6 +19,7 @@ PARTS = 64  # segments that fill the bound: dropping the oldest costs 1/64 of wh
 LEAST_SEGMENT = 16 * 1024  # bytes
 ASIDE_BYTES = 16 * 2**20  # of results that the other side refused for good
 MEMORY_BYTES = 16 * 2**20  # of results that wait while the disk refuses
+SPILLED = 256  # of these that are moved to the disk at once
 DISK_AGAIN = 5.0  # seconds until a disk that refused is tried again
 
 
@@ -96,10 +97,14 @@ class Backlog:
     def first(self, most: int, timeout: float) -> list[Message]:
         """Return the oldest results, at most `most`; wait for one for at most `timeout` seconds."""
         with self._news:
+            if self._closed:  # its thread was held up by the network beyond the end
+                return []
             self._spill()
             self._fill(most)
             if not self._ahead and not self._memory:
                 self._news.wait(timeout)
+                if self._closed:
+                    return []
                 self._fill(most)
             found = list(self._ahead)[:most]
             return found + [Message(body, None) for body in list(self._memory)[: most - len(found)]]
@@ -107,6 +112,8 @@ class Backlog:
     def remove(self, message: Message) -> None:
         """Take out a result that was delivered, the oldest one."""
         with self._news:
+            if self._closed:
+                return
             if message.place is None:
                 if self._memory and self._memory[0] is message.body:
                     self._forget()
@@ -136,7 +143,7 @@ class Backlog:
     def sync(self) -> None:
         """Have the disk keep what was put until now; the power may fail."""
         with self._news:
-            descriptor = self._files.to_sync()
+            descriptor = -1 if self._closed else self._files.to_sync()
         if descriptor < 0:
             return
         try:
@@ -155,7 +162,7 @@ class Backlog:
         """Let go of the files; what waits on disk waits for the next process."""
         with self._news:
             self._tried = 0.0
-            self._spill()
+            self._spill(len(self._memory))
             self._closed = True
             self.dropped += len(self._memory)
             if self._memory:
@@ -204,11 +211,13 @@ class Backlog:
     def _forget(self) -> None:
         self._memory_bytes -= len(self._memory.popleft())
 
-    def _spill(self) -> None:
-        """Move what waits in memory to the disk, where that takes results again."""
+    def _spill(self, most: int = SPILLED) -> None:
+        """Move what waits in memory to the disk, where that takes results again; some at a time, as `put` waits meanwhile."""
         if time.monotonic() - self._tried < DISK_AGAIN:
             return
-        while self._memory and self._write(self._memory[0]):
+        for _ in range(min(most, len(self._memory))):
+            if not self._write(self._memory[0]):
+                return
             self._forget()
 
     def _drop_first(self) -> None:

@@ -149,12 +149,12 @@ class Delivery:
             self._reached()
 
     def _refuse(self, message: Message, error: Refused) -> None:
+        self.refusal = str(error)
         kept = self.backlog.set_aside(message.body)
+        what = f"kept in {self.backlog.aside}" if kept else f"lost: {self.backlog.aside} cannot take more"
+        self.teller.repeated("refused", f"{error}; {self.refused + 1} results were given up, the last one is {what}")
         self.backlog.remove(message)
         self.refused += 1
-        self.refusal = str(error)
-        what = f"kept in {self.backlog.aside}" if kept else f"lost: {self.backlog.aside} cannot take more"
-        self.teller.repeated("refused", f"{error}; {self.refused} results were given up, the last one is {what}")
 
     def _reached(self) -> None:
         self.backoff.reset()

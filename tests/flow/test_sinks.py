@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -155,6 +159,45 @@ def test_a_broker_that_refuses_says_so_and_the_password_is_not_shown(paho, tmp_p
         until(lambda: "the broker refuses the connection (not authorized)" in sink.state().reason)
         sink.close(1)
     assert "hidden" not in caplog.text and "user" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [(b"\x20\x02\x00\x01", "with ?version=3"), (b"\x20\x03\x00\x84\x00", "with ?version=3"), (b"", "connection lost")],
+    ids=["as MQTT 3 says it", "as MQTT 5 says it", "without a word"],
+)
+def test_a_broker_of_another_version(paho, tmp_path: Path, answer: bytes, expected: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        def refuse() -> None:
+            with suppress(OSError):
+                while True:
+                    with server.accept()[0] as connection:
+                        connection.recv(1000)
+                        connection.sendall(answer)
+
+        threading.Thread(target=refuse, daemon=True).start()
+        sink = mqtt(tmp_path, server.getsockname()[1])
+        until(lambda: expected in sink.state().reason)
+        sink.close(1)
+
+
+def test_a_broker_with_tls_is_trusted_by_its_authority_only(paho, tmp_path: Path) -> None:
+    if not shutil.which("openssl"):
+        pytest.skip("needs openssl")
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    files = ["-keyout", tmp_path / "key.pem", "-out", tmp_path / "ca.pem"]
+    make = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2", *names, *files]
+    subprocess.run(make, check=True, capture_output=True)
+    with Broker(tmp_path, f"certfile {tmp_path / 'ca.pem'}", f"keyfile {tmp_path / 'key.pem'}") as broker:
+        address = f"mqtts://localhost:{broker.port}/line/results"
+        trusting, wary = (
+            open_sinks(SinkOptions(mqtt=(read_mqtt(f"{address}{query}"),)), tmp_path / name)[0]
+            for name, query in (("a", f"?ca={tmp_path / 'ca.pem'}"), ("b", ""))
+        )
+        trusting.publish(event(0))
+        until(lambda: trusting.state().delivered == 1)
+        until(lambda: "certificate is not trusted" in wary.state().reason)
+        trusting.close(2), wary.close(0)
 
 
 def test_a_backlog_over_its_bound_while_the_broker_is_away(paho, tmp_path: Path, caplog) -> None:

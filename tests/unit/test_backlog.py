@@ -147,6 +147,16 @@ def test_a_folder_is_of_one_process(tmp_path: Path) -> None:
         opened(tmp_path / "file/x")
 
 
+def test_a_thread_that_outlives_the_end_touches_nothing(tmp_path: Path) -> None:
+    backlog = opened(tmp_path)
+    backlog.put(b"x")
+    message = backlog.first(1, 0.0)[0]
+    backlog.close()
+    backlog.remove(message), backlog.sync(), backlog.put(b"y")
+    assert backlog.first(1, 0.0) == [] and backlog.dropped == 1
+    assert drain(opened(tmp_path)) == [b"x"]
+
+
 def test_repeated_lines_are_said_once_a_minute(caplog) -> None:
     teller = Teller("mqtt://h:1/t")
     with caplog.at_level(logging.WARNING):

@@ -212,6 +212,31 @@ def test_new_only_leaves_alone_what_was_there_before_the_first_start(tmp_path: P
     assert watched.look() == ["sub/while-away.png"]
 
 
+def test_new_only_does_not_pass_over_what_comes_between_two_starts(tmp_path: Path) -> None:
+    watched = Watched(tmp_path, new_only=True)
+    watched.ledger.close()
+    watched.write("while-away.png", PNG % b"1")
+    watched.start()
+    assert watched.look() == ["while-away.png"], "the first start saw an empty folder"
+
+
+def test_a_sub_folder_that_may_not_be_read_is_said(watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    watched.write("sub/x.png", PNG % b"1")
+    watched.write("y.png", PNG % b"2")
+    scandir = os.scandir
+
+    def refusing(path: str):
+        if path.endswith("sub"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    with monkeypatch.context() as closed:
+        closed.setattr(scan_module.os, "scandir", refusing)
+        assert watched.look() == ["y.png"] and watched.look() == []
+    assert sum("sub cannot be read (permission denied)" in text for text in caplog.messages) == 1
+    assert watched.look() == ["sub/x.png"] and not watched.camera.scan.closed
+
+
 def test_a_folder_that_goes_away_is_unhealthy_until_it_is_back(watched: Watched, caplog) -> None:
     watched.write("x.png", PNG % b"1")
     assert watched.look() == ["x.png"] and watched.camera.healthy()
@@ -240,7 +265,7 @@ def test_many_files_are_found_in_parts_and_quiet_folders_are_not_listed(watched:
     monkeypatch.setattr(scan_module, "STILL", -1.0)
     listed: list[str] = []
     chunks = FolderScan._chunks
-    monkeypatch.setattr(FolderScan, "_chunks", lambda self, folder, state: listed.append(folder) or chunks(self, folder, state))
+    monkeypatch.setattr(FolderScan, "_chunks", lambda self, folder: listed.append(folder) or chunks(self, folder))
     watched.write("1/new.png", PNG % b"new")
     assert watched.look() == ["1/new.png"] and listed == ["1"]
     looked: list[str] = []

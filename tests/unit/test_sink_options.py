@@ -11,8 +11,16 @@ from cfg.errors import UserError
 from inspection.rules import Code
 from service.events import Box, Inspected
 from service.sinks.options import (
-    MQTT_PASSWORD, WEBHOOK_TOKEN, MqttOptions, SinkOptions, add_arguments, read_modbus, read_mqtt, read_options, read_webhook
-)  # fmt: skip
+    MQTT_PASSWORD,
+    WEBHOOK_TOKEN,
+    MqttOptions,
+    SinkOptions,
+    add_arguments,
+    read_modbus,
+    read_mqtt,
+    read_options,
+    read_webhook,
+)
 from service.sinks.registers import COUNT, values
 
 
