@@ -21,7 +21,7 @@ from inspection.rules import Found, Verdict, decide, undefined
 from inspection.seams import TileBoxes, found_from, merge
 from inspection.tiles import tiling_asked
 from service.events import Box
-from service.letterbox import Frame, frame, letterboxed, scaled_back
+from service.letterbox import Frame, frame, letterbox, scaled_back
 from service.network import Network, pictures_through
 from service.suppression import boxes_of
 
@@ -131,7 +131,9 @@ class Inspector:
     def _tables(self, views: list[np.ndarray], conf: float) -> list[np.ndarray]:
         """Boxes (n, 6) of each picture, `x1 y1 x2 y2` in its pixels, score, class."""
         fits = [frame(*view.shape[:2], self.size, self.exported.stride, self.exported.dynamic) for view in views]
-        inputs = np.stack([letterboxed(view, fit) for view, fit in zip(views, fits, strict=True)])
+        inputs = np.empty((len(views), 3, *fits[0].size), np.float32)
+        for view, fit, planes in zip(views, fits, inputs, strict=True):
+            letterbox(view, fit, planes)
         with self._turn:
             outputs = pictures_through(self.network, inputs)
         return [self._boxes(output, fit, conf) for output, fit in zip(outputs, fits, strict=True)]

@@ -38,16 +38,14 @@ def frame(height: int, width: int, size: tuple[int, int], stride: int, any_size:
     return Frame(height, width, (inside[0] + spare[0], inside[1] + spare[1]), inside, top, left)
 
 
-def letterboxed(picture: np.ndarray, fit: Frame) -> np.ndarray:
-    """A picture (H, W, 3) BGR uint8 -> (3, h, w) float32 RGB from 0 to 1, scaled and with grey borders."""
+def letterbox(picture: np.ndarray, fit: Frame, planes: np.ndarray) -> None:
+    """Fill `planes` (3, h, w) float32, RGB from 0 to 1, with a picture (H, W, 3) BGR uint8, scaled and with grey borders."""
     if (fit.height, fit.width) != fit.inside:
         picture = cv2.resize(picture, fit.inside[::-1], interpolation=cv2.INTER_LINEAR)
     bottom, right = fit.size[0] - fit.inside[0] - fit.top, fit.size[1] - fit.inside[1] - fit.left
     picture = cv2.copyMakeBorder(picture, fit.top, bottom, fit.left, right, cv2.BORDER_CONSTANT, value=(GREY,) * 3)
-    planes = np.empty((3, *fit.size), np.float32)
-    for plane, channel in zip(planes, picture.transpose(2, 0, 1)[::-1], strict=True):
+    for plane, channel in zip(planes, cv2.split(picture)[::-1], strict=True):
         np.divide(channel, np.float32(255), out=plane)
-    return planes
 
 
 def scaled_back(boxes_xyxy: np.ndarray, fit: Frame) -> np.ndarray:
