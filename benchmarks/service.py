@@ -20,14 +20,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from benchmarks.machine import commit  # noqa: E402
-from benchmarks.serving.load import Load, bare_network, closed_loop, open_loop, together  # noqa: E402
-from benchmarks.serving.process import Service  # noqa: E402
-from cfg.cpus import available_cpus  # noqa: E402
-from cfg.errors import guard  # noqa: E402
-from engine.arguments import count, fraction, seconds  # noqa: E402
+from benchmarks.machine import commit
+from benchmarks.serving.load import Load, bare_network, closed_loop, open_loop, together
+from benchmarks.serving.process import Service
+from cfg.cpus import available_cpus
+from cfg.errors import guard
+from engine.arguments import count, fraction, seconds
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -128,7 +128,8 @@ def memory(options: argparse.Namespace) -> None:
         if len(starts) < options.rounds:
             service.stop()
     closed_loop(service, sent, 4, options.seconds)
-    row = {"start_s": float(np.median(starts)), "start_least_s": min(starts), "start_processor_s": min(processor), "first_mib": first, "after_load_mib": service.memory()}
+    row = {"start_s": float(np.median(starts)), "start_least_s": min(starts), "start_processor_s": min(processor)}
+    row |= {"first_mib": first, "after_load_mib": service.memory()}
     service.stop()
     tell(options, "memory", {Path(options.weights).name: row})
 

@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +42,7 @@ class Limits:
         pixels: the largest picture.
     """
 
-    settings: Settings = Settings()
+    settings: Settings = field(default_factory=Settings)
     conf: float | None = None
     most: int = 300
     agnostic: bool = False

@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,8 @@ class Journal:
     def settle(self, event: Inspected) -> None:
         """Write an outcome. A full disk is remembered in `broken`: the picture then counts as undecided after a restart."""
         content = event.as_json()
-        try:
+        with suppress(OSError):
             self._append({key: content[key] for key in KEPT})
-        except OSError:
-            pass
 
     def accepted(self, source: str, since: float) -> bool:
         """Whether a picture of this source was accepted at or after a time (seconds, `time.time`)."""

@@ -21,9 +21,8 @@ import uvicorn
 from cfg import UserError
 from inspection.belonging import Settings
 from service.app import make_app
-from service.connections import Connections
 from service.cameras import FolderOptions, StreamOptions, open_cameras
-from service.sinks import SinkOptions, open_sinks
+from service.connections import Connections
 from service.exported import read_exported
 from service.inspector import NO_PLAN, Inspector, Limits, find_plan
 from service.intake import Intake
@@ -32,6 +31,7 @@ from service.line import Line
 from service.metrics import Metrics
 from service.network import open_network
 from service.pool import Pool
+from service.sinks import SinkOptions, open_sinks
 
 WORKERS = 2  # one decodes while the network looks at the other's picture
 DRAIN = 10.0  # seconds for what was accepted, at the end
@@ -115,7 +115,8 @@ def description(options: ServeOptions, line: Line) -> str:
     height, width = inspector.size
     plan = "by its decision plan" if inspector.plan else "without a plan"
     tiles = f", tiles of {inspector.tiling.side}" if inspector.tiling else ""
-    return f"{exported.path.name}: {len(exported.names)} classes, {height} x {width}{tiles}, {plan}, {line.inspector.network.runtime}, {options.threads} threads"
+    runtime = f"{inspector.network.runtime}, {options.threads} threads"
+    return f"{exported.path.name}: {len(exported.names)} classes, {height} x {width}{tiles}, {plan}, {runtime}"
 
 
 def read_token(options: ServeOptions) -> str | None:
@@ -147,7 +148,8 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
         listener.close()
         raise UserError(f"--host {host} --port {port}: cannot be used ({error.strerror}); give another --port") from None
     if token is None and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
-        print(f"--host {host}: everyone on the network can ask the service and see verdicts; a token keeps others out: --token-file FILE", file=sys.stderr)
+        print(f"--host {host}: everyone on the network can ask the service and see verdicts; a token keeps others out: --token-file FILE",
+              file=sys.stderr)  # fmt: skip
     return listener
 
 

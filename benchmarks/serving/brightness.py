@@ -43,7 +43,7 @@ def write_onnx(path: Path, work: int = 0, size: int = SIZE) -> Path:
         "brightness",
         [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, size, size])],
         [helper.make_tensor_value_info("output0", TensorProto.FLOAT, [1, 6, 2])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items() if work or name != "nothing" and name != "matrix"],
+        [numpy_helper.from_array(value, name) for name, value in constants.items() if work or (name != "nothing" and name != "matrix")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     facts = {"names": NAMES, "stride": 32, "imgsz": [size, size], "batch": 1, "task": "detect", "args": {"dynamic": False, "nms": False}}

@@ -21,9 +21,8 @@ for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client
 sys.path.insert(0, str(Path(__file__).parent))
 from serving import Service  # noqa: E402
 
-from benchmarks.serving.brightness import SIZE, picture, write_onnx  # noqa: E402
-
 import serve  # noqa: E402
+from benchmarks.serving.brightness import SIZE, picture, write_onnx  # noqa: E402
 from cfg.errors import guard  # noqa: E402
 from inspection.embedded import embed  # noqa: E402
 from inspection.identity import identify  # noqa: E402
@@ -93,7 +92,8 @@ def test_the_network_itself_over_the_inference_protocol(service, place):
         assert told["id"] == "7" and output["name"] == "output0" and output["shape"] == list(expected.shape)
         np.testing.assert_allclose(np.array(output["data"]).reshape(output["shape"]), expected, rtol=1e-6)
     head = json.dumps({"inputs": [one | {"parameters": {"binary_data_size": values.nbytes}}], "parameters": {"binary_data_output": True}}).encode()
-    status, content, headers = service.ask("POST", "/v2/models/best/infer", head + values.tobytes(), {"Inference-Header-Content-Length": str(len(head))})
+    header = {"Inference-Header-Content-Length": str(len(head))}
+    status, content, headers = service.ask("POST", "/v2/models/best/infer", head + values.tobytes(), header)
     length = int(headers["Inference-Header-Content-Length"])
     assert status == 200 and json.loads(content[:length])["outputs"][0]["parameters"] == {"binary_data_size": expected.nbytes}
     assert content[length:] == expected.tobytes()
@@ -138,7 +138,8 @@ def test_figures_last_verdicts_and_source(service):
     assert counts[1] == counts[0] + 1 and "tandem_queue_capacity 32.0" in after and "tandem_heartbeat_timestamp_seconds" in after
     recent = service.ask("GET", "/recent")[1]
     assert recent[0] == {key: value for key, value in told.items() if key != "Boxes"}
-    names = tarfile.open(fileobj=io.BytesIO(service.ask("GET", "/source")[1])).getnames()
+    with tarfile.open(fileobj=io.BytesIO(service.ask("GET", "/source")[1])) as archive:
+        names = archive.getnames()
     assert {"tandem/serve.py", "tandem/LICENSE", "tandem/service/page/page.js", "tandem/inspection/rules.py"} <= set(names)
     assert not [name for name in names if name.endswith((".pt", ".onnx", ".yaml", ".pyc"))]
 

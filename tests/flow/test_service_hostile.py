@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import socket
 import struct
@@ -12,6 +11,7 @@ import sys
 import threading
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 from serving import Service  # noqa: E402
 
 from benchmarks.serving.brightness import SIZE, picture, write_onnx  # noqa: E402
-
 from inspection.embedded import embed  # noqa: E402
 from inspection.identity import identify  # noqa: E402
 from inspection.plan import ClassRule, Plan  # noqa: E402
@@ -67,11 +66,13 @@ def png(width: int, height: int) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     packed = zlib.compress(bytes(5_000_000), 9)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-@pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": f"Basic {TOKEN}"}, {"Authorization": f"Bearer {TOKEN}x"}])
-def test_without_the_token(service, header):
+@pytest.mark.parametrize("word", ["", "Bearer wrong", f"Basic {TOKEN}", f"Bearer {TOKEN}x"])
+def test_without_the_token(service, word):
+    header = {"Authorization": word} if word else {}
     for method, path in (("POST", "/inspect"), ("GET", "/recent"), ("GET", "/metrics"), ("GET", "/v2"), ("POST", "/v2/models/best/infer")):
         status, content, headers = service.ask(method, path, b"x" if method == "POST" else None, header)
         assert status == 401 and content["Verdict"] == "UNDEFINED" and headers["www-authenticate"] == "Bearer"
@@ -83,7 +84,10 @@ def test_a_page_of_another_site(service):
         assert service.ask("POST", "/inspect", picture(10), AUTHORISED | {"Origin": origin})[0] == status
 
 
-@pytest.mark.parametrize("path", ["/../../etc/passwd", "/page.js/../../serve.py", "//etc/passwd", "/%2e%2e/serve.py", "/..%2f..%2fetc%2fpasswd", "/source/x"])
+TRICKS = ("/../../etc/passwd", "/page.js/../../serve.py", "//etc/passwd", "/%2e%2e/serve.py", "/..%2f..%2fetc%2fpasswd", "/source/x")
+
+
+@pytest.mark.parametrize("path", TRICKS)
 def test_path_tricks(service, path):
     with raw(service, f"GET {path} HTTP/1.1\r\nHost: x\r\n{'Authorization: Bearer ' + TOKEN}\r\nConnection: close\r\n\r\n".encode()) as connection:
         answer = connection.makefile("rb").read()
@@ -114,11 +118,8 @@ def test_bodies_that_are_too_large(service):
 
 def test_requests_that_are_none(service):
     for data in (b"\0\1\2\3" * 50, b"GET / HTTX/1.1\r\n\r\n", b"POST /inspect HTTP/1.1\r\nContent-Length: -5\r\n\r\n", b"G" * 100_000):
-        with raw(service, data) as connection:
-            try:
-                assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
-            except ConnectionResetError:
-                pass
+        with raw(service, data) as connection, suppress(ConnectionResetError):
+            assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
     assert served(service)
 
 
@@ -207,7 +208,7 @@ def test_killed_at_work_nothing_accepted_is_without_an_outcome(slow_weights, tmp
 @pytest.mark.slow
 def test_killed_at_twenty_moments(slow_weights, tmp_path):
     lost = [kill_and_look(slow_weights, tmp_path, 0.05 + 0.1 * number, f"k{number}-") for number in range(20)]
-    assert sum(lost) > 0 and re.fullmatch(r"journal\.jsonl", (tmp_path / "journal.jsonl").name)
+    assert sum(lost) > 0
 
 
 @pytest.mark.slow
@@ -215,7 +216,7 @@ def test_ten_thousand_connections(tmp_path):
     service = Service("--weights", weights(tmp_path), "--connections", 500)
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     number = min(10_000, hard - 500)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, number + 500), hard))
     idle = []

@@ -11,23 +11,23 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import NAMES, SIZE, stock_detector, write_image  # noqa: E402
+from tiny import NAMES, SIZE, stock_detector, write_image
 
-import detect  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from engine.checkpoint import save_student  # noqa: E402
-from engine.detection.detect_run import Run  # noqa: E402
-from engine.export.export_check import ExportOptions  # noqa: E402
-from engine.export.exporter import export  # noqa: E402
-from engine.locate import require  # noqa: E402
-from inspection.belonging import Settings  # noqa: E402
-from inspection.embedded import embed  # noqa: E402
-from inspection.identity import identify  # noqa: E402
-from inspection.plan import ClassRule, ModelFile, Plan, Tiling  # noqa: E402
-from inspection.rules import Code  # noqa: E402
-from service.exported import read_exported  # noqa: E402
-from service.inspector import Inspector, Limits, find_plan  # noqa: E402
-from service.network import open_network  # noqa: E402
+import detect
+from cfg.errors import UserError, guard
+from engine.checkpoint import save_student
+from engine.detection.detect_run import Run
+from engine.export.export_check import ExportOptions
+from engine.export.exporter import export
+from engine.locate import require
+from inspection.belonging import Settings
+from inspection.embedded import embed
+from inspection.identity import identify
+from inspection.plan import ClassRule, ModelFile, Plan, Tiling
+from inspection.rules import Code
+from service.exported import read_exported
+from service.inspector import Inspector, Limits, find_plan
+from service.network import open_network
 
 SHAPES = ((64, 64), (100, 48), (40, 132), (150, 200))
 KINDS = {"any size": {"format": "onnx", "dynamic": True}, "batch of 3": {"format": "onnx", "batch": 3},
@@ -55,7 +55,8 @@ def exports(place: Path) -> dict[str, Path]:
             require({"onnx": "onnxruntime"}.get(options["format"], options["format"]), kind)
         except UserError:
             continue
-        files, _ = export(ExportOptions(weights=str(place / "best.pt"), check=False, simplify=False, out=str(place / kind.replace(" ", "-")), **options))
+        out = str(place / kind.replace(" ", "-"))
+        files, _ = export(ExportOptions(weights=str(place / "best.pt"), check=False, simplify=False, out=out, **options))
         made[kind] = files[0]
     return made
 
@@ -138,7 +139,8 @@ def test_an_embedded_plan_decides_as_in_detect(exports, place, tiling, tmp_path)
 
 def test_pictures_that_are_not_decided_about(exports, place):
     inspector = ours(exports["batch of 3"], Limits(pixels=5000))
-    for data, reason in ((b"", "empty"), (b"no picture", "not a readable image"), ((place / "pictures/3.png").read_bytes(), "at most 5,000 pixels, got 30,000")):
+    large = (place / "pictures/3.png").read_bytes()
+    for data, reason in ((b"", "empty"), (b"no picture", "not a readable image"), (large, "at most 5,000 pixels, got 30,000")):
         outcome = inspector.inspect(data)
         assert outcome.verdict.code is Code.UNDEFINED and reason in outcome.verdict.rule and not outcome.boxes
     no_plan = inspector.inspect((place / "pictures/0.png").read_bytes())

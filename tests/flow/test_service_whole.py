@@ -17,7 +17,6 @@ from line_servers import Plc, WebServer, closing, until  # noqa: E402
 from serving import Service  # noqa: E402
 
 from benchmarks.serving.brightness import SIZE, picture, write_onnx  # noqa: E402
-
 from inspection.embedded import embed  # noqa: E402
 from inspection.identity import identify  # noqa: E402
 from inspection.plan import ClassRule, Plan  # noqa: E402
@@ -28,7 +27,8 @@ def test_from_a_folder_to_a_web_server_and_a_plc_through_a_kill(tmp_path: Path) 
     embed(weights, Plan(("bright", "dark"), (ClassRule(0.6), ClassRule(0.5)), model=identify(weights, imgsz=SIZE)))
     (tmp_path / "in").mkdir()
     web, plc = WebServer(503), Plc()
-    command = ("--weights", weights, "--source", tmp_path / "in", "--webhook", web.url, "--modbus", f"127.0.0.1:{plc.port}", "--journal", tmp_path / "kept")
+    out = ("--webhook", web.url, "--modbus", f"127.0.0.1:{plc.port}")
+    command = ("--weights", weights, "--source", tmp_path / "in", *out, "--journal", tmp_path / "kept")
     with closing(web, plc):
         service = Service(*command)
         for number in range(6):

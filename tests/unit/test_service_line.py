@@ -88,7 +88,8 @@ def test_an_outcome_reaches_sender_sinks_and_figures(make_line):
     event = line.accept(b"x", "http", Ids("m1", "p1")).result(10)
     assert (event.verdict, event.meas_id, event.part_id, event.width, event.height) == (Code.OK, "m1", "p1", 4, 3)
     assert sink.told == [event] and line.recent[-1]["MeasId"] == "m1"
-    assert b'tandem_pictures_total{source="http",verdict="OK"} 1.0' in line.metrics.text() and b'tandem_sink_up{sink="sink"} 1.0' in line.metrics.text()
+    figures = line.metrics.text()
+    assert b'tandem_pictures_total{source="http",verdict="OK"} 1.0' in figures and b'tandem_sink_up{sink="sink"} 1.0' in figures
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("no memory"), MemoryError()])
