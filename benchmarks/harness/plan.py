@@ -204,14 +204,14 @@ def examine(question: Question, methods: list[Method]) -> None:
     Raises:
         UserError: whatever train.py would refuse, with the method's label before it.
     """
-    from engine.settings import complete, known_names, read_command_line
+    from engine.settings import Settings, complete, known_names, read_command_line
     from engine.training.launch import check_data
 
     names, labels, starts = None, None, {}
     for method in methods:
         try:
             settings = complete(read_command_line(command(question, method, seed=0), known_names()))
-            names, labels = names or check_data(settings), labels or _labels(settings["data"])
+            names, labels = names or check_data(Settings.of(settings).data), labels or _labels(settings["data"])
             build = _build_rival if method.rival else _build
             starts[method.label], digest = build(settings, names, labels)
         except UserError as error:
@@ -223,13 +223,13 @@ def examine(question: Question, methods: list[Method]) -> None:
 
 def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
-    from engine.settings import SHIPPED
+    from engine.settings import SHIPPED, Settings
     from engine.start.shipped import shipped_for
     from engine.training.build import build_networks
     from engine.training.launch import init_seeds
 
     init_seeds(0)  # as train.py does, before it makes the student
-    student = build_networks(settings, len(names), names).student
+    student = build_networks(Settings.of(settings), len(names), names).student
     start = hashlib.sha256()
     for value in student.state_dict().values():
         start.update(value.detach().cpu().numpy().tobytes())

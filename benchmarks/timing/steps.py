@@ -16,7 +16,7 @@ from benchmarks.timing import memory
 from benchmarks.timing.clock import Clock
 from benchmarks.timing.prepare import detector_of
 from distill.model import TrainingModel
-from engine.settings import OWN_DEFAULTS
+from engine.settings import Settings
 from engine.training.build import build_networks
 
 SEED, WARM_UP = 0, 2
@@ -52,8 +52,7 @@ def training_model(
     Args:
         measuring: gradients are measured at every step, else at none.
     """
-    settings = OWN_DEFAULTS | {"model": model, "teacher": teacher, "distill": distill, "teacher_init": False}
-    settings |= {"data": ""}
+    settings = Settings.of({"model": model, "data": "", "teacher": teacher, "distill": distill, "teacher_init": False})
     torch.manual_seed(SEED)
     student = detector_of(model, classes).train() if Path(model).suffix == ".pt" else None
     names = dict(student.names) if student else dict(enumerate(classes))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
+from engine.settings import Run
 from engine.training.report import read_results
 from ultralytics.utils import DEFAULT_CFG_DICT
 
@@ -17,11 +18,11 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
-def run_folder(settings: dict[str, Any]) -> Path:
+def run_folder(run: Run) -> Path:
     """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp2, ... below `project`."""
     from ultralytics.cfg import get_save_dir
 
-    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | {"save_dir": None} | settings)))
+    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
 
 
 def discard(folder: Path, existed: bool) -> None:

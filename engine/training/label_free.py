@@ -27,8 +27,9 @@ class LabelFreeTrainer(Trainer):
         if not self.resume:
             self.args.data = str(self.save_dir / "data.yaml")
             if RANK in {-1, 0}:
-                images, names = find_unlabelled(self.args.unlabelled), self.networks.student.names
-                write_unlabelled(self.save_dir, self.args.unlabelled, images, names)
+                source = self.settings.data.unlabelled
+                images, names = find_unlabelled(source), self.networks.student.names
+                write_unlabelled(self.save_dir, source, images, names)
         data = super().get_dataset()
         trained, held_out = (len(list_images(Path(data[part]))) for part in ("train", "val"))
         self.networks.notes.append(

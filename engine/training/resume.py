@@ -9,7 +9,10 @@ from torch import nn
 
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read
-from engine.settings import RESUMABLE, check
+from engine.settings import check
+
+RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
+             "time", "save_dir", "tensorboard", "verbose")  # fmt: skip
 
 
 def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:

@@ -25,7 +25,7 @@ from engine.dataset import record_left_out, use_own_data
 from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
 from engine.host_plots import shield_plots
 from engine.precision import described
-from engine.settings import OWN_DEFAULTS
+from engine.settings import OWN_DEFAULTS, Settings
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
 from engine.training.console import console, table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
@@ -46,22 +46,22 @@ class Trainer(DetectionTrainer):
     fully (threads, bfloat16, channels_last).
 
     Args:
-        settings: complete arguments (`engine.settings.complete`); on a CPU, `amp` is bf16 or fp32
+        settings: of the run; on a CPU, `amp` is bf16 or fp32
             (`engine.precision.training_precision`).
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """
 
-    def __init__(self, settings: dict[str, Any], networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
-        self.networks, self.checkpoint = networks, checkpoint
+    def __init__(self, settings: Settings, networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
+        self.settings, self.networks, self.checkpoint = settings, networks, checkpoint
         self.batches_seen = self.waiting = 0  # of all batches; of those whose gradients wait for the optimiser's next step
         self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
         use_own_data()
         shield_plots()
-        with console(settings.get("verbose", False), str):
-            super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
+        with console(settings.run.verbose, str):
+            super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings.flat())
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
         self.amp_kept = self.args.amp  # in checkpoints: a resumed run goes on in the same arithmetic
@@ -72,7 +72,7 @@ class Trainer(DetectionTrainer):
         self.add_callback("on_train_batch_start", Trainer._note_progress)
         self.add_callback("on_train_batch_end", Trainer._step_late)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
-        if self.args.tensorboard and RANK in {-1, 0}:
+        if settings.run.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
 
     # -- set-up --------------------------------------------------------------------------------------------------------
@@ -114,9 +114,8 @@ class Trainer(DetectionTrainer):
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""
-        networks = self.networks
-        given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
-        return TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
+        networks, distillation = self.networks, self.settings.distillation
+        return TrainingModel(networks.student, networks.distiller, networks.teacher, distillation.adaptive, distillation.balance)
 
     def _input_hw(self) -> tuple[int, int]:
         """Height and width in pixels of the images trained on; with `rect`, as the first image of the data set has it."""
@@ -130,8 +129,8 @@ class Trainer(DetectionTrainer):
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(
-                f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/"
-                f"{self.args.distill} any more; put back what the run was started with "
+                f"{self.args.resume}: does not fit the run's teacher {self.settings.distillation.teacher} and cfg/distill/"
+                f"{self.settings.distillation.distill} any more; put back what the run was started with "
                 f"({' '.join(str(error).split())[:160]})"
             ) from None
 
@@ -166,7 +165,7 @@ class Trainer(DetectionTrainer):
         labels = self.train_loader.dataset.labels
         if (note := small_boxes_note(labels, self.args.imgsz, int(student.stride.min()))) and RANK in {-1, 0}:
             LOGGER.info(note)
-        if self.args.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
+        if self.settings.network.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
             note = fit_to_labels(student, labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
@@ -177,7 +176,7 @@ class Trainer(DetectionTrainer):
         if mode != "train":
             return loader
         where = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        loader = balanced(loader, self.args, self.data["nc"], batch_size, *where)
+        loader = balanced(loader, self.settings.rare, self.args.seed, self.data["nc"], batch_size, *where)
         if isinstance(loader.sampler, Draws) and RANK in {-1, 0}:
             LOGGER.info(draws_note(loader.sampler, loader.dataset.labels, self.data["names"]))
         return loader
@@ -185,8 +184,8 @@ class Trainer(DetectionTrainer):
     def _setup_scheduler(self) -> None:
         """Ultralytics' linear or cosine schedule, or steps (`lr_steps`), which it does not have."""
         super()._setup_scheduler()
-        if self.args.lr_steps:
-            self.lf = lambda epoch: 0.1 ** sum(epoch >= round(step * self.epochs) for step in self.args.lr_steps)
+        if steps := self.settings.run.lr_steps:
+            self.lf = lambda epoch: 0.1 ** sum(epoch >= round(step * self.epochs) for step in steps)
             self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self.lf)
 
     def build_optimizer(
@@ -195,7 +194,7 @@ class Trainer(DetectionTrainer):
     ) -> torch.optim.Optimizer:  # fmt: skip
         """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would pull weights to 1."""
         optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
-        if self.args.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
+        if self.settings.distillation.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
             without_decay(optimizer, unwrap_model(model).weights.log_variances)
         return optimizer
 
@@ -211,7 +210,7 @@ class Trainer(DetectionTrainer):
             if self.checkpoint and self.checkpoint["run"].get("finished"):
                 self._finish()
             else:
-                with console(self.args.verbose, self._row):
+                with console(self.settings.run.verbose, self._row):
                     super()._do_train()
         except NonFiniteLoss as error:
             raise self._stopped(str(error)) from error
@@ -238,7 +237,7 @@ class Trainer(DetectionTrainer):
 
     def progress_string(self) -> str:
         """The progress table's head: few columns, once; `--verbose`: one of 11 characters per term and weight, at each epoch."""
-        if not self.args.verbose:
+        if not self.settings.run.verbose:
             return table_head(self.loss_names, unwrap_model(self.model).terms) if self.epoch == self.start_epoch else ""
         names = ("Epoch", "GPU_mem", *map(heading, self.loss_names), "Instances", "Size")
         return "\n" + "".join(f"{name:>11}" for name in names)

@@ -13,6 +13,7 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
+from engine.settings import Settings
 from engine.training import processes
 from engine.training.launch import train
 from engine.training.processes import check_devices, devices_of
@@ -90,21 +91,27 @@ def test_two_processes_train_one_model(tmp_path):
     assert (folder / "val").is_dir() and "mAP50" in output  # best.pt was validated
 
 
+def check(given: dict) -> None:
+    settings = Settings.of(given)
+    check_devices(settings.run, settings.data)
+
+
 def test_gpus_that_are_not_here():
     present = torch.cuda.device_count()
     with pytest.raises(UserError, match=r"--device .*: expected cpu or GPUs of this machine"):
-        check_devices({"device": f"{present},{present + 1}"})
+        check({"device": f"{present},{present + 1}"})
     with pytest.raises(UserError, match="--device gpu"):
-        check_devices({"device": "gpu"})
-    check_devices({"device": "cpu"})
-    assert devices_of({"device": [0, 1]}) == ["0", "1"] and devices_of({"device": 0}) == ["0"] and devices_of({}) == []
+        check({"device": "gpu"})
+    check({"device": "cpu"})
+    named = {device: devices_of(Settings.of({"device": given}).run) for device, given in (("two", [0, 1]), ("one", 0), ("none", None))}
+    assert named == {"two": ["0", "1"], "one": ["0"], "none": []}
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch", -1), ("batch", 1), ("rect", True)])
 def test_what_several_processes_cannot_share(monkeypatch, option, value):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=f"^{option}: "):
-        check_devices({"device": "cpu", option: value})
+        check({"device": "cpu", option: value})
 
 
 def test_more_processes_than_gpus(monkeypatch):
@@ -114,10 +121,10 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     for device, gpus in ((None, 2), ("1", 1)):
         with pytest.raises(UserError, match=rf"a GPU for each of the 3 processes on this machine, got {gpus}; start"):
-            check_devices({"device": device})
-    check_devices({"device": "cpu"})
+            check({"device": device})
+    check({"device": "cpu"})
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    check_devices({"device": "0,1"})
+    check({"device": "0,1"})
 
 
 @pytest.mark.parametrize(("threads", "each"), [(8, "4"), (6, "6")])
@@ -129,10 +136,10 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(processes, "available_cpus", lambda: 8)
-    monkeypatch.setattr(processes, "devices_of", lambda settings: ["0", "1"])
+    monkeypatch.setattr(processes, "devices_of", lambda run: ["0", "1"])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     monkeypatch.setattr(processes.subprocess, "run", run)
-    processes.start_processes({"device": "0,1"}, [])
+    processes.start_processes(Settings.of({"device": "0,1"}).run, [])
     assert called["env"]["OMP_NUM_THREADS"] == each
 
 
