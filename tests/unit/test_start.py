@@ -293,7 +293,7 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
 
 def test_a_stock_pair_of_one_layout_starts_alike() -> None:
     models = [DetectionModel("yolov8n.yaml", nc=2, verbose=False) for _ in range(2)]
-    line = start_from_teacher(models[0], FrozenTeacher(models[1], "v8"), "select").lines[0]
+    line = start_from_teacher(models[0], FrozenTeacher(models[1], "teacher v8.pt"), "select").lines[0]
     total = len(models[0].state_dict())
     assert line == f"start: {total} of {total} tensors of the teacher v8.pt fit the student by name and shape"
 
