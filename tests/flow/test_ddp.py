@@ -147,7 +147,7 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
 def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
     (tmp_path / "best.pt").touch()
     trainer = SimpleNamespace(
-        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu", unlabelled=None)
+        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu"), settings=Settings.of({})
     )
     for name, value in {"is_initialized": True, "get_rank": 0, "barrier": None, "destroy_process_group": None}.items():
         monkeypatch.setattr(processes.dist, name, lambda value=value: value)
