@@ -30,6 +30,12 @@ def flag(method: str, name: str, value: object) -> bool:
     return _checked(method, name, value, isinstance(value, bool), "true or false, without quotes", "correct it")
 
 
+def choice(method: str, name: str, value: object, among: tuple[str, ...]) -> str:
+    """`value` if it is one of these words. Raises `UserError`, with the nearest, for anything else."""
+    valid = isinstance(value, str) and value in among
+    return _checked(method, name, value, valid, " or ".join(among), f"correct it{nearest(str(value), among)}")
+
+
 def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[str]) -> dict[str, float]:
     """Base gains by name, 1 where none is given. Raises `UserError` for an unknown name or a wrong value."""
     known = tuple(names)

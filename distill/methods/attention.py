@@ -112,7 +112,7 @@ class AttentionDistiller(Distiller):
 
     def _level(self, name: str, teacher: Tensor, student: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid_hw = (teacher.shape[2], teacher.shape[3])
-        student = self.adapters[name](student, grid_hw)
+        student = self.adapters[name](student, teacher)
         student = rescaled(student, teacher) if self.rescale else student
         module = step.teacher.attention.get(name)
         attend = module.attend if module is not None else free_attention
