@@ -114,7 +114,7 @@ def histograms(seen: Collection[Seen]) -> dict[str, np.ndarray]:
     """Counts (BINS,) over scores 0 to 1 of OK and NG pictures: by label where there are labels, else by verdict."""
     by_label = any(picture.labelled_ng is not None for picture in seen)
     counts = {name: np.zeros(BINS, dtype=int) for name in ("OK", "NG")}
-    for pictures in _chunks(seen, 4096):
+    for pictures in _chunks(seen, 256):
         known = [picture for picture in pictures if picture.verdict is None or picture.verdict.code != Code.UNDEFINED]
         ng = np.array([bool(picture.labelled_ng if by_label else picture.rejected) for picture in known], dtype=bool)
         scores = np.array([picture.score for picture in known])
