@@ -135,7 +135,7 @@ def _host_defaults() -> dict[str, Any]:
 
 def known_names() -> set[str]:
     """Every argument train.py takes."""
-    return set(defaults()) | set(ALIASES) | {"recipe", "info"}
+    return set(defaults()) | set(ALIASES) | {"recipe", "info", "save_dir"}
 
 
 def complete(given: dict[str, Any]) -> dict[str, Any]:

@@ -215,8 +215,8 @@ def read_picture(place: str) -> Picture:
 
 def _split(place: str) -> tuple[Any, str]:
     """The store of an image and its path there; the stores are kept, the many images are not."""
-    if "::" in place:
-        return store(place)
+    if "::" in place:  # of chained stores
+        return store.__wrapped__(place)
     protocol, _, rest = place.partition("://")
     fs, _ = store(f"{protocol}://{rest.partition('/')[0]}")
     return fs, fs._strip_protocol(place)

@@ -3,6 +3,7 @@ is done is not done again, and one that two workers do has one file."""
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 NOT_SENT = ["/runs", "/datasets", "/.venv", "/.git", "/tests", "/docs", "*.pt", "*.onnx"]  # of the program's folder, to other machines
 STORE_BYTES = 2**28  # of Ray's memory for objects on this machine: only the weights are in it
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0"}
+# No usage reports, no bars, and not the notes of its C++ part, which tell of workers that were lost and of which it takes care.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
 
 
 class ShardWorker:
@@ -112,6 +114,7 @@ def results(ray: Any, options: DetectOptions, job: Job, left: list[int], actors:
     """Yield what each shard's worker returns, in the order in which they end."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     there = ray.cluster_resources()
     gpus = int(there.get("GPU", 0)) if options.device != "cpu" else 0
     most = min(actors or gpus or int(there.get("CPU", 1)), len(left))

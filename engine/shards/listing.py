@@ -66,18 +66,19 @@ def _listed(source: str, exclude: str) -> Iterator[str]:
 def _stored(source: str) -> Iterator[str]:
     """The files of one source in a store, folder by folder; hidden ones left out."""
     fs, path = store(source)
+    start = source[: len(source.rstrip("/")) - len(path.strip("/"))]  # protocol, and host where there is one
     with reaching(source):
         if source.lower().endswith(".txt"):
             yield from _list_file(source, fs.cat_file(path))
         elif re.search(r"[*?\[]", path):
-            yield from (fs.unstrip_protocol(found) for found in sorted(fs.glob(path)))
+            yield from (start + found.lstrip("/") for found in sorted(fs.glob(path)))
         elif is_image(path):
             yield source
         else:
             for folder, folders, names in fs.walk(path):
                 folders[:] = sorted(name for name in folders if not name.startswith("."))
                 visible = (name for name in sorted(names) if name and not name.startswith(".") and is_image(name))
-                yield from (fs.unstrip_protocol(f"{folder}/{name}") for name in visible)
+                yield from (f"{start}{folder.strip('/')}/{name}" for name in visible)
 
 
 def _list_file(source: str, data: bytes) -> Iterator[str]:

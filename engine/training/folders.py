@@ -24,6 +24,11 @@ def run_folder(settings: dict[str, Any]) -> Path:
     return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | {"save_dir": None} | settings)))
 
 
+def exact_folder(settings: dict[str, Any]) -> Path:
+    """Where a run of exactly this name writes: never exp2 for exp."""
+    return run_folder(settings | {"exist_ok": True}).resolve()
+
+
 def discard(folder: Path, existed: bool) -> None:
     """Remove the folder of a run that failed with nothing to keep: no checkpoint, no more than one epoch's results."""
     csv = folder / "results.csv"

@@ -19,14 +19,14 @@ from engine.training.build import build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
-    check_devices, devices_of, finish_processes, join_processes, needs_processes, runs_on_cpu, start_processes,
+    check_devices, devices_of, finish_processes, join_processes, lost_peer, needs_processes, runs_on_cpu, start_processes,
 )  # fmt: skip
-from engine.training.resume import resumed
+from engine.training.resume import AUTO, begun_or_new, resumed
 from engine.training.trainer import Trainer
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
-    """Train as the arguments say; return the run folder, or None where another process does so. Images that were left out
+    """Train as the arguments say; return the run folder, or None where another process does so, or the run is finished. Images that were left out
     are named there, in `engine.dataset.LEFT_OUT`.
 
     Args:
@@ -38,6 +38,10 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
             loss that is not finite, or a full disk, which leave what the run had written.
     """
     install()
+    if given.get("resume") == AUTO:
+        given = begun_or_new(given)
+        if given is None:
+            return None
     checkpoint = student = None
     if given.get("resume"):
         settings, checkpoint, student = resumed(given)
@@ -55,7 +59,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     on_cpu = runs_on_cpu(settings) and "mps" not in devices_of(settings)
     settings["amp"] = training_precision(settings.get("amp", DEFAULT_CFG_DICT["amp"]), on_cpu)
     names = check_data(settings)
-    join_processes(settings)
+    join_processes(settings, checkpoint["run"]["epoch"] + 1 if checkpoint else 0)
     init_seeds(settings.get("seed") or 0)
     networks = build_networks(settings, len(names), names, student)
     check_tiling(settings, int(max(networks.student.stride)))
@@ -72,6 +76,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     except UserError:
         discard(folder, existed)
         raise
+    except RuntimeError as error:
+        raise lost_peer(error) or error
     finish_processes(trainer)
     return Path(trainer.save_dir) if RANK in {-1, 0} else None
 

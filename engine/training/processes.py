@@ -71,6 +71,8 @@ def check_shared(settings: dict[str, Any], processes: int) -> None:
             f"batch: expected an image or more for each of the {processes} processes, got {batch}; "
             f"say --batch {processes}"
         )
+    if settings.get("unlabelled") and int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes:
+        raise UserError("--unlabelled: expected one machine, which lists the pictures, got several; use the GPUs of one: --device 0,1")
     if settings.get("rect"):
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
@@ -94,8 +96,15 @@ def is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def join_processes(settings: dict[str, Any]) -> None:
-    """Under torchrun: join the process group, and agree on one run folder and arithmetic, and this machine's devices."""
+def join_processes(settings: dict[str, Any], epochs_done: int = 0) -> None:
+    """Under torchrun: join the process group, and agree on one run folder and arithmetic, and this machine's devices.
+
+    Args:
+        epochs_done: of a resumed run.
+
+    Raises:
+        UserError: the processes do not resume from one checkpoint.
+    """
     if not is_one_of_several():
         return
     on_cpu = runs_on_cpu(settings)
@@ -107,9 +116,25 @@ def join_processes(settings: dict[str, Any]) -> None:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    agreed = [str(run_folder(settings)), settings["amp"]]
+    agreed = [str(run_folder(settings)), settings["amp"], epochs_done]
     dist.broadcast_object_list(agreed, 0)
-    settings["save_dir"], settings["amp"] = agreed
+    settings["save_dir"], settings["amp"], first = agreed
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, epochs_done)
+    if set(everyone) != {first}:
+        raise UserError(f"--resume: expected one last.pt for all processes, got runs of {', '.join(map(str, everyone))} epochs; let all machines "
+                        f"share the folder {agreed[0]}")  # fmt: skip
+
+
+def lost_peer(error: RuntimeError) -> UserError | None:
+    """What to say when a process of the group is gone, on this machine or another; None for an error of another kind."""
+    text = str(error)
+    network = isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(word in text.lower() for word in ("gloo", "nccl"))
+    if not (dist.is_initialized() and network):
+        return None
+    reason = " ".join(text.replace("\n", " ").split("]")[-1].split())[:120]
+    return UserError(f"another process of the training is gone ({reason}); start it again with --resume auto, or let torchrun do so with "
+                     "--max-restarts: it goes on from last.pt")  # fmt: skip
 
 
 def finish_processes(trainer: Trainer) -> None:

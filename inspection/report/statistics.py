@@ -18,6 +18,7 @@ from inspection.rules import Code
 SUBGROUPS, LEAST = 25, 20  # points of a control chart at most, pictures of a point at least
 CELLS = 28  # of the density map along its longer side
 BINS = 25  # of a histogram
+CHUNK = 256  # pictures that are computed with at once
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,10 @@ def density(seen: Collection[Seen]) -> np.ndarray:
     columns = CELLS if ratio <= 1 else max(1, round(CELLS / ratio))
     rows = max(1, round(CELLS * ratio)) if ratio <= 1 else CELLS
     total = np.zeros((rows, columns))
-    for picture in seen:
-        for x1, y1, x2, y2 in picture.found.boxes_xyxy[picture.defects]:
-            across = _shares(x1 / picture.width, x2 / picture.width, columns)
-            down = _shares(y1 / picture.height, y2 / picture.height, rows)
-            total += down[:, None] * across[None]
+    for pictures in _chunks(seen, CHUNK):
+        parts = [picture.found.boxes_xyxy[picture.defects] / np.tile((picture.width, picture.height), 2) for picture in pictures]
+        x1, y1, x2, y2 = np.concatenate(parts).T
+        total += _shares(y1, y2, rows).T @ _shares(x1, x2, columns)
     return total
 
 
@@ -79,11 +79,12 @@ def _median(counts: Counter[float]) -> float:
     return float(np.mean(middle))
 
 
-def _shares(start: float, end: float, cells: int) -> np.ndarray:
-    """Which share of an interval in 0..1 lies in each of equal cells."""
+def _shares(starts: np.ndarray, ends: np.ndarray, cells: int) -> np.ndarray:
+    """Which share of each of n intervals in 0..1 lies in each of equal cells, (n, cells)."""
     edges = np.linspace(0, 1, cells + 1)
-    inside = (np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)).clip(0)
-    return inside / inside.sum() if inside.sum() else inside
+    inside = (np.minimum(edges[1:], ends[:, None]) - np.maximum(edges[:-1], starts[:, None])).clip(0)
+    sums = inside.sum(1, keepdims=True)
+    return np.divide(inside, sums, out=np.zeros_like(inside), where=sums > 0)
 
 
 def p_chart(seen: Collection[Seen]) -> ControlChart | None:
@@ -114,7 +115,7 @@ def histograms(seen: Collection[Seen]) -> dict[str, np.ndarray]:
     """Counts (BINS,) over scores 0 to 1 of OK and NG pictures: by label where there are labels, else by verdict."""
     by_label = any(picture.labelled_ng is not None for picture in seen)
     counts = {name: np.zeros(BINS, dtype=int) for name in ("OK", "NG")}
-    for pictures in _chunks(seen, 256):
+    for pictures in _chunks(seen, CHUNK):
         known = [picture for picture in pictures if picture.verdict is None or picture.verdict.code != Code.UNDEFINED]
         ng = np.array([bool(picture.labelled_ng if by_label else picture.rejected) for picture in known], dtype=bool)
         scores = np.array([picture.score for picture in known])

@@ -319,14 +319,14 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
     box, peaks = np.array([[1.0, 2, 30, 40]], dtype=np.float32), []
     for shards in (2, 8):
-        job = make_job(open_folder(str(tmp_path / str(shards))), {"names": ["a"], "decision": None}, (f"{n}.png" for n in range(300 * shards)), 300)
+        job = make_job(open_folder(str(tmp_path / str(shards))), {"names": ["a"], "decision": None}, (f"{n}.png" for n in range(150 * shards)), 150)
         for shard in range(shards):
             images = job.places(shard)
             found = {n: Detections(Path(name), Path(name), None, 64, 64, box, np.array([(n % 97) / 97]), np.array([0]))
                      for n, name in enumerate(images)}  # fmt: skip
-            write_part(job, shard, Rows(images, {0: "a"}, False, found), {"images": 300, "seconds": 1.0, "worker": "w"})
-        assert len(list(read_rows(job, 0))) == 300
-        pictures, summary = Pictures(job, range(shards), 300 * shards), results.Summary(job)
+            write_part(job, shard, Rows(images, {0: "a"}, False, found), {"images": 150, "seconds": 1.0, "worker": "w"})
+        assert len(list(read_rows(job, 0))) == 150
+        pictures, summary = Pictures(job, range(shards), 150 * shards), results.Summary(job)
         gc.collect()
         tracemalloc.start()
         for shard in range(shards):
@@ -336,7 +336,7 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
         histograms, density = statistics.histograms(pictures), statistics.density(pictures)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert summary.images == summary.found_in == 300 * shards == histograms["NG"].sum() == pytest.approx(density.sum())
+        assert summary.images == summary.found_in == 150 * shards == histograms["NG"].sum() == pytest.approx(density.sum())
         assert chart.centre == 1 and [p.score for p in groups["found"]] == sorted((p.score for p in groups["found"]), reverse=True)
-        assert min(p.score for p in groups["found"]) > 0.9
+        assert min(p.score for p in groups["found"]) > 0.85
     assert peaks[1] < 1.2 * peaks[0]

@@ -1,0 +1,119 @@
+"""detect.py --shards beside plain detect.py, with one process and with several, and what a million images cost.
+
+    python -m benchmarks.scale --weights best.onnx --source folder/of/images --images 400 --processes 1 2
+
+Each row is a run of the command line on the same list of images, which repeats the source until there are enough; runs take turns, and the
+first round is not counted. The rate is that of looking at images: loading the model, a few seconds for a shard of 5,000, is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from datetime import date
+from itertools import cycle, islice
+from pathlib import Path
+
+from benchmarks.machine import commit, machine
+from cfg import UserError, guard
+from cfg.cpus import available_cpus
+from data.files import find_images
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAIN, SHARDS = "detect.py --no-draw --save-json", "detect.py --shards"
+
+
+def repeated(source: Path, count: int, folder: Path) -> Path:
+    """A folder with links to `count` images of `source`. Raises `UserError` where there is none."""
+    images = find_images(source)
+    if not images:
+        raise UserError(f"--source {source}: expected a folder of images, got none; correct the path")
+    out = folder / "images"
+    out.mkdir()
+    for number, image in enumerate(islice(cycle(images), count)):
+        (out / f"{number:07d}{image.suffix}").symlink_to(image.resolve())
+    return out
+
+
+def seconds_of(command: list[str], processes: int, threads: int) -> tuple[float, float]:
+    """Run a command in so many processes at once; return the seconds that looking took in the slowest, and that all took."""
+    began = time.perf_counter()
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    running = []
+    for index in range(processes):
+        part = ["--shard", f"{index}/{processes}"] if processes > 1 else []
+        running.append(subprocess.Popen([*command, *part], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+    looking = []
+    for process in running:
+        output, errors = process.communicate()
+        if process.returncode not in (0, 1):
+            raise UserError(f"{' '.join(command[1:])}: expected it to run, got status {process.returncode}: {errors[-300:]}")
+        looking.append(looked(output))
+    return max(looking), time.perf_counter() - began
+
+
+def looked(output: str) -> float:
+    """The seconds that a run spent on images, by its own account."""
+    if shards := re.search(r"^(\d+) images looked at in ([\d.]+) s", output, re.M):
+        return float(shards[2])
+    images, rate = re.search(r"^(\d+) images, .*?; ([\d.]+) images/s$", output, re.M | re.S).groups()
+    return int(images) / float(rate)
+
+
+def measure(weights: str, images: Path, count: int, processes: list[int], shard: int, rounds: int, threads: int, work: Path) -> Iterator[tuple]:
+    """Yield (what, processes, medians of the seconds of looking and of all, ratios to plain detect.py of the same round)."""
+    base = [sys.executable, str(ROOT / "detect.py"), "--weights", weights, "--source", str(images), "--device", "cpu"]
+    taken: dict[tuple[str, int], list[tuple[float, float]]] = {}
+    for number in range(rounds + 1):
+        cases = [(PLAIN, 1), *((SHARDS, n) for n in processes)]
+        for what, n in cases if number % 2 else cases[::-1]:
+            own = ["--no-draw", "--save-json", "--project", str(work / "plain")] if what == PLAIN else \
+                ["--shards", str(work / f"job-{number}-{n}"), "--shard-size", str(shard)]  # fmt: skip
+            result = seconds_of([*base, *own], n, threads)
+            if number:
+                taken.setdefault((what, n), []).append(result)
+            print(f"round {number}: {what}, {n} processes: {result[0]:.1f} s looking, {result[1]:.1f} s in all", file=sys.stderr)
+    plain = [looking for looking, _ in taken[PLAIN, 1]]
+    for (what, n), results in sorted(taken.items(), key=lambda entry: (entry[0][0] != PLAIN, entry[0][1])):
+        ratios = [looking / other for (looking, _), other in zip(results, plain, strict=True)]
+        yield what, n, *(statistics.median(values) for values in zip(*results, strict=True)), ratios
+
+
+def markdown(rows: Iterator[tuple], count: int) -> str:
+    """The rows as a table, with what a million images take."""
+    lines = ["| | processes | images/s | time, plain = 1 | with loading, s | core hours for 10^6 images |", "|---|---|---|---|---|---|"]
+    for what, n, looking, whole, ratios in rows:
+        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+        lines.append(f"| `{what}` | {n} | {count / looking:.2f} | {spread} | {whole:.1f} | {1e6 * looking * n / count / 3600:.2f} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--weights", required=True, help="as of detect.py")
+    parser.add_argument("--source", required=True, type=Path, help="folder of images, repeated until there are enough")
+    parser.add_argument("--images", type=int, default=400, help="in each run (default: 400)")
+    parser.add_argument("--shard-size", type=int, default=100, help="images in a shard (default: 100: fifty times as many shards as usual)")
+    parser.add_argument("--processes", type=int, nargs="+", default=[1], help="numbers of workers (default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="of each process (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="that are counted (default: 5)")
+    given = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        images = repeated(given.source, given.images, work)
+        weights = str(Path(given.weights).resolve())
+        rows = list(measure(weights, images, given.images, given.processes, given.shard_size, given.rounds, given.threads, work))
+    print(f"{date.today()}, {machine()}, {available_cpus()} of the cores for this, commit {commit()}\n\n{markdown(iter(rows), given.images)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(guard(main))
