@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,8 +50,9 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.setenv(name, value)
     store.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
-    store("s3://bucket")[0].mkdir("bucket")
-    yield "s3://bucket"
+    bucket = f"bucket-{uuid.uuid4().hex}"  # the server's memory is that of the process, and outlives it
+    store(f"s3://{bucket}")[0].mkdir(bucket)
+    yield f"s3://{bucket}"
     server.stop()
     store.cache_clear()
     s3fs.S3FileSystem.clear_instance_cache()
