@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,7 +133,7 @@ def lost_peer(error: RuntimeError) -> UserError | None:
     network = isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(word in text.lower() for word in ("gloo", "nccl"))
     if not (dist.is_initialized() and network):
         return None
-    reason = " ".join(text.replace("\n", " ").split("]")[-1].split())[:120]
+    reason = " ".join(re.sub(r"\[[^\]]*\](:\d+:?)?", "", text).split()).split(". ")[0][:120]  # without places in the library, and addresses
     return UserError(f"another process of the training is gone ({reason}); start it again with --resume auto, or let torchrun do so with "
                      "--max-restarts: it goes on from last.pt")  # fmt: skip
 
