@@ -1,7 +1,6 @@
 """Find defects in images, folders, videos and camera streams with a trained or exported model.
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
-
     python detect.py --weights runs/train/exp/weights/best.pt --source s3://bucket/images --shards s3://bucket/job   # very many images
 
 With a decision plan (val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW, and the
@@ -17,13 +16,9 @@ import argparse
 import sys
 
 from cfg.errors import guard
-from engine.arguments import add_precision, add_tiling, count, fraction, image_size, seconds
+from engine.arguments import add_precision, add_shards, add_tiling, check_shards, count, fraction, image_size, seconds, shard_options
 from engine.locate import locate_weights
 from engine.startup import quick_imports
-
-SHARDS = ("shards", "shard", "ray", "actors", "shard_size")
-FILES = ("save_txt", "save_conf", "save_json", "save_csv", "save_coco", "report", "heatmap", "line_width", "project", "name", "exist_ok",
-         "view", "sort_into", "sort_copy")  # fmt: skip
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,12 +60,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sort-into", metavar="OK,NG,REVIEW", help="put a link to each image into the folder of its verdict, as ok,ng,review; a fourth "
         "folder takes what could not be read")  # fmt: skip
     add("--sort-copy", action="store_true", help="copies in the place of links")
-    add("--shards", metavar="DIR", help="job folder (or its address) of very many images: results in shards, each exactly once; the same "
-        "command goes on where an earlier one ended")  # fmt: skip
-    add("--shard", metavar="I/N", help="with --shards: every n-th shard from the i-th on (0 to n - 1), or auto under SLURM and torchrun")
-    add("--ray", metavar="ADDRESS", help="with --shards: on a Ray cluster, by its address, or local")
-    add("--actors", type=count, help="with --ray: how many workers (default: one for each GPU, else for each core)")
-    add("--shard-size", type=count, help="with --shards: images in a shard (default: 5000)")
+    add_shards(parser)
     options = parser.parse_args(argv)
     check_shards(parser, options)
     if options.decision and options.no_decision:
@@ -78,39 +68,20 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def check_shards(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End with a message where arguments of very many images, and of few, are mixed."""
-    if not options.shards:
-        if name := next((name for name in SHARDS[1:] if getattr(options, name) is not None), None):
-            parser.error(f"--{name.replace('_', '-')}: expected with --shards DIR; add it, or leave this out")
-        return
-    if name := next((name for name in FILES if getattr(options, name) != parser.get_default(name)), None):
-        parser.error(f"--{name.replace('_', '-')}: expected without --shards, whose results are Parquet; python -m data.results makes "
-                     "reports, CSV and JSON of them")  # fmt: skip
-    if options.shard and options.ray:
-        parser.error("--shard and --ray: expected one of them; Ray hands out the shards itself")
-    if options.actors and not options.ray:
-        parser.error("--actors: expected with --ray ADDRESS; add it, or leave this out")
-
-
 def main(argv: list[str] | None = None) -> int:
     """Run detection; return the exit status."""
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
     locate_weights(arguments.weights)  # before the imports that take seconds
-    given = vars(arguments)
-    shards = {name: given.pop(name) for name in SHARDS}
+    given, shards = shard_options(vars(arguments))
     with quick_imports():
         from engine.detection.detect_run import DetectOptions
         from engine.detection.predictor import detect
 
     if shards["shards"]:
-        from engine.shards.run import SIZE, ShardOptions, detect_shards, which_part
+        from engine.shards.run import asked, detect_shards
 
-        asked = ShardOptions(
-            shards["shards"], shards["shard_size"] or SIZE, which_part(shards["shard"]), shards["ray"], shards["actors"]
-        )
-        return 0 if detect_shards(DetectOptions(**given), asked) else 1
+        return 0 if detect_shards(DetectOptions(**given), asked(**shards)) else 1
     return 0 if detect(DetectOptions(**given)).complete else 1
 
 

@@ -2,8 +2,9 @@
 
     python -m benchmarks.scale --weights best.onnx --source folder/of/images --images 400 --processes 1 2
 
-Each row is a run of the command line on the same list of images, which repeats the source until there are enough; runs take turns, and the
-first round is not counted. The rate is that of looking at images: loading the model, a few seconds for a shard of 5,000, is told apart.
+Each row is runs of the command line on the same images, which repeat the source until there are enough; runs take turns, and the first
+round is not counted. Images/s are by the clock, of looking at images without loading the model. Processor time is that of whole processes,
+loading included: it can be compared on a machine that does other work too.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import statistics
+import resource
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
 from datetime import date
 from itertools import cycle, islice
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.machine import commit, machine
 from cfg import UserError, guard
@@ -42,11 +43,10 @@ def repeated(source: Path, count: int, folder: Path) -> Path:
     return out
 
 
-def seconds_of(command: list[str], processes: int, threads: int) -> tuple[float, float]:
-    """Run a command in so many processes at once; return the seconds that looking took in the slowest, and that all took."""
-    began = time.perf_counter()
+def run(command: list[str], processes: int, threads: int) -> tuple[float, float]:
+    """Run a command in so many processes at once; return the seconds that looking took in the slowest, and the processor time of all."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    running = []
+    before, running = spent(), []
     for index in range(processes):
         part = ["--shard", f"{index}/{processes}"] if processes > 1 else []
         running.append(subprocess.Popen([*command, *part], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
@@ -56,7 +56,13 @@ def seconds_of(command: list[str], processes: int, threads: int) -> tuple[float,
         if process.returncode not in (0, 1):
             raise UserError(f"{' '.join(command[1:])}: expected it to run, got status {process.returncode}: {errors[-300:]}")
         looking.append(looked(output))
-    return max(looking), time.perf_counter() - began
+    return max(looking), spent() - before
+
+
+def spent() -> float:
+    """Processor seconds of all processes that were waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def looked(output: str) -> float:
@@ -67,8 +73,8 @@ def looked(output: str) -> float:
     return int(images) / float(rate)
 
 
-def measure(weights: str, images: Path, count: int, processes: list[int], shard: int, rounds: int, threads: int, work: Path) -> Iterator[tuple]:
-    """Yield (what, processes, medians of the seconds of looking and of all, ratios to plain detect.py of the same round)."""
+def measure(weights: str, images: Path, processes: list[int], shard: int, rounds: int, threads: int, work: Path) -> dict[tuple, np.ndarray]:
+    """Return (rounds, 2) seconds of looking and processor seconds by (command, processes)."""
     base = [sys.executable, str(ROOT / "detect.py"), "--weights", weights, "--source", str(images), "--device", "cpu"]
     taken: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
@@ -76,22 +82,22 @@ def measure(weights: str, images: Path, count: int, processes: list[int], shard:
         for what, n in cases if number % 2 else cases[::-1]:
             own = ["--no-draw", "--save-json", "--project", str(work / "plain")] if what == PLAIN else \
                 ["--shards", str(work / f"job-{number}-{n}"), "--shard-size", str(shard)]  # fmt: skip
-            result = seconds_of([*base, *own], n, threads)
+            result = run([*base, *own], n, threads)
             if number:
                 taken.setdefault((what, n), []).append(result)
-            print(f"round {number}: {what}, {n} processes: {result[0]:.1f} s looking, {result[1]:.1f} s in all", file=sys.stderr)
-    plain = [looking for looking, _ in taken[PLAIN, 1]]
-    for (what, n), results in sorted(taken.items(), key=lambda entry: (entry[0][0] != PLAIN, entry[0][1])):
-        ratios = [looking / other for (looking, _), other in zip(results, plain, strict=True)]
-        yield what, n, *(statistics.median(values) for values in zip(*results, strict=True)), ratios
+            print(f"round {number}: {what}, {n} processes: looking {result[0]:.1f} s, processor {result[1]:.1f} s", file=sys.stderr, flush=True)
+    return {case: np.array(taken[case]) for case in sorted(taken, key=lambda case: (case[0] != PLAIN, case[1]))}
 
 
-def markdown(rows: Iterator[tuple], count: int) -> str:
-    """The rows as a table, with what a million images take."""
-    lines = ["| | processes | images/s | time, plain = 1 | with loading, s | core hours for 10^6 images |", "|---|---|---|---|---|---|"]
-    for what, n, looking, whole, ratios in rows:
-        spread = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-        lines.append(f"| `{what}` | {n} | {count / looking:.2f} | {spread} | {whole:.1f} | {1e6 * looking * n / count / 3600:.2f} |")
+def markdown(taken: dict[tuple, np.ndarray], count: int) -> str:
+    """The table, with what a million images take."""
+    lines = ["| | processes | images/s | processor s | over plain, same round | processor hours for 10^6 images |", "|---|---|---|---|---|---|"]
+    plain = taken[PLAIN, 1][:, 1]
+    for (what, n), times in taken.items():
+        looking, processor = np.median(times, axis=0)
+        ratios = times[:, 1] / plain
+        spread = f"{np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f})"
+        lines.append(f"| `{what}` | {n} | {count / looking:.2f} | {processor:.1f} | {spread} | {1e6 * processor / count / 3600:.1f} |")
     return "\n".join(lines)
 
 
@@ -110,8 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         work = Path(folder)
         images = repeated(given.source, given.images, work)
         weights = str(Path(given.weights).resolve())
-        rows = list(measure(weights, images, given.images, given.processes, given.shard_size, given.rounds, given.threads, work))
-    print(f"{date.today()}, {machine()}, {available_cpus()} of the cores for this, commit {commit()}\n\n{markdown(iter(rows), given.images)}")
+        taken = measure(weights, images, given.processes, given.shard_size, given.rounds, given.threads, work)
+    print(f"{date.today()}, {machine()}, {available_cpus()} of the cores for this, commit {commit()}\n\n{markdown(taken, given.images)}")
     return 0
 
 

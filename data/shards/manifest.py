@@ -75,6 +75,8 @@ def find_job(folder: Folder) -> Job | None:
             metadata = parquet.read_metadata(file)
         content = json.loads(metadata.metadata[KEY])
         job = Job(folder, content["facts"], content["shard_size"], metadata.num_rows, content["fingerprint"])
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:  # pyarrow's errors are ValueErrors and OSErrors
         raise UserError(f"{folder.place}: expected a {MANIFEST} of a job, got a damaged or other file ({' '.join(str(error).split())[:120]}); "
                         "choose another folder") from None  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cfg import UserError
 from data.result_files import Detections
 from data.shards.extras import needed
 from data.shards.manifest import PARTS, WHY, Job
@@ -107,6 +108,8 @@ def part_facts(job: Job, shard: int) -> dict[str, Any] | None:
         with job.folder.open(part_name(shard)) as file:
             metadata = parquet.read_metadata(file)
         content = json.loads(metadata.metadata[KEY])
+    except UserError:  # the store does not answer: nothing is known of the part
+        raise
     except (OSError, ValueError, KeyError, TypeError):
         return None
     own = content.get("fingerprint") == job.fingerprint and content.get("shard") == shard

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -10,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from cfg.version import VERSION
-from data.shards.folders import is_address, read_picture
+from data.shards.folders import as_path, is_address, read_picture
 from data.shards.parts import Rows
 from engine.decision.plans import find_plan
 from engine.detection.deciding import Decider
@@ -80,8 +81,9 @@ class Looker:
         self.classes = class_indices(options.classes, self.names)
         model = identify(weights)
         facts = {
-            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)],
-            "source": list(options.source), "imgsz": self.size, "conf": self.decider.conf if self.decider else options.conf,
+            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": self.size,
+            "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
+            "conf": self.decider.conf if self.decider else options.conf,
             "iou": options.iou, "max-det": options.max_det, "classes": self.classes, "agnostic-nms": options.agnostic_nms,
             "precision": options.precision, "tile": options.tile, "overlap": self.tiling.overlap if self.tiling else None,
             "decision": plan_content(plan) if plan else None, "tandem": VERSION,

@@ -42,6 +42,11 @@ class ShardOptions:
     actors: int | None = None
 
 
+def asked(shards: str, shard: str | None, shard_size: int | None, ray: str | None, actors: int | None) -> ShardOptions:
+    """The options of a command line. Raises `UserError` as `which_part`."""
+    return ShardOptions(shards, shard_size or SIZE, which_part(shard), ray, actors)
+
+
 @dataclass
 class Outcome:
     """What a worker did: shards, images looked at or not, and the seconds."""

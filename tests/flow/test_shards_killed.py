@@ -95,6 +95,14 @@ def test_four_workers_of_slurm_killed_and_started_again(folder: Path, tmp_path: 
     check_whole(folder, job)
 
 
+def test_torchrun_shares_the_shards_out(folder: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", ROOT / "detect.py"]
+    given = [*command(folder, tmp_path / "job", "--shard-size", "20", "--shard", "auto")]
+    done = subprocess.run([*launcher, *given], cwd=folder, env=os.environ | QUIET, capture_output=True, text=True, check=False)
+    assert done.stdout.count("20 shards, 10 of them here") == 2, done.stderr[-2000:]
+    check_whole(folder, tmp_path / "job")
+
+
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """Three machines on this one: a head without workers, and two with a core each."""
