@@ -3,8 +3,8 @@
     python -m benchmarks.scale --weights best.onnx --source folder/of/images --images 400 --processes 1 2
 
 Each row is runs of the command line on the same images, which repeat the source until there are enough; runs take turns, and the first
-round is not counted. Images/s are by the clock, of looking at images without loading the model. Processor time is that of whole processes,
-loading included: it can be compared on a machine that does other work too.
+round is not counted. Images/s are by the clock, of looking at images without loading the model. Processor time is that of a run on all images
+less that of one on a single image: loading the model is not in it, and it can be compared on a machine that does other work too.
 """
 
 from __future__ import annotations
@@ -31,12 +31,11 @@ ROOT = Path(__file__).resolve().parents[1]
 PLAIN, SHARDS = "detect.py --no-draw --save-json", "detect.py --shards"
 
 
-def repeated(source: Path, count: int, folder: Path) -> Path:
-    """A folder with links to `count` images of `source`. Raises `UserError` where there is none."""
+def repeated(source: Path, count: int, out: Path) -> Path:
+    """A new folder with links to `count` images of `source`. Raises `UserError` where there is none."""
     images = find_images(source)
     if not images:
         raise UserError(f"--source {source}: expected a folder of images, got none; correct the path")
-    out = folder / "images"
     out.mkdir()
     for number, image in enumerate(islice(cycle(images), count)):
         (out / f"{number:07d}{image.suffix}").symlink_to(image.resolve())
@@ -67,25 +66,32 @@ def spent() -> float:
 
 def looked(output: str) -> float:
     """The seconds that a run spent on images, by its own account."""
-    if shards := re.search(r"^(\d+) images looked at in ([\d.]+) s", output, re.M):
-        return float(shards[2])
+    if shards := re.search(r"^\d+ images looked at(?: in ([\d.]+) s)?", output, re.M):
+        return float(shards[1] or 0)
     images, rate = re.search(r"^(\d+) images, .*?; ([\d.]+) images/s$", output, re.M | re.S).groups()
     return int(images) / float(rate)
 
 
-def measure(weights: str, images: Path, processes: list[int], shard: int, rounds: int, threads: int, work: Path) -> dict[tuple, np.ndarray]:
-    """Return (rounds, 2) seconds of looking and processor seconds by (command, processes)."""
-    base = [sys.executable, str(ROOT / "detect.py"), "--weights", weights, "--source", str(images), "--device", "cpu"]
+def measure(weights: str, folders: list[Path], processes: list[int], shard: int, rounds: int, threads: int, work: Path) -> dict[tuple, np.ndarray]:
+    """Return (rounds, 2) seconds of looking, and processor seconds beyond the first image, by (command, processes).
+
+    Args:
+        folders: of all images, and of one.
+    """
     taken: dict[tuple[str, int], list[tuple[float, float]]] = {}
     for number in range(rounds + 1):
         cases = [(PLAIN, 1), *((SHARDS, n) for n in processes)]
         for what, n in cases if number % 2 else cases[::-1]:
-            own = ["--no-draw", "--save-json", "--project", str(work / "plain")] if what == PLAIN else \
-                ["--shards", str(work / f"job-{number}-{n}"), "--shard-size", str(shard)]  # fmt: skip
-            result = run([*base, *own], n, threads)
+            results = []
+            for images in folders:
+                base = [sys.executable, str(ROOT / "detect.py"), "--weights", weights, "--source", str(images), "--device", "cpu"]
+                own = ["--no-draw", "--save-json", "--project", str(work / "plain")] if what == PLAIN else \
+                    ["--shards", str(work / f"job-{images.name}-{number}-{n}"), "--shard-size", str(shard)]  # fmt: skip
+                results.append(run([*base, *own], n, threads))
+            looking, processor = results[0][0], results[0][1] - results[1][1]
             if number:
-                taken.setdefault((what, n), []).append(result)
-            print(f"round {number}: {what}, {n} processes: looking {result[0]:.1f} s, processor {result[1]:.1f} s", file=sys.stderr, flush=True)
+                taken.setdefault((what, n), []).append((looking, processor))
+            print(f"round {number}: {what}, {n} processes: looking {looking:.1f} s, processor {processor:.1f} s", file=sys.stderr, flush=True)
     return {case: np.array(taken[case]) for case in sorted(taken, key=lambda case: (case[0] != PLAIN, case[1]))}
 
 
@@ -97,7 +103,7 @@ def markdown(taken: dict[tuple, np.ndarray], count: int) -> str:
         looking, processor = np.median(times, axis=0)
         ratios = times[:, 1] / plain
         spread = f"{np.median(ratios):.3f} ({ratios.min():.3f} to {ratios.max():.3f})"
-        lines.append(f"| `{what}` | {n} | {count / looking:.2f} | {processor:.1f} | {spread} | {1e6 * processor / count / 3600:.1f} |")
+        lines.append(f"| `{what}` | {n} | {count / looking:.2f} | {processor:.1f} | {spread} | {1e6 * processor / (count - 1) / 3600:.1f} |")
     return "\n".join(lines)
 
 
@@ -114,9 +120,9 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        images = repeated(given.source, given.images, work)
+        folders = [repeated(given.source, number, work / f"images-{number}") for number in (given.images, 1)]
         weights = str(Path(given.weights).resolve())
-        taken = measure(weights, images, given.processes, given.shard_size, given.rounds, given.threads, work)
+        taken = measure(weights, folders, given.processes, given.shard_size, given.rounds, given.threads, work)
     print(f"{date.today()}, {machine()}, {available_cpus()} of the cores for this, commit {commit()}\n\n{markdown(taken, given.images)}")
     return 0
 
