@@ -135,7 +135,8 @@ def _sync(folder: Path) -> None:
 
 class StoreFolder:
     """A folder in a store that fsspec knows. An object store shows an object as a whole or not at all; in others a file that a kill
-    cut off counts as missing, because Parquet keeps what it is at its end."""
+    cut off counts as missing, because Parquet keeps what it is at its end.
+    """
 
     def __init__(self, place: str) -> None:
         self.place = place.rstrip("/")
@@ -147,7 +148,8 @@ class StoreFolder:
                 found = self.fs.ls(f"{self.root}/{below}".rstrip("/"), detail=False)
             except FileNotFoundError:
                 return set()
-            return {path.rstrip("/").rpartition("/")[2] for path in found} - {"", self.root.rpartition("/")[2] if not below else below}
+            own = below or self.root.rpartition("/")[2]  # some stores list the folder itself
+            return {path.rstrip("/").rpartition("/")[2] for path in found} - {"", own}
 
     def open(self, name: str) -> BinaryIO:
         with reaching(self.place):
@@ -171,7 +173,7 @@ class StoreFolder:
 
 @cache
 def store(address: str) -> tuple[Any, str]:
-    """fsspec's file system and the path in it. Raises `UserError` for an address of no known store."""
+    """Fsspec's file system and the path in it. Raises `UserError` for an address of no known store."""
     fsspec = needed("fsspec", address)
     with reaching(address):
         try:

@@ -1,5 +1,6 @@
 """`--ray`: Ray Data hands the shards to a pool of workers, on one machine or a cluster. What it repeats changes nothing: a shard that
-is done is not done again, and one that two workers do has one file."""
+is done is not done again, and one that two workers do has one file.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,7 @@ class Looker:
     """Weights, plan and options, ready to look at images.
 
     Args:
-        options: of detect.py; `source` is not used.
+        options: of detect.py; of `source` only the names count, which are among the facts.
 
     Attributes:
         facts: all that the results depend on beside the images: a job's (`data.shards.manifest.Job`).

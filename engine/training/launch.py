@@ -77,7 +77,9 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
         discard(folder, existed)
         raise
     except RuntimeError as error:
-        raise lost_peer(error) or error
+        if told_by := lost_peer(error):
+            raise told_by from error
+        raise
     finish_processes(trainer)
     return Path(trainer.save_dir) if RANK in {-1, 0} else None
 

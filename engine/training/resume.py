@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 from torch import nn
-from ultralytics.utils import RANK
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read
 from engine.settings import RESUMABLE, check, complete
 from engine.training.folders import exact_folder
 from engine.training.report import trim_results
+
+from ultralytics.utils import RANK
 
 AUTO = "auto"  # of `resume`: this very run, begun where there is nothing of it yet
 MAY_DIFFER = (*RESUMABLE, "resume", "recipe", "data", "amp", "project", "name", "exist_ok")  # between the starts of one run

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -39,11 +40,13 @@ def test_begun_gone_on_with_and_finished(place: Path, monkeypatch: pytest.Monkey
 
     def save_metrics(self, metrics):
         original(self, metrics)
-        if self.epoch == stop:
+        if stops and self.epoch == stops[0]:
+            stops.pop(0)
             raise KeyboardInterrupt
 
     monkeypatch.setattr(Trainer, "save_metrics", save_metrics)
-    for stop in (0, 1):  # before the first checkpoint: begun anew; before the second: gone on with
+    stops = [0, 1]  # before the first checkpoint: begun anew; before the second: gone on with
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             train(given)
     monkeypatch.undo()
@@ -112,10 +115,8 @@ def lose(agent: subprocess.Popen) -> None:
     """End an agent and all its processes at once, as a machine without power does."""
     there = psutil.Process(agent.pid)
     for process in [there, *there.children(recursive=True)]:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            pass
     agent.wait()
 
 

@@ -14,19 +14,19 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -r requirements-scale.txt")
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import job_of, place, plain, rows_of, run  # noqa: E402
-from tiny import write_image  # noqa: E402
+from jobs import job_of, place, plain, rows_of, run
+from tiny import write_image
 
-import data.results as results  # noqa: E402
-import detect  # noqa: E402
-import engine.shards.run as driver  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from data.result_files import Detections  # noqa: E402
-from data.shards.folders import DiskFolder, open_folder  # noqa: E402
-from data.shards.manifest import make_job  # noqa: E402
-from data.shards.parts import Rows, done_shards, read_rows, write_part  # noqa: E402
-from data.shards.report import Pictures  # noqa: E402
-from inspection.report import content, statistics  # noqa: E402
+import data.results as results
+import detect
+import engine.shards.run as driver
+from cfg.errors import UserError, guard
+from data.result_files import Detections
+from data.shards.folders import DiskFolder, open_folder
+from data.shards.manifest import make_job
+from data.shards.parts import Rows, done_shards, read_rows, write_part
+from data.shards.report import Pictures
+from inspection.report import content, statistics
 
 # The test's detector has hardly different scores: how many boxes there are decides.
 PLAN = "classes: {scratch: {threshold: .25, max_count: 3}, pit: {threshold: .9, review: .25, max_count: 4}, patch: {severity: none}}\n"

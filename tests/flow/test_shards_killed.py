@@ -17,9 +17,9 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -r requirements-scale.txt")
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import command, job_of, place, rows_of, run  # noqa: E402
+from jobs import command, job_of, place, rows_of, run
 
-from data.shards.parts import done_shards  # noqa: E402
+from data.shards.parts import done_shards
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]

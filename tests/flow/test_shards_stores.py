@@ -13,14 +13,14 @@ import pytest
 
 pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -r requirements-scale.txt")
 sys.path.insert(0, str(Path(__file__).parent))
-from jobs import job_of, place, rows_of, run  # noqa: E402
+from jobs import job_of, place, rows_of, run
 
-import data.results as results  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from data.shards import folders  # noqa: E402
-from data.shards.folders import open_folder, store  # noqa: E402
-from data.shards.parts import done_shards  # noqa: E402
-from engine.shards.listing import list_images  # noqa: E402
+import data.results as results
+from cfg.errors import UserError, guard
+from data.shards import folders
+from data.shards.folders import open_folder, store
+from data.shards.parts import done_shards
+from engine.shards.listing import list_images
 
 
 @pytest.fixture(scope="module")
