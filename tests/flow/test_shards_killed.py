@@ -66,8 +66,8 @@ def test_a_driver_killed_at_twenty_moments(folder: Path, tmp_path: Path) -> None
     chance, job, kept = random.Random(0), tmp_path / "job", {}
     for _ in range(20):
         driver = start(folder, job, "--shard-size", "2")
-        until(driver, "images in")
-        time.sleep(chance.uniform(0, 0.15))
+        until(driver, "shard ")  # the first one that is done
+        time.sleep(chance.uniform(0, 0.3))
         driver.kill()
         driver.wait()
         now = times(job)
@@ -84,7 +84,7 @@ def test_four_workers_of_slurm_killed_and_started_again(folder: Path, tmp_path: 
     chance, job = random.Random(1), tmp_path / "job"
     for _ in range(5):
         workers = [start(folder, job, "--shard-size", "2", "--shard", f"{index}/4") for index in range(4)]
-        until(workers[chance.randrange(4)], "images in")
+        until(workers[chance.randrange(4)], "shard ")
         time.sleep(chance.uniform(0, 0.5))
         for worker in workers:
             worker.kill()
