@@ -51,7 +51,7 @@ def test_begun_gone_on_with_and_finished(place: Path, monkeypatch: pytest.Monkey
             train(given)
     monkeypatch.undo()
     with pytest.raises(UserError, match=r"^--resume auto: expected the run in .*runs/auto to have these arguments, got others "
-                       r"\(lr0: [\d.]+ there, 0.5 now; epochs: 3 there, 4 now\)"):  # fmt: skip
+                       r"\(epochs: 3 there, 4 now; lr0: [\d.]+ there, 0.5 now\)"):  # fmt: skip
         train(given | {"lr0": 0.5, "epochs": 4})
     folder = train(given | {"workers": 0})
     assert folder == place / "runs/auto" and [row["epoch"] for row in results(folder)] == [1, 2, 3]
