@@ -27,7 +27,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
                      fits by name and shape), False
     --map-classes    pair the classes of --weights and --teacher with the data's by name (default: refuse another order)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
-    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
+    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such); auto: begin the run --name, or go on with it
     --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1
                      says), bf16, fp32; a resumed run keeps it
     --tile N         large images: cut the data into tiles of N pixels first (python -m data.tile), into the run's folder, and train on

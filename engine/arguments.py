@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def image_size(text: str) -> list[int]:
@@ -61,3 +62,39 @@ def seconds(text: str) -> float:
     if not value >= 0.0:
         raise argparse.ArgumentTypeError(f"expected seconds, a number of at least 0, got '{text}'")
     return value
+
+
+SHARDS = ("shards", "shard", "shard_size", "ray", "actors")
+FEW = ("save_txt", "save_conf", "save_json", "save_csv", "save_coco", "report", "heatmap", "line_width", "project", "name", "exist_ok",
+       "view", "sort_into", "sort_copy")  # fmt: skip
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of very many images (`engine.shards.run`)."""
+    add = parser.add_argument_group("very many images").add_argument
+    add("--shards", metavar="DIR", help="job folder, or its address: results in Parquet, each image exactly once; the same command goes on "
+        "where an earlier one ended")  # fmt: skip
+    add("--shard", metavar="I/N", help="this worker does every n-th shard from the i-th on (0 to n - 1); auto: as SLURM or torchrun says")
+    add("--shard-size", type=count, help="images in a shard (default: 5000)")
+    add("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local for this machine")
+    add("--actors", type=count, help="workers of Ray (default: one for each GPU, else for each core)")
+
+
+def check_shards(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where arguments of very many images, and of few, are mixed."""
+    if not options.shards:
+        if name := next((name for name in SHARDS[1:] if getattr(options, name) is not None), None):
+            parser.error(f"--{name.replace('_', '-')}: expected with --shards DIR; add it, or leave this out")
+        return
+    if name := next((name for name in FEW if getattr(options, name) != parser.get_default(name)), None):
+        parser.error(f"--{name.replace('_', '-')}: expected without --shards, whose results are Parquet; python -m data.results makes "
+                     "reports, CSV and JSON of them")  # fmt: skip
+    if options.shard and options.ray:
+        parser.error("--shard and --ray: expected one of them; Ray hands out the shards itself")
+    if options.actors and not options.ray:
+        parser.error("--actors: expected with --ray ADDRESS; add it, or leave this out")
+
+
+def shard_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments without those of `add_shards`, and these."""
+    return {k: v for k, v in given.items() if k not in SHARDS}, {k: given[k] for k in SHARDS}

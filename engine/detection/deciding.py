@@ -13,7 +13,7 @@ import numpy as np
 
 from cfg.errors import UserError
 from engine.detection.items import Item
-from engine.detection.results_files import Detections
+from data.result_files import Detections
 from inspection.plan import Plan
 from inspection.rules import Code, Found, Verdict, decide
 

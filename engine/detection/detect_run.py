@@ -21,7 +21,7 @@ from engine.detection.deciding import Decider, Sorter
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
-from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
+from data.result_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
 from engine.heatmaps.pictures import Heatmaps
 from engine.plots import drawable
 from inspection.rules import Code, Found

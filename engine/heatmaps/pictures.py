@@ -11,7 +11,7 @@ from torch import nn
 
 from cfg import UserError
 from engine.detection.items import Item
-from engine.detection.results_files import Detections
+from data.result_files import Detections
 from engine.heatmaps.attention import attention, gates
 from engine.heatmaps.cells import read_cells
 from engine.heatmaps.drise import Detect, drise

@@ -35,4 +35,4 @@ def _host_defaults() -> dict[str, Any]:
 
 def known_names() -> set[str]:
     """Every argument train.py takes."""
-    return set(defaults()) | set(ALIASES) | {"recipe", "info"}
+    return set(defaults()) | set(ALIASES) | {"recipe", "info", "save_dir"}

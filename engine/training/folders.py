@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +23,11 @@ def run_folder(run: Run) -> Path:
     from ultralytics.cfg import get_save_dir
 
     return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
+
+
+def exact_folder(run: Run) -> Path:
+    """Where a run of exactly this name writes: never exp2 for exp."""
+    return run_folder(replace(run, exist_ok=True)).resolve()
 
 
 def discard(folder: Path, existed: bool) -> None:

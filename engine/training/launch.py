@@ -20,15 +20,16 @@ from engine.training.build import build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
-    check_devices, devices_of, finish_processes, join_processes, needs_processes, runs_on_cpu, start_processes,
+    check_devices, devices_of, finish_processes, join_processes, lost_peer, needs_processes, runs_on_cpu, start_processes,
 )  # fmt: skip
-from engine.training.resume import resumed
+from engine.training.resume import AUTO, begun_or_new, resumed
 from engine.training.trainer import Trainer
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
-    """Train as the arguments say; return the run folder, or None where another process does so. Images that were left out
-    are named there, in `engine.dataset.LEFT_OUT`.
+    """Train as the arguments say; return the run folder, or None where another process does so or the run is finished.
+
+    Images that were left out are named in the folder, in `engine.dataset.LEFT_OUT`.
 
     Args:
         given: arguments by name, as on the command line (`engine.settings`).
@@ -39,6 +40,10 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
             loss that is not finite, or a full disk, which leave what the run had written.
     """
     install()
+    if given.get("resume") == AUTO:
+        given = begun_or_new(given)
+        if given is None:
+            return None
     checkpoint = student = None
     if given.get("resume"):
         flat, checkpoint, student = resumed(given)
@@ -53,7 +58,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
         return _train_in_processes(run, data, command or [f"--{name}={value}" for name, value in given.items()], cut)
     on_cpu = runs_on_cpu(run) and "mps" not in devices_of(run)
     names = check_data(data, going_on)
-    run = join_processes(replace(run, amp=training_precision(run.amp, on_cpu)))
+    epochs_done = checkpoint["run"]["epoch"] + 1 if going_on else 0
+    run = join_processes(replace(run, amp=training_precision(run.amp, on_cpu)), epochs_done)
     init_seeds(run.seed or 0)
     networks = build_networks(settings, len(names), names, student)
     check_tiling(data, going_on, int(max(networks.student.stride)))
@@ -70,6 +76,10 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
         raise UserError(told(error, folder)) from error
     except UserError:
         discard(folder, existed)
+        raise
+    except RuntimeError as error:
+        if told_by := lost_peer(error):
+            raise told_by from error
         raise
     finish_processes(trainer)
     return Path(trainer.save_dir) if RANK in {-1, 0} else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,6 +71,8 @@ def check_shared(data: Data, processes: int) -> None:
             f"batch: expected an image or more for each of the {processes} processes, got {data.batch}; "
             f"say --batch {processes}"
         )
+    if data.unlabelled and int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes:
+        raise UserError("--unlabelled: expected one machine, which lists the pictures, got several; use the GPUs of one: --device 0,1")
     if data.rect:
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
@@ -92,8 +96,16 @@ def is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def join_processes(run: Run) -> Run:
-    """Under torchrun: join the process group; return the run with the folder, arithmetic and devices that all agree on."""
+def join_processes(run: Run, epochs_done: int = 0) -> Run:
+    """Under torchrun: join the process group; return the run with the folder, arithmetic and devices that all agree on.
+
+    Args:
+        run: of this process.
+        epochs_done: of a resumed run.
+
+    Raises:
+        UserError: the processes do not resume from one checkpoint.
+    """
     if not is_one_of_several():
         return run
     on_cpu = runs_on_cpu(run)
@@ -105,9 +117,25 @@ def join_processes(run: Run) -> Run:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    agreed = [str(run_folder(run)), run.amp]
+    agreed = [str(run_folder(run)), run.amp, epochs_done]
     dist.broadcast_object_list(agreed, 0)
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, epochs_done)
+    if set(everyone) != {agreed[2]}:
+        raise UserError(f"--resume: expected one last.pt for all processes, got runs of {', '.join(map(str, everyone))} epochs; let all machines "
+                        f"share the folder {agreed[0]}")  # fmt: skip
     return replace(run, save_dir=agreed[0], amp=agreed[1])
+
+
+def lost_peer(error: RuntimeError) -> UserError | None:
+    """What to say when a process of the group is gone, on this machine or another; None for an error of another kind."""
+    text = str(error)
+    network = isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(word in text.lower() for word in ("gloo", "nccl"))
+    if not (dist.is_initialized() and network):
+        return None
+    reason = " ".join(re.sub(r"\[[^\]]*\](:\d+:?)?", "", text).split()).split(". ")[0][:120]  # without places in the library, and addresses
+    return UserError(f"another process of the training is gone ({reason}); start it again with --resume auto, or let torchrun do so with "
+                     "--max-restarts: it goes on from last.pt")  # fmt: skip
 
 
 def finish_processes(trainer: Trainer) -> None:

@@ -1,0 +1,104 @@
+"""A model that is loaded once and looks at shard after shard, as detect.py looks at images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from cfg.version import VERSION
+from data.shards.folders import as_path, is_address, read_picture
+from data.shards.parts import Rows
+from engine.decision.plans import find_plan
+from engine.detection.deciding import Decider
+from engine.detection.detect_run import DetectOptions, detections
+from engine.detection.pipeline import THREADS
+from engine.detection.predictor import as_planned, batch_size, class_indices, input_size, look
+from engine.detection.sources import MediaSource
+from engine.locate import locate_weights
+from engine.tiling.pictures import TiledSource
+from engine.weights import open_backend, pick_device, tell_precision
+from inspection.identity import identify
+from inspection.plan_file import plan_content
+from inspection.tiles import tiling_asked
+
+READERS = 16  # threads that fetch images of a store: most of the time they wait
+
+
+class Numbers:
+    """The images of a shard, called by their numbers in it: two may have one name."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+
+    def __iter__(self) -> Iterator[tuple[Path, PurePath]]:
+        for number in range(self.total):
+            yield Path(str(number)), PurePath(str(number))
+
+
+def source_of(images: list[str], rows: Rows) -> MediaSource:
+    """The images of a shard as a source; what cannot be read, or in part only, goes to the rows."""
+    return MediaSource(
+        Numbers(len(images)),
+        skip=lambda number, reason: rows.errors.update({int(str(number)): reason}),
+        lose=lambda number, note: rows.notes.update({int(str(number)): note}),
+        read=lambda number: read_picture(images[int(str(number))]),
+        readers=READERS if any(map(is_address, images)) else THREADS,
+    )
+
+
+class Looker:
+    """Weights, plan and options, ready to look at images.
+
+    Args:
+        options: of detect.py; of `source` only the names count, which are among the facts.
+
+    Attributes:
+        facts: all that the results depend on beside the images: a job's (`data.shards.manifest.Job`).
+
+    Raises:
+        UserError: weights, plan or options are wrong, or do not fit each other.
+    """
+
+    def __init__(self, options: DetectOptions) -> None:
+        weights = locate_weights(options.weights)
+        tiling_asked(options.tile, options.overlap)
+        self.backend, trained = open_backend(weights, pick_device(options.device), options.precision)
+        self.names: dict[int, str] = dict(self.backend.names)
+        plan = None if options.no_decision else find_plan(weights, options.decision, self.names)
+        self.options = options = as_planned(options, plan)
+        self.tiling = tiling_asked(options.tile, options.overlap)
+        if self.tiling:
+            self.tiling.check_stride(int(self.backend.stride))
+        self.decider = Decider(plan, options.conf) if plan else None
+        tell_precision(options.precision, self.backend.computes_in)
+        self.size = input_size(options.imgsz, trained, self.backend)
+        self.batch = batch_size(options, self.backend, self.size)
+        self.classes = class_indices(options.classes, self.names)
+        model = identify(weights)
+        facts = {
+            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": self.size,
+            "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
+            "conf": self.decider.conf if self.decider else options.conf,
+            "iou": options.iou, "max-det": options.max_det, "classes": self.classes, "agnostic-nms": options.agnostic_nms,
+            "precision": options.precision, "tile": options.tile, "overlap": self.tiling.overlap if self.tiling else None,
+            "decision": plan_content(plan) if plan else None, "tandem": VERSION,
+        }  # fmt: skip
+        self.facts: dict[str, Any] = json.loads(json.dumps(facts))
+
+    def rows(self, images: list[str]) -> Rows:
+        """Look at the images of a shard. Raises `UserError` where a store does not answer."""
+        rows = Rows(images, self.names, self.decider is not None)
+        source = source_of(images, rows)
+        source = TiledSource(source, self.tiling) if self.tiling else source
+        source.batch = self.batch
+        conf = self.decider.floor if self.decider else self.options.conf
+        with closing(look(self.backend, source, replace(self.options, conf=conf), self.size, self.classes)) as results:
+            for result in results:
+                found = detections(result.cpu().numpy(), result.item)
+                rows.found[int(str(result.item.relative))] = self.decider.judge(found)[0] if self.decider else found
+        return rows
