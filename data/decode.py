@@ -42,16 +42,23 @@ def decode(data: bytes) -> np.ndarray:
     Raises:
         Unreadable: empty, truncated, not an image, larger than `MOST_PIXELS`, or values that are no grey levels.
     """
-    if not data:
-        raise Unreadable("file is empty")
-    if data.startswith(JPEG) and not _has_jpeg_end(data):
-        raise Unreadable("truncated: a JPEG without its end marker")
-    if data.startswith(PNG) and PNG_END not in data[-4096:] and PNG_END not in data:
-        raise Unreadable("truncated: a PNG without its end chunk")
+    if reason := cut_off(data):
+        raise Unreadable(reason)
     pixels = _decode_pillow(data) if data[4:8] == b"ftyp" else _decode_opencv(data)
     if pixels is None:
         pixels = _decode_pillow(data)
     return np.ascontiguousarray(_three_channels(_to_8_bits(pixels)))
+
+
+def cut_off(data: bytes) -> str:
+    """Why an image file has visibly not been written to its end; empty where that cannot be seen without decoding it."""
+    if not data:
+        return "file is empty"
+    if data.startswith(JPEG) and not _has_jpeg_end(data):
+        return "truncated: a JPEG without its end marker"
+    if data.startswith(PNG) and PNG_END not in data[-4096:] and PNG_END not in data:
+        return "truncated: a PNG without its end chunk"
+    return ""
 
 
 def pages(data: bytes) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,42 +11,16 @@ from cfg import UserError
 from engine.checkpoint import is_own, read
 from engine.plain import save_atomic
 from inspection import embedded
-from inspection.identity import identify
-from inspection.plan import ModelFile, Plan
-from inspection.plan_file import load_plan, plan_from_json, plan_json, rules_digest
+from inspection.belonging import plan_of
+from inspection.plan import Plan
+from inspection.plan_file import plan_json
 
 META = "decision"  # in a checkpoint's `meta`
 
 
 def find_plan(weights: Path, decision: str | None, names: Mapping[int, str]) -> Plan | None:
-    """The plan to decide by: that of the file ``--decision``, else the one inside the weights, None without either.
-
-    Says on stderr where the plan promises nothing, or no longer what it did.
-
-    Raises:
-        UserError: the plan is wrong, lacks thresholds, or belongs to another model or another file of it.
-    """
-    text = None if decision else read_embedded(weights)
-    if decision is None and text is None:
-        return None
-    where = f"--decision {decision}" if decision else f"{weights} (embedded plan)"
-    plan = load_plan(decision, names) if decision else plan_from_json(text, where, names)
-    if not plan.complete:
-        raise UserError(f"{where}: expected a threshold for every class that counts, got a plan without; choose them with val.py --decide")
-    check_owner(plan, identify(weights), where, weights)
-    if plan.promise is None:
-        print(f"{where}: written by hand, nothing is promised; val.py --decide chooses thresholds with a promise", file=sys.stderr)
-    elif plan.promise.rules != rules_digest(plan):
-        print(f"{where}: changed by hand since its thresholds were chosen: its promise no longer holds", file=sys.stderr)
-    return plan
-
-
-def check_owner(plan: Plan, model: ModelFile, where: str, weights: Path) -> None:
-    """Raise `UserError` when a plan was made for another file than `model`, that of `weights`."""
-    if plan.model is not None and plan.model.sha256 != model.sha256:
-        theirs, ours = (f"{one.kind}, SHA-256 {one.sha256[:12]}..." for one in (plan.model, model))
-        raise UserError(f"{where}: expected a plan for {weights} ({ours}), got one for another file ({theirs}): its scores differ; choose "
-                        "thresholds for this file with val.py --decide")  # fmt: skip
+    """The plan to decide by, None without one; args, messages and errors as of `inspection.belonging.plan_of`."""
+    return plan_of(weights, decision, None if decision else read_embedded(weights), names)
 
 
 def read_embedded(weights: Path) -> str | None:

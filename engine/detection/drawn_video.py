@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from cv2.utils import logging as cv2_log
 
-from engine.detection.items import as_bgr, believable_fps
+from data.streams.frames import as_bgr, believable_fps
 
 CODEC = cv2.VideoWriter.fourcc(*"mp4v")
 DEFAULT_FPS = 30.0  # of a source that does not tell its own
@@ -60,7 +60,7 @@ class DrawnVideo:
         """Complete the file, and count what is in it: OpenCV does not tell of a full disk. Raises OSError for one."""
         if self.writer is None:
             return
-        from engine.detection.captures import frame_count
+        from data.streams.captures import frame_count
 
         self.writer.release()
         self.writer = None

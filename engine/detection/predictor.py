@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -30,7 +29,8 @@ from engine.heatmaps.pictures import Heatmaps
 from engine.locate import locate_weights
 from engine.tiling.pictures import TiledSource, joined
 from engine.weights import fit_size, open_backend, pick_device, tell_precision
-from inspection.plan import ModelFile, Plan
+from inspection.belonging import Settings, as_chosen
+from inspection.plan import Plan
 from inspection.seams import found_from
 from inspection.tiles import tiling_asked
 
@@ -190,21 +190,9 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
     if options.classes:
         raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
                         "or say --no-decision")  # fmt: skip
-    made = plan.model or ModelFile("", "")
-    size = [made.imgsz] if made.imgsz else None
-    for name, asked, chosen in (("imgsz", options.imgsz and sorted(set(options.imgsz)), size), ("iou", options.iou, made.iou),
-                                ("precision", options.precision, made.precision)):  # fmt: skip
-        if asked is not None and chosen is not None and asked != chosen:
-            print(f"--{name} {asked}: the plan's thresholds were chosen at {chosen}: its promise does not hold here", file=sys.stderr)
-    iou = next(value for value in (options.iou, made.iou, IOU) if value is not None)
-    tiles = {"tile": plan.tiling.size, "overlap": plan.tiling.overlap} if plan.tiling else {}
-    for name in ("tile", "overlap"):
-        if getattr(options, name) not in (None, tiles.get(name)):
-            print(f"--{name} {getattr(options, name)}: the plan's thresholds were chosen {f'at {tiles[name]}' if tiles else 'on whole images'}: "
-                  "its promise does not hold here", file=sys.stderr)  # fmt: skip
-    if options.tile is None:
-        options = replace(options, tile=tiles.get("tile"), overlap=options.overlap if options.overlap is not None else tiles.get("overlap"))
-    return replace(options, iou=iou, imgsz=options.imgsz or size)
+    asked = Settings(options.imgsz, options.iou, options.precision, options.tile, options.overlap)
+    chosen = as_chosen(plan, asked)
+    return replace(options, **vars(replace(chosen, iou=IOU if chosen.iou is None else chosen.iou)))
 
 
 def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:

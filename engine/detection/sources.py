@@ -19,13 +19,13 @@ from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES
 from data.images import Picture as Decoded
 from data.images import Unreadable, read_image
-from engine.detection.addresses import is_stream
+from data.streams.addresses import is_stream
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import VIDEO_SUFFIXES, FileList
 from engine.detection.pipeline import THREADS, read_ahead
 
 if TYPE_CHECKING:  # videos and streams need a library that images do not wait for
-    from engine.detection.captures import MediaCapture
+    from data.streams.captures import MediaCapture
     from engine.detection.stream_source import StreamSource
 
 
@@ -118,7 +118,7 @@ class MediaSource:
         return item, picture.image_bgr
 
     def _frames(self, path: Path, relative: PurePath, number: int) -> Iterator[tuple[Item, np.ndarray]]:
-        from engine.detection.captures import CaptureError
+        from data.streams.captures import CaptureError
 
         video = _open_video(path)
         began, broken = perf_counter(), ""
@@ -140,7 +140,7 @@ class MediaSource:
 
 
 def _open_video(path: Path) -> MediaCapture:
-    from engine.detection.captures import CaptureError, MediaCapture
+    from data.streams.captures import CaptureError, MediaCapture
 
     try:
         if not path.is_file():  # a pipe would be waited for

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from itertools import chain, count
+from pathlib import Path, PurePath
 from threading import Condition
 
 import numpy as np
 from ultralytics.data.loaders import SourceTypes
+from ultralytics.utils import ops
 
 from cfg.errors import UserError
-from engine.detection.addresses import file_names, listed_streams, without_password
+from data.streams.addresses import listed_streams, without_password
+from data.streams.stream import Stream
 from engine.detection.items import Batch, Item, Prepare, Report, batched
-from engine.detection.streams import Stream
+from engine.detection.youtube import find_video
 
 SIGNALS = 0.5  # seconds between two looks at Ctrl-C, where waiting for a frame does not end at once
+LONGEST_NAME = 100  # characters of a file name that a stream's address gives; a signed URL has thousands
 FAREWELL = 0.5  # seconds for the threads to end; one that waits for the network takes longer, and is left
 
 
@@ -46,7 +51,7 @@ class StreamSource:
         self.news = Condition()
         self.shown = [without_password(address) for address in addresses]
         self.relative = file_names(self.shown)
-        self.streams = [Stream(address, patience, self.news) for address in addresses]
+        self.streams = [Stream(address, patience, self.news, find_video) for address in addresses]
         try:
             self._await_first_frames()
         except BaseException:
@@ -121,3 +126,13 @@ class StreamSource:
                     print(f"{shown}: {text}", flush=True)
             if stream.crash:
                 raise stream.crash
+
+
+def file_names(shown: Iterable[str]) -> list[PurePath]:
+    """Return a file name for each address, no two the same: its unusual characters replaced, its end cut off."""
+    names: list[str] = []
+    for address in shown:
+        name = ops.clean_str(address).replace("/", "_").replace(os.sep, "_")[:LONGEST_NAME]
+        numbered = (f"{name}-{number}" for number in count(2))
+        names.append(next(free for free in chain([name], numbered) if free not in names))
+    return [PurePath(name) for name in names]

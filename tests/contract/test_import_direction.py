@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("train", "val", "detect", "export")
+SCRIPTS = ("train", "val", "detect", "export", "serve")
 MAY_IMPORT = {
     "cfg": {"cfg"},
     "inspection": {"inspection", "cfg"},
     "data": {"data", "inspection", "cfg"},
+    "service": {"service", "data", "inspection", "cfg"},
     "models": {"models", "cfg"},
     "distill": {"distill", "models", "data", "cfg"},
     "engine": {"engine", "distill", "models", "data", "inspection", "cfg"},
@@ -69,8 +70,9 @@ def test_every_place_that_may_know_ultralytics_does() -> None:
     assert all(any(name.startswith(place) for name in knowing) for place in KNOWS_ULTRALYTICS)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "data").rglob("*.py")), ids=lambda p: p.relative_to(ROOT).as_posix())
-def test_data_preparation_that_needs_torch(path: Path) -> None:
+@pytest.mark.parametrize("path", sorted(p for name in ("data", "service") for p in (ROOT / name).rglob("*.py")),
+                         ids=lambda p: p.relative_to(ROOT).as_posix())  # fmt: skip
+def test_data_preparation_and_the_service_need_no_torch(path: Path) -> None:
     assert not tops(path) & HEAVY
 
 
@@ -102,7 +104,7 @@ SLOW = ("torch", "torchvision", "ultralytics", "matplotlib", "pandas", "polars",
 
 COMMANDS = [(script, argument, status) for script in SCRIPTS for argument, status in (("--help", 0), ("--bath=3", 2))]
 COMMANDS += [("val", "--weights=none.pt --data=x", 2), ("detect", "--weights=none.pt --source=x", 2)]
-COMMANDS += [("export", "--weights=none.pt", 2)]
+COMMANDS += [("export", "--weights=none.pt", 2), ("serve", "--weights=none.onnx --port=0", 2)]
 
 
 @pytest.mark.parametrize(("script", "arguments", "status"), COMMANDS)

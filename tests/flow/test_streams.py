@@ -15,9 +15,9 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from camera_server import camera, cut_off, file, frames, picture  # noqa: E402
 
-import engine.detection.streams as streams_module  # noqa: E402
+import data.streams.stream as streams_module  # noqa: E402
 from cfg.errors import UserError  # noqa: E402
-from engine.detection import captures  # noqa: E402
+from data.streams import captures  # noqa: E402
 from engine.detection.items import Item  # noqa: E402
 from engine.detection.stream_source import StreamSource  # noqa: E402
 

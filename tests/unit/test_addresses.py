@@ -8,7 +8,8 @@ import pytest
 
 import models.environment  # noqa: F401  (before anything here imports ultralytics)
 from cfg.errors import UserError
-from engine.detection.addresses import file_names, is_stream, listed_streams, without_password
+from data.streams.addresses import is_stream, listed_streams, without_password
+from engine.detection.stream_source import file_names
 
 
 @pytest.mark.parametrize(

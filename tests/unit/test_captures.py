@@ -12,10 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import models.environment  # noqa: F401  (before anything here imports ultralytics)
-from engine.detection.captures import USER_OPTIONS, CaptureError, MediaCapture, _options, frame_count
-from engine.detection.items import as_bgr, believable_fps
-from engine.detection.timeline import Timeline
+from data.streams.captures import USER_OPTIONS, CaptureError, MediaCapture, _options, frame_count
+from data.streams.frames import as_bgr, believable_fps
+from data.streams.timeline import Timeline
 
 FRAMES = 24
 # Three kinds: the header counts the frames, tells the seconds, or neither.

@@ -13,7 +13,8 @@ import torch
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import read, save_student
-from engine.decision.plans import check_embeddable, check_owner, embed, find_plan, read_embedded
+from engine.decision.plans import check_embeddable, embed, find_plan, read_embedded
+from inspection.belonging import check_owner
 from inspection.identity import identify
 from inspection.plan import ClassRule, Plan, Promise
 from inspection.plan_file import plan_from_json, rules_digest, save_plan

@@ -1,21 +1,16 @@
-"""Cameras and streams by their addresses: in arguments and ``.streams`` files, in messages, in the names of files."""
+"""Cameras and streams by their addresses: in arguments, ``.streams`` files and messages."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
-from itertools import chain, count
-from pathlib import Path, PurePath
+from pathlib import Path
 from urllib.parse import urlsplit
-
-from ultralytics.utils import ops
 
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES, place_listed, read_list
 
 STREAM_SCHEMES = tuple(f"{scheme}://" for scheme in "rtsp rtsps rtmp rtmps tcp udp http https".split())
-LONGEST_NAME = 100  # characters of a file name that a stream's address gives; a signed URL has thousands
 
 
 def is_stream(source: str) -> bool:
@@ -31,16 +26,6 @@ def is_camera(address: str) -> bool:
 def without_password(address: str) -> str:
     """Return an address without the user's name and password, which go into no file name, result or message."""
     return re.sub(r"(?<=://)[^/?#]*@", "", address)
-
-
-def file_names(shown: Iterable[str]) -> list[PurePath]:
-    """Return a file name for each address, no two the same: its unusual characters replaced, its end cut off."""
-    names: list[str] = []
-    for address in shown:
-        name = ops.clean_str(address).replace("/", "_").replace(os.sep, "_")[:LONGEST_NAME]
-        numbered = (f"{name}-{number}" for number in count(2))
-        names.append(next(free for free in chain([name], numbered) if free not in names))
-    return [PurePath(name) for name in names]
 
 
 def listed_streams(source: str) -> list[str]:

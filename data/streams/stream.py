@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import chain
 from threading import Condition, Event, Thread
-from urllib.parse import urlsplit
 
 import numpy as np
 
-from engine.detection.addresses import is_camera
-from engine.detection.captures import SILENCE, USUAL_FPS, CameraCapture, Capture, CaptureError, MediaCapture
+from data.streams.addresses import is_camera
+from data.streams.captures import SILENCE, USUAL_FPS, CameraCapture, Capture, CaptureError, MediaCapture
 
-YOUTUBE = frozenset({"www.youtube.com", "youtube.com", "youtu.be"})
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 8.0  # seconds between two attempts to connect again; each pause is twice the one before
 LEAST_TIMEOUT = 1.0  # seconds that even the last attempt has
 TOO_FAST = 3.0  # frames that come so many times as fast as a camera takes them are a recording
@@ -22,6 +20,10 @@ TOO_FAST = 3.0  # frames that come so many times as fast as a camera takes them 
 
 class Connection:
     """One connection to a stream, open and with its first frame received.
+
+    Args:
+        address: number of a camera, URL, or path of a video file.
+        timeout: seconds it has for its answer.
 
     Attributes:
         capture: where the frames come from.
@@ -70,25 +72,28 @@ class Stream:
 
     Args:
         address: number of a camera, URL, or path of a video file.
-        patience: seconds in which a stream that has broken off is connected again, or given up.
+        patience: seconds in which a stream that has broken off is connected again, or given up; infinite: never given up.
         news: notified when there is something to take. To be held when the attributes below are read.
+        find: gives the address to open now, for each connection anew, where `address` is only a page about it. May raise
+            `CaptureError`.
 
     Attributes:
         frame: number, from 1, and pixels of the frame that waits, (H, W, 3) BGR uint8; None if none does.
         notices: what is to be told, and whether frames were lost by it.
         fps: frames per second by its own account.
         opened: whether the first frame has been received.
+        connected: whether frames come at present.
         ended: whether no frame will come any more.
         failure: why it could not be opened, empty if it was.
         crash: an error of ours in the thread.
     """
 
-    def __init__(self, address: str, patience: float, news: Condition) -> None:
-        self.address, self.patience, self.news = address, patience, news
+    def __init__(self, address: str, patience: float, news: Condition, find: Callable[[str], str] = str) -> None:
+        self.address, self.patience, self.news, self.find = address, patience, news, find
         self.frame: tuple[int, np.ndarray] | None = None
         self.notices: list[tuple[str, bool]] = []
         self.fps = 0.0
-        self.opened = self.ended = False
+        self.opened = self.connected = self.ended = False
         self.failure = ""
         self.crash: Exception | None = None
         self.received = 0
@@ -115,19 +120,23 @@ class Stream:
     def _watch(self) -> None:
         """Read connection after connection until the stream ends, is given up or stopped."""
         try:
-            connection: Connection | None = Connection(self.address, SILENCE)
+            connection: Connection | None = self._connect(SILENCE)
         except CaptureError as error:
             self.failure = str(error)
             return
         former = None
-        with self.news:
-            self.opened = True
         while connection:
+            with self.news:
+                self.opened = self.connected = True
             try:
                 reason = self._read(connection)
             finally:
+                self.connected = False
                 connection.capture.close()
             former, connection = connection, self._next(connection, former, reason)
+
+    def _connect(self, timeout: float) -> Connection:
+        return Connection(self.find(self.address), timeout)
 
     def _read(self, connection: Connection) -> str:
         """Hand on the frames of a connection; return why it broke off, an empty text where it came to its end."""
@@ -184,7 +193,7 @@ class Stream:
         while (left := deadline - time.monotonic()) > 0 and not self.stopped.wait(min(pause, left)):
             pause = min(2 * pause, LONGEST_PAUSE)
             with suppress(CaptureError):
-                return Connection(self.address, max(LEAST_TIMEOUT, min(SILENCE, deadline - time.monotonic())))
+                return self._connect(max(LEAST_TIMEOUT, min(SILENCE, deadline - time.monotonic())))
         return None
 
     def _offer(self, image: np.ndarray, waits: bool) -> None:
@@ -204,11 +213,4 @@ class Stream:
 def _open(address: str, timeout: float) -> Capture:
     if is_camera(address):
         return CameraCapture(int(address))
-    if urlsplit(address).hostname in YOUTUBE:
-        from ultralytics.data.loaders import get_best_youtube_url
-
-        try:
-            address = get_best_youtube_url(address) or address
-        except (ImportError, OSError) as error:
-            raise CaptureError(f"the video behind this address cannot be looked up: {error}") from None
     return MediaCapture(address, timeout)

@@ -17,8 +17,8 @@ import cv2
 import numpy as np
 from cv2.utils import logging as cv2_log
 
-from engine.detection.items import as_bgr, believable_fps
-from engine.detection.timeline import Timeline
+from data.streams.frames import as_bgr, believable_fps
+from data.streams.timeline import Timeline
 
 USUAL_FPS = 25.0
 SILENCE = 15.0  # seconds in which a stream has to answer, and then to send its next picture

@@ -1,0 +1,1 @@
+"""Tandem on the line: a service that answers with verdicts. Needs no deep-learning library; a test holds that."""

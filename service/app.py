@@ -1,0 +1,136 @@
+"""The service's HTTP application: pictures in, verdicts out; figures, the live page, and the source."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from service.access import Access, refusal
+from service.intake import Intake, Refused
+from service.line import Busy, Duplicate, Ids, Line
+from service.protocol import Protocol
+from service.source import source_archive
+
+PAGE = Path(__file__).resolve().parent / "page"
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src blob: data:; connect-src 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache",
+}  # fmt: skip
+NAMES = {"meas_id": "MeasId", "part_id": "PartId", "recipe_id": "RecipeId", "product_id": "ProductId"}
+LONGEST = 200  # characters of an id
+FIELDS = 16  # of a form
+
+
+def make_app(line: Line, intake: Intake, token: str | None) -> Starlette:
+    """The application of a line.
+
+    Args:
+        line: decides.
+        intake: reads bodies.
+        token: what a client must know, None for nothing.
+    """
+    pages = Pages(line, intake)
+    routes = [
+        Route("/inspect", pages.inspect, methods=["POST"]),
+        Route("/recent", pages.recent),
+        Route("/metrics", pages.metrics),
+        Route("/source", pages.source),
+        Route("/", pages.file),
+        Route("/page.js", pages.file),
+        Route("/page.css", pages.file),
+        *Protocol(line, intake).routes(),
+    ]
+    access = Middleware(Access, token=token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
+    return Starlette(routes=routes, middleware=[access])
+
+
+class Pages:
+    """The routes beside the inference protocol."""
+
+    def __init__(self, line: Line, intake: Intake) -> None:
+        self.line, self.intake = line, intake
+
+    async def inspect(self, request: Request) -> JSONResponse:
+        """Decide about the picture in the body, or in a form's first file."""
+        if self.line.pool.full:  # without its body: uvicorn lets that pass
+            return self._refuse(503, "the queue is full")
+        try:
+            async with self.intake.body(request) as body:
+                picture, fields = await _picture(request.headers, body)
+                ids = _ids(request, fields)
+                event = await asyncio.wrap_future(self.line.accept(picture, "http", ids))
+        except Refused as error:
+            return self._refuse(error.status, error.reason)
+        except Busy as error:
+            return self._refuse(503, str(error))
+        except Duplicate:
+            return self._refuse(409, "a picture of this MeasId is being looked at")
+        return JSONResponse(event.as_json())
+
+    async def recent(self, request: Request) -> JSONResponse:
+        """The last outcomes, the newest first, without boxes."""
+        return JSONResponse(list(self.line.recent)[::-1])
+
+    async def metrics(self, request: Request) -> Response:
+        """Figures for Prometheus."""
+        return Response(self.line.metrics.text(), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def file(self, request: Request) -> FileResponse:
+        """The live page, or a part of it."""
+        return FileResponse(PAGE / (request.url.path[1:] or "index.html"), headers=PAGE_HEADERS)
+
+    async def source(self, request: Request) -> Response:
+        """The source of the program that answers, as AGPL section 13 asks for."""
+        data = await asyncio.to_thread(source_archive)
+        return Response(data, media_type="application/gzip", headers={"Content-Disposition": 'attachment; filename="tandem-source.tar.gz"'})
+
+    def _refuse(self, status: int, reason: str) -> JSONResponse:
+        self.line.metrics.refused.labels(str(status)).inc()
+        return refusal(status, reason)
+
+
+class _Parser(MultiPartParser):
+    spool_max_size = 2**62  # the body is in memory and within its limit; nothing of it goes to the disk
+
+
+async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]]:
+    """The picture in a body, and the fields of a form. The names of files are not looked at."""
+    if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
+        return body, {}
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield body
+
+    try:
+        form = await _Parser(headers, chunks(), max_files=1, max_fields=FIELDS, max_part_size=4096).parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise Refused(400, f"expected a form with one file and ids ({str(error)[:100]})") from None
+    files = [value for value in form.values() if isinstance(value, UploadFile)]
+    if not files:
+        raise Refused(400, "expected a form with a file in it, got none")
+    buffer = files[0].file
+    data = buffer.read() if not isinstance(buffer, io.BytesIO) else buffer.getvalue()
+    return data, {key: value for key, value in form.items() if isinstance(value, str)}
+
+
+def _ids(request: Request, fields: dict[str, str]) -> Ids:
+    """What the sender says of the picture: in the form, else the query, else headers."""
+    found = {}
+    for name, key in NAMES.items():
+        value = fields.get(key) or request.query_params.get(key) or request.headers.get(key) or ""
+        if len(value) > LONGEST or not (value.isprintable() or not value):
+            raise Refused(400, f"{key}: expected at most {LONGEST} printable characters")
+        found[name] = value
+    return Ids(**found)

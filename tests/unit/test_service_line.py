@@ -1,0 +1,259 @@
+"""The service's inside: every accepted picture gets one outcome, whatever fails, hangs, ends or is full."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+for needed in ("starlette", "prometheus_client"):
+    pytest.importorskip(needed, reason=f"the service needs {needed}: pip install -r requirements-serve.txt")
+
+from cfg import UserError  # noqa: E402
+from inspection.rules import Code, Verdict  # noqa: E402
+from service.events import Box, Inspected  # noqa: E402
+from service.inspector import Outcome  # noqa: E402
+from service.intake import Intake, Refused  # noqa: E402
+from service.journal import Journal  # noqa: E402
+from service.line import LOST, Busy, Duplicate, Ids, Line  # noqa: E402
+from service.metrics import Metrics  # noqa: E402
+from service.pool import Full, Pool  # noqa: E402
+
+OK = Outcome(Verdict(Code.OK, "no box counts"), (), 4, 3)
+EVENT = Inspected("m", "2026-01-01T00:00:00Z", "http", "p", "r", "x", Code.NG, "scratch", 0.5, (Box(1, 2, 3, 4, 0.5, 0, "scratch"),), 8, 9, 1.5)
+
+
+class Inspector:
+    """Answers with what it is given; waits for `gate`."""
+
+    def __init__(self, answer=OK) -> None:
+        self.answer, self.gate = answer, threading.Event()
+        self.gate.set()
+
+    def inspect(self, picture):
+        self.gate.wait(30)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+class Sink:
+    name = "sink"
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.told, self.fault = [], fault
+
+    def publish(self, event: Inspected) -> None:
+        self.told.append(event)
+        if self.fault:
+            raise self.fault
+
+    def healthy(self) -> bool:
+        return self.fault is None
+
+    def close(self, timeout: float) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def make_line():
+    lines = []
+
+    def make(inspector: Inspector, capacity: int = 4, patience: float = 20, journal: Journal | None = None, sinks=()) -> Line:
+        lines.append((Line(inspector, Pool(capacity, 1, patience), Metrics(), journal, sinks), inspector))
+        return lines[-1][0]
+
+    yield make
+    for line, inspector in lines:
+        inspector.gate.set()
+        line.close(1)
+
+
+def test_an_outcome_as_json():
+    told = EVENT.as_json()
+    assert json.loads(json.dumps(told)) == told and told["Verdict"] == "NG" and told["ResultEvaluation"] == 2
+    assert told["Boxes"] == [{"Class": "scratch", "ClassIndex": 0, "Score": 0.5, "Box": [1, 2, 3, 4]}]
+
+
+def test_an_outcome_reaches_sender_sinks_and_figures(make_line):
+    sink = Sink()
+    line = make_line(Inspector(), sinks=[sink])
+    event = line.accept(b"x", "http", Ids("m1", "p1")).result(10)
+    assert (event.verdict, event.meas_id, event.part_id, event.width, event.height) == (Code.OK, "m1", "p1", 4, 3)
+    assert sink.told == [event] and line.recent[-1]["MeasId"] == "m1"
+    figures = line.metrics.text()
+    assert b'tandem_pictures_total{source="http",verdict="OK"} 1.0' in figures and b'tandem_sink_up{sink="sink"} 1.0' in figures
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("no memory"), MemoryError()])
+def test_a_fault_is_undefined(make_line, fault, capsys):
+    event = make_line(Inspector(fault)).accept(b"x", "http").result(10)
+    assert event.verdict is Code.UNDEFINED and event.rule.startswith(f"fault: {type(fault).__name__}")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_sink_that_fails_keeps_no_verdict_back(make_line, capsys):
+    line = make_line(Inspector(), sinks=[Sink(OSError("gone")), second := Sink()])
+    second.name = "other"
+    assert line.accept(b"x", "http").result(10).verdict is Code.OK and second.told
+    assert "sink sink" in capsys.readouterr().err and line.ready["sink sink"] is False
+
+
+def test_a_network_that_hangs_is_undefined_and_told(make_line):
+    inspector = Inspector()
+    inspector.gate.clear()
+    line = make_line(inspector, patience=0.3)
+    waiting = [line.accept(b"x", "http") for _ in range(3)]
+    events = [one.result(10) for one in waiting]
+    assert all(event.verdict is Code.UNDEFINED and "not decided within 0.3 s" in event.rule for event in events)
+    end = time.monotonic() + 10
+    while line.pool.alive and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not line.pool.alive and not line.ready["workers"]
+    inspector.gate.set()
+    while not line.pool.alive and time.monotonic() < end:
+        time.sleep(0.05)
+    assert line.pool.alive and line.accept(b"x", "http").result(10).verdict is Code.OK
+
+
+def test_a_full_queue_refuses_and_a_camera_waits(make_line):
+    inspector = Inspector()
+    inspector.gate.clear()
+    line = make_line(inspector, capacity=2)
+    accepted = [line.accept(b"x", "http", Ids("first"))]
+    while line.pool.waiting:
+        time.sleep(0.01)
+    with pytest.raises(Duplicate):
+        line.accept(b"x", "http", Ids("first"))
+    accepted += [line.accept(b"x", "http") for _ in range(2)]
+    began = time.monotonic()
+    with pytest.raises(Busy, match="the queue is full"):
+        line.accept(b"x", "http")
+    assert time.monotonic() - began < 1
+    told = []
+    camera = threading.Thread(target=lambda: told.append(line.submit(np.zeros((2, 2, 3), np.uint8), "camera 1")))
+    camera.start()
+    camera.join(0.2)
+    assert not told
+    inspector.gate.set()
+    camera.join(10)
+    assert told[0].source == "camera 1" and [one.result(10).verdict for one in accepted] == [Code.OK] * 3
+
+
+def test_the_end_settles_what_is_open(make_line):
+    inspector = Inspector()
+    inspector.gate.clear()
+    line = make_line(inspector, sinks=[sink := Sink()])
+    waiting = [line.accept(b"x", "http") for _ in range(3)]
+    line.close(0.2)
+    assert all(one.result(1).verdict is Code.UNDEFINED for one in waiting) and len(sink.told) == 3 and sink.closed
+    with pytest.raises(Busy):
+        line.accept(b"x", "http")
+    with pytest.raises(Full):
+        line.pool.submit(print)
+
+
+def test_the_journal_tells_what_was_left(make_line, tmp_path):
+    first = Journal(tmp_path)
+    first.accept({"MeasId": "a", "PartId": "p1", "CreationTime": "t1", "Source": "http"})
+    first.accept({"MeasId": "b", "PartId": "p2", "CreationTime": "t2", "Source": "camera"})
+    first.settle(EVENT)
+    with pytest.raises(UserError, match="another service writes"):
+        Journal(tmp_path)
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write(b'{"MeasId": "cut')  # a power failure
+    first._guard.close()  # as the end of its process does
+    second = Journal(tmp_path)
+    line = make_line(Inspector(), journal=second, sinks=[sink := Sink()])
+    assert [(e.meas_id, e.part_id, e.time, e.source, e.verdict, e.rule) for e in sink.told] == [
+        ("a", "p1", "t1", "http", Code.UNDEFINED, LOST), ("b", "p2", "t2", "camera", Code.UNDEFINED, LOST)]  # fmt: skip
+    line.accept(b"x", "http", Ids("d")).result(10)
+    assert [entry["MeasId"] for entry in line.recent] == ["m", "a", "b", "d"]
+    line.close(1)
+    third = Journal(tmp_path)
+    assert third.left == [] and [entry["MeasId"] for entry in third.last] == ["m", "a", "b", "d"]
+    third.close()
+
+
+def test_a_journal_begins_anew_without_losing_what_is_open(tmp_path):
+    journal = Journal(tmp_path, largest=2000)
+    journal.accept({"MeasId": "open"})
+    for number in range(100):
+        journal.accept({"MeasId": str(number)})
+        journal.settle(Inspected(str(number), "", "", "", "", "", Code.OK, "", 0.0, (), 0, 0, 0.0))
+    assert (tmp_path / "journal.jsonl").stat().st_size < 3000 and (tmp_path / "journal.old.jsonl").is_file()
+    journal.close()
+    again = Journal(tmp_path)
+    assert [entry["MeasId"] for entry in again.left] == ["open"]
+    again.close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_accepts_nothing(make_line, tmp_path):
+    journal = Journal(tmp_path)
+    line = make_line(Inspector(), journal=journal)
+    good = journal._file
+    journal._file = os.open("/dev/full", os.O_WRONLY)
+    with pytest.raises(Busy, match="the journal cannot be written"):
+        line.accept(b"x", "http", Ids("m1"))
+    assert line.ready["journal"] is False
+    os.close(journal._file)
+    journal._file = good
+    assert line.accept(b"x", "http", Ids("m1")).result(10).verdict is Code.OK and line.ready["journal"]
+
+
+def request(chunks: list, length: int | None = None, **headers: str) -> SimpleNamespace:
+    """A request whose body comes in pieces; None in their place waits for ever."""
+
+    async def stream():
+        for chunk in chunks:
+            if chunk is None:
+                await asyncio.sleep(60)
+            else:
+                yield chunk
+                await asyncio.sleep(0)
+
+    declared = {} if length is None else {"content-length": str(length)}
+    return SimpleNamespace(stream=stream, headers=declared | headers)
+
+
+async def receive(intake: Intake, given: SimpleNamespace, hold: float = 0.0) -> bytes | int:
+    """The body, or the status with which it is refused."""
+    try:
+        async with intake.body(given) as body:
+            await asyncio.sleep(hold)
+            return body
+    except Refused as error:
+        return error.status
+
+
+def test_bodies_within_and_beyond_their_limits():
+    async def check() -> None:
+        intake = Intake(most=100, budget=1000, seconds=0.2)
+        assert await receive(intake, request([b"ab", b"c"])) == b"abc"
+        assert await receive(intake, request([], length=101)) == 413
+        assert await receive(intake, request([], length=10**30)) == 413
+        assert await receive(intake, request([b"x" * 60, b"x" * 60])) == 413
+        assert await receive(intake, request([b"x", None])) == 408
+        assert await receive(intake, request([b"x"], **{"content-encoding": "gzip"})) == 415
+        assert intake.held == 0
+
+    asyncio.run(check())
+
+
+def test_the_largest_unfinished_body_makes_room_for_usual_ones():
+    async def check() -> None:
+        intake = Intake(most=1000, budget=1200, seconds=5)
+        hostile = asyncio.create_task(receive(intake, request([b"x" * 900, None])))
+        usual = [asyncio.create_task(receive(intake, request([b"y" * 100] * 2), hold=0.1)) for _ in range(3)]
+        assert await asyncio.gather(*usual) == [b"y" * 200] * 3
+        assert await hostile == 503 and intake.held == 0
+
+    asyncio.run(check())
