@@ -20,8 +20,8 @@ from engine.locate import locate_weights
 from engine.startup import quick_imports
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="detect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,6 +59,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sort-into", metavar="OK,NG,REVIEW", help="put a link to each image into the folder of its verdict, as ok,ng,review; a fourth "
         "folder takes what could not be read")  # fmt: skip
     add("--sort-copy", action="store_true", help="copies in the place of links")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
     options = parser.parse_args(argv)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")

@@ -20,8 +20,8 @@ from engine.arguments import count, fraction, image_size
 from engine.locate import locate_weights
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", help="file or folder (default: beside the weights)")
     add("--check-images", help="folder of images to compare on (default: two of the ultralytics package)")
     add("--no-check", dest="check", action="store_false", help="do not compare with PyTorch, nor INT8 with float32")
-    return parser.parse_args(argv)
+    return parser
 
 
 def loss(text: str) -> float | None:
@@ -65,7 +65,7 @@ def loss(text: str) -> float | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status, 1 when images to calibrate on were left out."""
-    arguments = parse(argv)
+    arguments = make_parser().parse_args(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export.export_check import ExportOptions
     from engine.export.exporter import export

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-import cv2
 import numpy as np
 
 from engine.detection.pipeline import HELD_BYTES
@@ -64,15 +63,6 @@ def batched(pictures: Iterable[tuple[Item, np.ndarray]], most: int) -> Iterator[
             batch = ([], [], [])
     if batch[0]:
         yield batch
-
-
-def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Return a picture of 1, 3 or 4 channels, 8 or 16 bits, as (H, W, 3) BGR uint8; 16 bits keep their high byte."""
-    eight = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
-    channels = 1 if eight.ndim == 2 else eight.shape[2]
-    if channels == 3:
-        return eight
-    return cv2.cvtColor(eight, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR)
 
 
 def believable_fps(fps: float) -> float:

@@ -27,8 +27,9 @@ import detect  # noqa: E402
 from cfg.errors import UserError, guard  # noqa: E402
 from engine.detection.detect_run import DetectOptions, Run  # noqa: E402
 from engine.detection.listing import FileList  # noqa: E402
-from engine.detection.predictor import Predictor, batch_size  # noqa: E402
+from engine.detection.predictor import Predictor  # noqa: E402
 from engine.detection.predictor import detect as run_detect  # noqa: E402
+from engine.detection.settled import batch_size  # noqa: E402
 from data.images import Unreadable, read_pixels  # noqa: E402
 
 

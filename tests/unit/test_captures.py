@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import models.environment  # noqa: F401  (before anything here imports ultralytics)
+from data.decode import as_bgr
 from engine.detection.captures import USER_OPTIONS, CaptureError, MediaCapture, _options, frame_count
-from engine.detection.items import as_bgr, believable_fps
+from engine.detection.items import believable_fps
 from engine.detection.timeline import Timeline
 
 FRAMES = 24
