@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -42,9 +44,14 @@ def known(option: str, name: str) -> bool:
 
 @cache
 def help_of(*script: str) -> str:
-    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What a script or module says of itself; in this process, which has imported already what they import."""
+    told, (*flag, name) = io.StringIO(), script
+    with redirect_stdout(told), pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [name, "--help"])
+        runpy.run_module(name, run_name="__main__") if flag else runpy.run_path(name, run_name="__main__")
+    assert not end.value.code
+    return told.getvalue()
 
 
 @pytest.mark.parametrize("command", documented())

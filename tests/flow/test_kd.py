@@ -30,11 +30,9 @@ from engine.training.trainer import Trainer
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_command_line_in_processes_of_its_own(place, tmp_path):
-    """As a person starts it; one seed, the student alone."""
-    command = [sys.executable, str(ROOT / "benchmarks/kd.py"), *arguments(place, tmp_path, "none", "--seeds", "1")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_runs_in_processes_of_their_own(place, tmp_path, monkeypatch):
+    """As a person's; one seed, the student alone."""
+    assert main(monkeypatch, arguments(place, tmp_path, "none", "--seeds", "1")) == 0
     result = json.loads((tmp_path / "results.json").read_text())
     (run,) = result["runs"]
     assert run["status"] == "done" and run["wall_seconds"] > 0 and 0 < run["epoch_seconds"] <= run["train_seconds"]
