@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Find defects in images, folders, videos and camera streams with a trained or exported model.
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
@@ -16,6 +17,7 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import add_precision, add_tiling, count, fraction, image_size, seconds
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
@@ -65,6 +67,7 @@ def make_parser() -> argparse.ArgumentParser:
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser()
+    complete_at_tab(parser)
     options = parser.parse_args(argv)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")

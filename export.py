@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained model to ONNX, TorchScript or OpenVINO, and prove on real images that it still says the same.
 
     python export.py --weights runs/train/exp/weights/best.pt --format onnx
@@ -17,6 +18,7 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 
 
@@ -65,7 +67,9 @@ def loss(text: str) -> float | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status, 1 when images to calibrate on were left out."""
-    arguments = make_parser().parse_args(argv)
+    parser = make_parser()
+    complete_at_tab(parser)
+    arguments = parser.parse_args(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export.export_check import ExportOptions
     from engine.export.exporter import export

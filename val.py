@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# PYTHON_ARGCOMPLETE_OK
 """Validate weights on a data set: accuracy (COCO definitions), size and speed; table, plots and JSON."""
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 from cfg import UserError, guard
 from cfg.class_names import shown
 from engine.arguments import add_precision, add_tiling, count, fraction
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 
 
@@ -51,7 +53,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
-    return make_parser().parse_args(argv)
+    parser = make_parser()
+    complete_at_tab(parser)
+    return parser.parse_args(argv)
 
 
 def _add_decisions(parser: argparse.ArgumentParser) -> None:
