@@ -47,6 +47,7 @@ from cfg import guard
 
 
 def main() -> int:
+    """Run the command line; return the exit status, 1 when images were left out as damaged."""
     if "_ARGCOMPLETE" in os.environ:
         from engine.completion import complete_at_tab, parser_of
         from engine.settings import known_names

@@ -85,9 +85,8 @@ def sahi_merge(found: TileBoxes, windows: np.ndarray, iou: float, agnostic: bool
 @contextmanager
 def merging(how: Callable[..., Any] | None) -> Iterator[None]:
     """Have validation merge boxes in another way."""
-    with patch("inspection.seams.UNITE_FROM", math.inf if how is plain else 0.1):
-        with patch("engine.tiling.validator.merge", how or merge):
-            yield
+    with patch("inspection.seams.UNITE_FROM", math.inf if how is plain else 0.1), patch("engine.tiling.validator.merge", how or merge):
+        yield
 
 
 def counted(path: Path, shapes: list[tuple[int, int]], tiling: Tiling | None) -> dict[str, int]:

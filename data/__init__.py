@@ -7,4 +7,4 @@ Pillow and SciPy only, so that it can run before, and without, the deep-learning
 
 from data.dataset import DataSummary, data_yaml, first_shape, resolve, validate
 
-__all__ = ["DataSummary", "first_shape", "resolve", "validate"]
+__all__ = ["DataSummary", "data_yaml", "first_shape", "resolve", "validate"]

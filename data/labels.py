@@ -86,7 +86,7 @@ def _parse(tokens: list[str], nc: int | None) -> list[float] | tuple[str, str]:
 
 
 def _class_problem(index: float, nc: int | None) -> tuple[str, str] | None:
-    if index == int(index) and 0 <= index and (nc is None or index < nc):
+    if index == int(index) and index >= 0 and (nc is None or index < nc):
         return None
     allowed = "0, 1, 2, ..." if nc is None else f"0 to {nc - 1}" if nc > 1 else "0"
     return "class", f"expected a class index of {allowed}, got {index:g}; correct the line or 'names' in the data YAML"

@@ -8,6 +8,7 @@ from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 from engine.plots import drawable, shielded
+
 from ultralytics.models.yolo.detect import train as host_train
 from ultralytics.models.yolo.detect import val as host_val
 from ultralytics.utils import metrics, plotting

@@ -92,7 +92,7 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
 
 
 def _is_name(token: str, known: set[str]) -> bool:
-    return token.startswith("--") or token.partition("=")[0].replace("-", "_") in known and "=" in token
+    return token.startswith("--") or (token.partition("=")[0].replace("-", "_") in known and "=" in token)
 
 
 def _is_flag(name: str) -> bool:
@@ -125,7 +125,7 @@ def defaults() -> dict[str, Any]:
 
 @cache
 def _host_defaults() -> dict[str, Any]:
-    """ultralytics' defaults, from its file: importing it takes seconds, which a misspelt argument is not worth."""
+    """Ultralytics' defaults, from its file: importing it takes seconds, which a misspelt argument is not worth."""
     spec = importlib.util.find_spec("ultralytics")
     if spec is None or spec.origin is None:
         raise UserError("expected the package ultralytics to be installed; pip install -r requirements.txt")
@@ -188,6 +188,7 @@ def check(settings: dict[str, Any]) -> None:
         UserError: names the argument, what was expected and what was given.
     """
     import models.environment  # noqa: F401  (before ultralytics)
+
     from ultralytics.cfg import get_cfg
 
     normal = defaults()
@@ -258,5 +259,5 @@ def _check_host(settings: dict[str, Any]) -> None:
         raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
     freeze = settings["freeze"]
     layers = freeze if isinstance(freeze, list) else [freeze] if freeze is not None else []
-    if any(isinstance(x, (bool, float)) or isinstance(x, int) and x < 0 for x in layers) or isinstance(freeze, str):
+    if any(isinstance(x, (bool, float)) or (isinstance(x, int) and x < 0) for x in layers) or isinstance(freeze, str):
         raise UserError(f"freeze: expected a number of layers or a list of layer numbers as [0,1,2], got {freeze!r}")

@@ -14,7 +14,18 @@ import yaml
 from cfg import UserError, nearest, read_yaml
 from cfg.whole_files import replace_file
 from inspection.plan import (
-    ANY_LABEL, BY_RULES, PIXELS, RELATIVE, SEVERITIES, ClassRule, ModelFile, Plan, Polygon, Promise, Regions, Tiling,
+    ANY_LABEL,
+    BY_RULES,
+    PIXELS,
+    RELATIVE,
+    SEVERITIES,
+    ClassRule,
+    ModelFile,
+    Plan,
+    Polygon,
+    Promise,
+    Regions,
+    Tiling,
 )  # fmt: skip
 from inspection.values import absent, choice, mapping, number, whole
 

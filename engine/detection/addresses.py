@@ -9,10 +9,10 @@ from itertools import chain, count
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
-from ultralytics.utils import ops
-
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES, place_listed, read_list
+
+from ultralytics.utils import ops
 
 STREAM_SCHEMES = tuple(f"{scheme}://" for scheme in "rtsp rtsps rtmp rtmps tcp udp http https".split())
 LONGEST_NAME = 100  # characters of a file name that a stream's address gives; a signed URL has thousands

@@ -87,7 +87,7 @@ class Sorter:
         """Link or copy one image. Raises OSError when that is not possible."""
         for other, folder in self.folders.items():
             old = folder / relative
-            if other != code and old.is_symlink() or (other != code and self.copy and old.is_file()):
+            if (other != code and old.is_symlink()) or (other != code and self.copy and old.is_file()):
                 old.unlink()  # of an earlier run in the same folder
         if code not in self.folders:
             return

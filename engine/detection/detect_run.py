@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from ultralytics.engine.results import Results
-from ultralytics.utils.checks import check_imshow
 
 from cfg.class_names import shown
 from cfg.errors import UserError
@@ -25,6 +23,9 @@ from engine.detection.results_files import CocoWriter, CsvWriter, Detections, Js
 from engine.heatmaps.pictures import Heatmaps
 from engine.plots import drawable
 from inspection.rules import Code, Found
+
+from ultralytics.engine.results import Results
+from ultralytics.utils.checks import check_imshow
 
 if TYPE_CHECKING:  # a page that few runs ask for
     from engine.reporting import RunReport

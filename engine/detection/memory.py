@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from ultralytics.data.loaders import SourceTypes
 
 from cfg.errors import UserError
 from data.decode import Unreadable, as_bgr, pillow_pixels
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import FileList
 from engine.detection.sources import MediaSource
+
+from ultralytics.data.loaders import SourceTypes
 
 KINDS = "paths, arrays (H, W, 3) in BGR, Pillow images, tensors (3, H, W) or (B, 3, H, W) in RGB"
 

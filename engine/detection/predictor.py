@@ -11,11 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from ultralytics.engine.results import Results
-from ultralytics.models.yolo.detect import DetectionPredictor
-from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils.files import increment_path
-from ultralytics.utils.nms import non_max_suppression
 
 from cfg.errors import UserError
 from cfg.version import VERSION
@@ -32,6 +27,12 @@ from engine.weights import open_backend, pick_device, tell_precision
 from inspection.plan import Plan
 from inspection.seams import found_from
 from inspection.tiles import tiling_asked
+
+from ultralytics.engine.results import Results
+from ultralytics.models.yolo.detect import DetectionPredictor
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils.files import increment_path
+from ultralytics.utils.nms import non_max_suppression
 
 if TYPE_CHECKING:  # streams need a library that images do not wait for
     from engine.detection.memory import MemorySource
@@ -157,7 +158,8 @@ def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heat
     if not options.heatmap:
         return None
     if options.tile:
-        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave one of them out")
+        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave "
+                        "one of them out")  # fmt: skip
 
     def boxes(pixels: torch.Tensor) -> np.ndarray:
         """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""

@@ -8,7 +8,6 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
-from ultralytics.engine.results import Results as HostResults
 
 from cfg.class_names import shown
 from cfg.errors import UserError
@@ -19,6 +18,8 @@ from engine.detection.settled import Settled
 from engine.locate import require
 from engine.plots import drawable
 from inspection.rules import undefined
+
+from ultralytics.engine.results import Results as HostResults
 
 if TYPE_CHECKING:  # packages that Tandem does not need
     import pandas

@@ -6,8 +6,6 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from ultralytics.nn.autobackend import AutoBackend
-
 from cfg.class_names import nearest_name, shown
 from cfg.errors import UserError
 from engine.detection.deciding import Decider
@@ -16,6 +14,8 @@ from engine.tiling.pictures import TiledSource
 from engine.weights import fit_size
 from inspection.plan import ModelFile, Plan
 from inspection.tiles import Tiling, tiling_asked
+
+from ultralytics.nn.autobackend import AutoBackend
 
 if TYPE_CHECKING:
     from engine.detection.predictor import Source

@@ -8,12 +8,13 @@ from pathlib import Path
 from threading import Condition
 
 import numpy as np
-from ultralytics.data.loaders import SourceTypes
 
 from cfg.errors import UserError
 from engine.detection.addresses import file_names, listed_streams, without_password
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.streams import Stream
+
+from ultralytics.data.loaders import SourceTypes
 
 SIGNALS = 0.5  # seconds between two looks at Ctrl-C, where waiting for a frame does not end at once
 FAREWELL = 0.5  # seconds for the threads to end; one that waits for the network takes longer, and is left
@@ -86,7 +87,7 @@ class StreamSource:
                         raise UserError(f"--source {shown}: expected a stream that opens, got: {stream.failure}; check "
                                         "the camera number, address and network")
                 self.news.wait(SIGNALS)
-        for number, (shown, stream) in enumerate(zip(self.shown, self.streams, strict=True), start=1):
+        for number, shown in enumerate(self.shown, start=1):
             print(f"stream {number}/{len(self.streams)} {shown}: open", flush=True)
 
     def _has_news(self) -> bool:

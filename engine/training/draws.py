@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
-from ultralytics.data.build import InfiniteDataLoader
 
 from data.rare.draws import draw, draw_weights
 from engine.rare import chooses_draws
+
+from ultralytics.data.build import InfiniteDataLoader
 
 
 class Draws(Sampler[int]):

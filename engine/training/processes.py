@@ -15,6 +15,7 @@ from cfg import UserError
 from engine.training.folders import run_folder
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
+
 from ultralytics.utils import DEFAULT_CFG_DICT
 from ultralytics.utils.torch_utils import parse_device
 

@@ -38,7 +38,8 @@ def column(name: str) -> str | None:
 
 def heading(name: str) -> str:
     """A loss item's head in the progress table (columns of 11): `global`, `w:global` its weight, `g:global` its gradient share,
-    `c:global` its gradient's cosine with detection's."""
+    `c:global` its gradient's cosine with detection's.
+    """
     for prefix, mark in (("w_", "w:"), ("share_", "g:"), ("cos_", "c:")):
         name = mark + name.removeprefix(prefix) if name.startswith(prefix) else name
     name = name.removesuffix("_loss")

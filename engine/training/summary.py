@@ -11,6 +11,7 @@ from cfg.class_names import shown
 from distill.networks import FrozenTeacher
 from engine.training.teachers import load_teacher
 from engine.validation.validator import Validator
+
 from ultralytics.utils import LOGGER
 
 SCORES = {"mAP50": "metrics/mAP50(B)", "mAP50-95": "metrics/mAP50-95(B)"}

@@ -11,11 +11,6 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.data.build import InfiniteDataLoader
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from cfg import UserError
 from data import first_shape, resolve
@@ -35,6 +30,12 @@ from engine.training.report import TensorBoard, append_results, column, header, 
 from engine.training.run_state import restore, run_state
 from engine.training.summary import log_summary
 from engine.validation.validator import Validator
+
+from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
 
 DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 

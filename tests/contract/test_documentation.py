@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import runpy
 import shlex
@@ -15,9 +16,9 @@ import pytest
 
 from cfg import find
 from cfg.version import VERSION
+from distill.build import parse_methods
 from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
-from distill.build import parse_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "weights/README.md",
@@ -70,7 +71,7 @@ def test_documented_command_exists(command: str) -> None:
         if script == ("benchmarks/kd.py",):  # it hands the rest on to train.py
             unknown = {o for o in unknown if o[2:].replace("-", "_") not in known_names()}
         assert not unknown, f"{script} has no {unknown}"
-    for option, value in zip(options, options[1:]):
+    for option, value in itertools.pairwise(options):
         if option in KINDS and not value.startswith(("datasets/", "runs/")):
             assert all(known(option, name) for name in (parse_methods(value) if option == "--distill" else [value]))
 

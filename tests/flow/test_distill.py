@@ -12,7 +12,7 @@ from cfg import UserError
 from engine.checkpoint import save_student
 from engine.training.launch import train
 
-from ultralytics import YOLO  # isort: skip
+from ultralytics import YOLO
 
 STOCK = """nc: 2
 {options}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -103,7 +104,7 @@ def notes_of(run: Path) -> dict:
 def test_images_keep_their_shape_and_are_shuffled(run):
     notes = notes_of(run)
     assert {tuple(shape) for shape in notes["shapes"]} == {(96, 128)}
-    epochs = ["".join(sum(notes["orders"][i : i + 3], [])) for i in range(0, 27, 3)]
+    epochs = ["".join(chain.from_iterable(notes["orders"][i : i + 3])) for i in range(0, 27, 3)]
     assert all(sorted(epoch) == list("012345678") for epoch in epochs) and len(set(epochs)) > 5
     content = torch.load(run / "weights/teacher.pt", weights_only=True)
     assert content["dynamic"]["distiller.image_hw"].tolist() == [96, 128]

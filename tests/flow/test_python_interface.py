@@ -14,14 +14,14 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import save_tiny, training, write_data, write_image, write_model  # noqa: E402
+from tiny import save_tiny, training, write_data, write_image, write_model
 
-import detect  # noqa: E402
-import tandem  # noqa: E402
-from data.images import read_pixels  # noqa: E402
-from engine.decision.plans import embed  # noqa: E402
-from inspection.plan import ClassRule, Plan  # noqa: E402
-from inspection.rules import Code  # noqa: E402
+import detect
+import tandem
+from data.images import read_pixels
+from engine.decision.plans import embed
+from inspection.plan import ClassRule, Plan
+from inspection.rules import Code
 
 ROOT = Path(__file__).resolve().parents[2]
 

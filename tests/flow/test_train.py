@@ -19,7 +19,7 @@ from engine.training.info import info
 from engine.training.launch import train
 from engine.training.trainer import Trainer
 
-from ultralytics.utils.torch_utils import unwrap_model  # isort: skip
+from ultralytics.utils.torch_utils import unwrap_model
 
 ROOT = Path(__file__).resolve().parents[2]
 STOCK_YAML = """nc: 2
@@ -247,6 +247,7 @@ def test_info_prints_without_training(place):
 def test_what_part_of_the_data_is_trained_on(place, options, images, boxes):
     from data import resolve
     from engine.dataset import Dataset
+
     from ultralytics.cfg import get_cfg
 
     hyp = get_cfg(overrides={"mosaic": 0.0})

@@ -20,7 +20,7 @@ from engine.validation import evaluate as evaluation
 from engine.validation.evaluate import evaluate
 from engine.validation.validator import Validator
 
-from ultralytics.nn.tasks import DetectionModel  # isort: skip
+from ultralytics.nn.tasks import DetectionModel
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = {

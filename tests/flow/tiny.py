@@ -11,6 +11,7 @@ import torch
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from engine.checkpoint import save_student
+
 from ultralytics.nn.tasks import DetectionModel
 
 NAMES = {0: "scratch", 1: "pit", 2: "patch"}

@@ -17,7 +17,7 @@ import models  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine import checkpoint, foreign
 
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel  # isort: skip
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 TINY = {
     "nc": 2,

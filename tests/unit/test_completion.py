@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def offered(line: str, tmp_path: Path) -> tuple[int, set[str]]:
     """Exit status, and what is offered at the end of a command line."""
     answer = tmp_path / "answer"
-    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer), "_ARGCOMPLETE_IFS": "\n"}
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_IFS": "\n"}
+    asked["_ARGCOMPLETE_STDOUT_FILENAME"] = str(answer)
     script = line.split()[0]
     done = subprocess.run([sys.executable, ROOT / script], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True, check=False)
     told = answer.read_text().split("\n") if answer.exists() else []

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 from data.rare.draws import draw, draw_weights
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.repeat import seed_epoch
+
 from ultralytics.data.build import InfiniteDataLoader
 
 EMPTY = np.zeros(0)

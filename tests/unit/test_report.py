@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distill.base import Level, Spec
 from engine.training.report import (
     NO_TEACHER,
     TensorBoard,
@@ -17,10 +18,7 @@ from engine.training.report import (
     read_results,
     trim_results,
 )
-
 from engine.training.summary import BY_KD, table
-
-from distill.base import Level, Spec  # isort: skip
 
 
 def test_columns_of_the_weights():
