@@ -54,7 +54,8 @@ def read_labels(path: Path, nc: int | None = None) -> Labels:
     except (OSError, ValueError) as error:
         reason = f"expected a text file, got one that cannot be read ({type(error).__name__})"
         return Labels(np.zeros((0, 5)), problems=[Problem(0, "unreadable", reason)])
-    rows, lines, problems, polygons, seen = [], [], [], [], {}
+    rows, lines, problems, polygons = [], [], [], []
+    seen: dict[tuple[float, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         tokens = line.split()
         if not tokens:

@@ -41,9 +41,9 @@ def _checked(action: argparse.Action, value: Any) -> Any:
 def _read(action: argparse.Action, value: Any) -> Any:
     """One value, read as the command line's text. Raises `UserError`."""
     try:
-        read = action.type(str(value)) if callable(action.type) else str(value)
+        read: Any = action.type(str(value)) if callable(action.type) else str(value)
     except (argparse.ArgumentTypeError, ValueError) as error:
-        reason = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected {action.type.__name__}, got {value!r}"
+        reason = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected a number, got {value!r}"
         raise UserError(f"{action.dest}: {reason}") from None
     if action.choices and read not in action.choices:
         raise UserError(f"{action.dest}: expected {' or '.join(map(str, action.choices))}, got {value!r}{nearest(read, action.choices)}")

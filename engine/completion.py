@@ -24,7 +24,7 @@ def complete_at_tab(parser: argparse.ArgumentParser) -> None:
         sys.exit(1)
     for action in parser._actions:
         if action.dest in NAMED:
-            action.completer = partial(_names_and_files, NAMED[action.dest])
+            action.completer = partial(_names_and_files, NAMED[action.dest])  # type: ignore[attr-defined] # argcomplete's
     argcomplete.autocomplete(parser)
 
 

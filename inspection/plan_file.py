@@ -179,7 +179,7 @@ def _regions(content: Any, where: str) -> Regions:
         if not isinstance(polygons, list):
             raise UserError(f"{where}: {key}: expected a list of polygons, got {polygons!r}; as [[[0, 0], [1, 0], [1, 1]]]")
         parts[key] = tuple(_polygon(p, f"{where}: {key}: polygon {n}", limits) for n, p in enumerate(polygons, start=1))
-    return Regions(unit, **parts, **size)
+    return Regions(unit, look_at=parts["look_at"], leave_out=parts["leave_out"], **size)
 
 
 def _polygon(content: Any, where: str, limits: tuple[int, int]) -> Polygon:
