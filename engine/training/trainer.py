@@ -37,6 +37,7 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
+START_TABLE = "start.txt"  # in the run's folder
 DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 
 
@@ -112,8 +113,15 @@ class Trainer(DetectionTrainer):
         if RANK in {-1, 0}:
             precision = described(self.amp_kept, on_cpu, self.resume)
             lines = header(self.args.model, model.spec, self.networks.notes, precision)
-            LOGGER.info("\n".join([*lines, *self.networks.table]))
+            LOGGER.info("\n".join([*lines, *self._start_table()]))
         return self.checkpoint
+
+    def _start_table(self) -> list[str]:
+        """What each block started from: a file of the run, and lines of its head with `--verbose`."""
+        table = self.networks.table
+        if table:
+            (self.save_dir / START_TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
+        return table if self.args.verbose else []
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""

@@ -161,6 +161,8 @@ def test_a_best_pt_that_predicts_something_else_after_loading(run: SimpleNamespa
 
 
 def test_nobody_wonders_whether_distillation_is_on(run: SimpleNamespace) -> None:
+    head = run.output.split("  epoch memory")[0].splitlines()
+    assert 5 < len([line for line in head if line.strip()]) <= 12
     assert "distillation: ON" in run.output and "levels p2, p3" in run.output
     header = (run.exp / "results.csv").read_text().splitlines()[0]
     assert "auto from teacher" in run.output and {"share/all", "cosine/all", "weight/box"} <= set(header.split(","))
