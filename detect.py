@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Find defects in images, folders, videos and camera streams with a trained or exported model.
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
@@ -17,12 +18,13 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import add_precision, add_shards, add_tiling, check_shards, count, fraction, image_size, seconds, shard_options
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="detect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,6 +63,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         "folder takes what could not be read")  # fmt: skip
     add("--sort-copy", action="store_true", help="copies in the place of links")
     add_shards(parser)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
+    complete_at_tab(parser)
     options = parser.parse_args(argv)
     check_shards(parser, options)
     if options.decision and options.no_decision:

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train a detector, alone or distilled from a teacher.
 
     python train.py --cfg t-model.yaml --data neu-det.yaml
@@ -39,12 +40,19 @@ and every training argument of ultralytics: epochs, imgsz, batch, device, worker
 seed, amp, cache, mosaic, ... (https://docs.ultralytics.com/usage/cfg). Several GPUs: --device 0,1, or torchrun train.py ...
 """
 
+import os
 import sys
 
 from cfg import guard
 
 
 def main() -> int:
+    """Run the command line; return the exit status, 1 when images were left out as damaged."""
+    if "_ARGCOMPLETE" in os.environ:
+        from engine.completion import complete_at_tab, parser_of
+        from engine.settings import known_names
+
+        complete_at_tab(parser_of(known_names()))
     tokens = sys.argv[1:]
     if not tokens or "-h" in tokens or "--help" in tokens:
         print(__doc__)

@@ -111,7 +111,7 @@ class JsonLists:
         self.file: IO[str] = path.open("w", **TEXT)
         self.parts: dict[str, IO[str]] = {lists[0]: self.file}
         for name in lists[1:]:
-            self.parts[name] = tempfile.TemporaryFile("w+", **TEXT, dir=path.parent)
+            self.parts[name] = tempfile.TemporaryFile("w+", **TEXT, dir=path.parent)  # noqa: SIM115 (until `close`)
         self.started: set[str] = set()
         fields = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in header.items()]
         self.file.write("{" + "".join(fields) + f"{json.dumps(lists[0])}: [\n")

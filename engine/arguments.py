@@ -1,9 +1,53 @@
-"""Value types shared by the command lines. Imports nothing heavy, so that ``--help`` stays fast."""
+"""Value types shared by the command lines, and by calls from Python. Imports nothing heavy, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from typing import Any
+
+from cfg.errors import UserError, nearest
+
+
+def checked(parser: argparse.ArgumentParser, given: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of a Python call as a command line would have given them, each checked by what checks it there.
+
+    Args:
+        parser: of the script.
+        given: by name, as `max_det`; None for the default.
+        left_out: arguments of the script that the call does not take.
+
+    Raises:
+        UserError: an unknown name, or a value that the script would refuse.
+    """
+    actions = {action.dest: action for action in parser._actions if action.dest not in {"help", *left_out}}
+    for name in given:
+        if name not in actions:
+            raise UserError(f"unknown argument '{name}'{nearest(name, actions)}; expected one of {', '.join(actions)}")
+    return {name: _checked(actions[name], value) for name, value in given.items() if value is not None}
+
+
+def _checked(action: argparse.Action, value: Any) -> Any:
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(f"{action.dest}: expected True or False, got {value!r}")
+        return value
+    many = isinstance(value, (list, tuple))
+    if action.nargs:
+        return [_read(action, part) for part in (value if many else [value])]
+    return _read(action, ",".join(map(str, value)) if many else value)
+
+
+def _read(action: argparse.Action, value: Any) -> Any:
+    """One value, read as the command line's text. Raises `UserError`."""
+    try:
+        read: Any = action.type(str(value)) if callable(action.type) else str(value)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected a number, got {value!r}"
+        raise UserError(f"{action.dest}: {reason}") from None
+    if action.choices and read not in action.choices:
+        raise UserError(f"{action.dest}: expected {' or '.join(map(str, action.choices))}, got {value!r}{nearest(read, action.choices)}")
+    return read
 
 
 def image_size(text: str) -> list[int]:

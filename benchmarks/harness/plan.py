@@ -138,7 +138,7 @@ def _method(label: str, question: Question) -> Method:
 
 
 def _rival(label: str, own: list[str], question: Question) -> Method:
-    """ultralytics' trainer on a stock student: `--cfg` where it is one, else `--rival-cfg`."""
+    """Ultralytics' trainer on a stock student: `--cfg` where it is one, else `--rival-cfg`."""
     from engine.detectors import stock_yaml
 
     if not question.rival_cfg and stock_yaml(question.cfg) is None:
@@ -256,7 +256,7 @@ def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
 def _labels(data: str) -> str:
     """Digest of a data set's labels, and of its images' names and sizes: a corrected label is another data set."""
     content, seen = resolve(data), hashlib.sha256()
-    for part, entry in ((part, path) for part in PARTS for path in part_paths(content, part) if path.exists()):
+    for part, entry in ((name, path) for name in PARTS for path in part_paths(content, name) if path.exists()):
         for image in list_images(entry):
             size = image.stat().st_size if image.is_file() else None
             labels = label_path(image)

@@ -36,6 +36,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     from engine.checkpoint import install, load_detector, read_weights
     from engine.detectors import build_detector
     from models.detector import Detector
+
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.nn.distill_model import DistillationModel
 
@@ -74,6 +75,7 @@ def has_weights(settings: dict[str, Any]) -> bool:
 def train(settings: dict[str, Any]) -> Path:
     """Train as the arguments say; return the run folder. Raises as `engine.training.launch.check_data` and ultralytics."""
     import yaml
+
     from data import resolve
     from engine.checkpoint import install
     from engine.dataset import use_own_data
@@ -81,6 +83,7 @@ def train(settings: dict[str, Any]) -> Path:
     from engine.settings import Settings
     from engine.training.folders import run_folder
     from engine.training.launch import check_data
+
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.models.yolo.detect import DetectionTrainer
 

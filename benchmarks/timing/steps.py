@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import Tensor, nn
-from ultralytics.cfg import get_cfg
-from ultralytics.nn.distill_model import DistillationModel
-from ultralytics.utils import DEFAULT_CFG
 
+import models.environment  # noqa: F401  (before ultralytics)
 from benchmarks.timing import memory
 from benchmarks.timing.clock import Clock
 from benchmarks.timing.prepare import detector_of
 from distill.model import TrainingModel
 from engine.settings import Settings
 from engine.training.build import build_networks
+
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.utils import DEFAULT_CFG
 
 SEED, WARM_UP = 0, 2
 PROGRESS = 0.5  # of the training that the steps are taken from: methods that begin late have begun, no layer is frozen

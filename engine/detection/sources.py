@@ -13,7 +13,6 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from ultralytics.data.loaders import SourceTypes
 
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES
@@ -24,6 +23,8 @@ from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import VIDEO_SUFFIXES, FileList
 from engine.detection.pipeline import THREADS, read_ahead
 
+from ultralytics.data.loaders import SourceTypes
+
 if TYPE_CHECKING:  # videos and streams need a library that images do not wait for
     from data.streams.captures import MediaCapture
     from engine.detection.stream_source import StreamSource
@@ -32,7 +33,8 @@ if TYPE_CHECKING:  # videos and streams need a library that images do not wait f
 @dataclass(frozen=True)
 class Picture:
     """An image as a reading thread hands it on: (H, W, 3) BGR uint8, the same prepared for the network, the seconds, and
-    what of the file is not looked at."""
+    what of the file is not looked at.
+    """
 
     image_bgr: np.ndarray
     prepared: np.ndarray

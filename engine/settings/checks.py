@@ -25,6 +25,7 @@ def check(settings: dict[str, Any]) -> None:
         UserError: names the argument, what was expected and what was given.
     """
     import models.environment  # noqa: F401  (before ultralytics)
+
     from ultralytics.cfg import get_cfg
 
     normal = defaults()
@@ -96,5 +97,5 @@ def _check_host(settings: dict[str, Any]) -> None:
         raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
     freeze = settings["freeze"]
     layers = freeze if isinstance(freeze, list) else [freeze] if freeze is not None else []
-    if any(isinstance(x, (bool, float)) or isinstance(x, int) and x < 0 for x in layers) or isinstance(freeze, str):
+    if any(isinstance(x, (bool, float)) or (isinstance(x, int) and x < 0) for x in layers) or isinstance(freeze, str):
         raise UserError(f"freeze: expected a number of layers or a list of layer numbers as [0,1,2], got {freeze!r}")

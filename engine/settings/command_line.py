@@ -46,7 +46,7 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
 
 
 def _is_name(token: str, known: set[str]) -> bool:
-    return token.startswith("--") or token.partition("=")[0].replace("-", "_") in known and "=" in token
+    return token.startswith("--") or (token.partition("=")[0].replace("-", "_") in known and "=" in token)
 
 
 def _is_flag(name: str) -> bool:

@@ -14,13 +14,12 @@ from cfg.version import VERSION
 from data.shards.folders import as_path, is_address, read_picture
 from data.shards.parts import Rows
 from engine.decision.plans import find_plan
-from engine.detection.deciding import Decider
 from engine.detection.detect_run import DetectOptions, detections
 from engine.detection.pipeline import THREADS
-from engine.detection.predictor import as_planned, batch_size, class_indices, input_size, look
+from engine.detection.predictor import look
+from engine.detection.settled import cut, settle
 from engine.detection.sources import MediaSource
 from engine.locate import locate_weights
-from engine.tiling.pictures import TiledSource
 from engine.weights import open_backend, pick_device, tell_precision
 from inspection.identity import identify
 from inspection.plan_file import plan_content
@@ -70,35 +69,26 @@ class Looker:
         self.backend, trained = open_backend(weights, pick_device(options.device), options.precision)
         self.names: dict[int, str] = dict(self.backend.names)
         plan = None if options.no_decision else find_plan(weights, options.decision, self.names)
-        self.options = options = as_planned(options, plan)
-        self.tiling = tiling_asked(options.tile, options.overlap)
-        if self.tiling:
-            self.tiling.check_stride(int(self.backend.stride))
-        self.decider = Decider(plan, options.conf) if plan else None
         tell_precision(options.precision, self.backend.computes_in)
-        self.size = input_size(options.imgsz, trained, self.backend)
-        self.batch = batch_size(options, self.backend, self.size)
-        self.classes = class_indices(options.classes, self.names)
-        model = identify(weights)
+        self.settled = settled = settle(options, self.backend, trained, plan)
+        options, decider, model = settled.options, settled.decider, identify(weights)
         facts = {
-            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": self.size,
+            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": settled.size,
             "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
-            "conf": self.decider.conf if self.decider else options.conf,
-            "iou": options.iou, "max-det": options.max_det, "classes": self.classes, "agnostic-nms": options.agnostic_nms,
-            "precision": options.precision, "tile": options.tile, "overlap": self.tiling.overlap if self.tiling else None,
+            "conf": decider.conf if decider else options.conf,
+            "iou": options.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
+            "precision": options.precision, "tile": options.tile, "overlap": settled.tiling.overlap if settled.tiling else None,
             "decision": plan_content(plan) if plan else None, "tandem": VERSION,
         }  # fmt: skip
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
 
     def rows(self, images: list[str]) -> Rows:
         """Look at the images of a shard. Raises `UserError` where a store does not answer."""
-        rows = Rows(images, self.names, self.decider is not None)
-        source = source_of(images, rows)
-        source = TiledSource(source, self.tiling) if self.tiling else source
-        source.batch = self.batch
-        conf = self.decider.floor if self.decider else self.options.conf
-        with closing(look(self.backend, source, replace(self.options, conf=conf), self.size, self.classes)) as results:
+        decider = self.settled.decider
+        rows = Rows(images, self.names, decider is not None)
+        source, options = cut(source_of(images, rows), self.settled), replace(self.settled.options, conf=self.settled.conf)
+        with closing(look(self.backend, source, options, self.settled.size, self.settled.classes)) as results:
             for result in results:
                 found = detections(result.cpu().numpy(), result.item)
-                rows.found[int(str(result.item.relative))] = self.decider.judge(found)[0] if self.decider else found
+                rows.found[int(str(result.item.relative))] = decider.judge(found)[0] if decider else found
         return rows

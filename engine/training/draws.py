@@ -7,10 +7,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
-from ultralytics.data.build import InfiniteDataLoader
 
 from data.rare.draws import draw, draw_weights
 from engine.settings import Rare
+
+from ultralytics.data.build import InfiniteDataLoader
 
 
 class Draws(Sampler[int]):

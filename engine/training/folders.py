@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import models.environment  # noqa: F401  (before ultralytics)
 from engine.settings import Run
 from engine.training.report import read_results
+
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -33,7 +34,7 @@ def exact_folder(run: Run) -> Path:
 def discard(folder: Path, existed: bool) -> None:
     """Remove the folder of a run that failed with nothing to keep: no checkpoint, no more than one epoch's results."""
     csv = folder / "results.csv"
-    kept = (folder / "weights/last.pt").exists() or csv.exists() and len(read_results(csv)[1]) > 1
+    kept = (folder / "weights/last.pt").exists() or (csv.exists() and len(read_results(csv)[1]) > 1)
     if not existed and not kept and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
 

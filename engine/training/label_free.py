@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
-from ultralytics.utils import RANK
 
 from data.files import list_images
 from data.unlabelled import UNLABELLED, find_unlabelled, write_unlabelled
@@ -16,10 +15,13 @@ from engine.checkpoint import UNTRAINED
 from engine.training.trainer import Trainer
 from engine.validation.validator import Validator
 
+from ultralytics.utils import RANK
+
 
 class LabelFreeTrainer(Trainer):
     """Trains a student to have its teacher's features (`Imitation`). `best.pt` is the epoch that does so best on the
-    pictures that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out."""
+    pictures that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out.
+    """
 
     def get_dataset(self) -> dict[str, Any]:
         """The run's own lists of pictures; a resumed run has them already."""

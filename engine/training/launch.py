@@ -6,9 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ultralytics.utils import RANK
-from ultralytics.utils.torch_utils import init_seeds
-
 from cfg import UserError
 from data import resolve, validate
 from data.unlabelled import find_unlabelled
@@ -20,10 +17,20 @@ from engine.training.build import build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
-    check_devices, devices_of, finish_processes, join_processes, lost_peer, needs_processes, runs_on_cpu, start_processes,
+    check_devices,
+    devices_of,
+    finish_processes,
+    join_processes,
+    lost_peer,
+    needs_processes,
+    runs_on_cpu,
+    start_processes,
 )  # fmt: skip
 from engine.training.resume import AUTO, begun_or_new, resumed
 from engine.training.trainer import Trainer
+
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import init_seeds
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:

@@ -18,6 +18,7 @@ from engine.settings import Data, Run
 from engine.training.folders import run_folder
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
+
 from ultralytics.utils.torch_utils import parse_device
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,11 +11,6 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.data.build import InfiniteDataLoader
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from cfg import UserError
 from data import first_shape, resolve
@@ -31,10 +26,18 @@ from engine.training.console import console, table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
-from engine.training.report import TensorBoard, column, header, heading, plot_weights
+from engine.training.report import TensorBoard, append_results, column, header, heading, plot_results, plot_weights
 from engine.training.run_state import restore, run_state
+from engine.training.summary import log_summary
 from engine.validation.validator import Validator
 
+from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+START_TABLE = "start.txt"  # in the run's folder
 DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 
 
@@ -55,6 +58,7 @@ class Trainer(DetectionTrainer):
     def __init__(self, settings: Settings, networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
         self.settings, self.networks, self.checkpoint = settings, networks, checkpoint
         self.batches_seen = self.waiting = 0  # of all batches; of those whose gradients wait for the optimiser's next step
+        self.measured = False  # whether this epoch has been validated
         self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
@@ -109,8 +113,15 @@ class Trainer(DetectionTrainer):
         if RANK in {-1, 0}:
             precision = described(self.amp_kept, on_cpu, self.resume)
             lines = header(self.args.model, model.spec, self.networks.notes, precision)
-            LOGGER.info("\n".join([*lines, *self.networks.table]))
+            LOGGER.info("\n".join([*lines, *self._start_table()]))
         return self.checkpoint
+
+    def _start_table(self) -> list[str]:
+        """What each block started from: a file of the run, and lines of its head with `--verbose`."""
+        table = self.networks.table
+        if table:
+            (self.save_dir / START_TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
+        return table if self.args.verbose else []
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""
@@ -257,11 +268,12 @@ class Trainer(DetectionTrainer):
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
         """Validate the averaged weights; the validator rounds its copy of the loss items, so they are put back."""
         metrics, fitness = super().validate()
+        self.measured = True
         return metrics and metrics | self.labelled["val"], fitness
 
     def _start_epoch(self) -> None:
         """Before an epoch: also before one that starts anew with a smaller batch because memory ran out."""
-        self.batches_seen = self.epoch * len(self.train_loader)
+        self.batches_seen, self.measured = self.epoch * len(self.train_loader), False
         seed_epoch(self.args.seed, self.epoch, self.train_loader)
         run = self.checkpoint["run"] if self.checkpoint else {}
         if gradients := run.pop("gradients", {}):
@@ -308,14 +320,16 @@ class Trainer(DetectionTrainer):
         return False
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Append to results.csv; the terms' weights get columns of their own, once."""
-        super().save_metrics({column(k): v for k, v in metrics.items() if column(k)})
+        """Append to results.csv; the terms' weights get columns of their own, once, and what was not validated has empty fields."""
+        missing = () if self.measured else self.metrics
+        figures = {column(name): None if name in missing else value for name, value in metrics.items() if column(name)}
+        append_results(self.csv, self.epoch + 1, time.time() - self.train_time_start, figures)
 
     def plot_metrics(self) -> None:
-        """results.png as ultralytics draws it, and the weights over epochs."""
+        """results.png, and the weights over epochs."""
         if not self.csv.exists():
             return
-        super().plot_metrics()
+        plot_results(self.csv, self.save_dir / "results.png")
         plot_weights(self.csv, self.save_dir / "weights.png")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -358,6 +372,7 @@ class Trainer(DetectionTrainer):
                 save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all
             self._validate_best()
+            log_summary(self)
         if RANK in {-1, 0}:
             save_student(self.last, self.ema.ema.student, meta)
 
@@ -365,7 +380,7 @@ class Trainer(DetectionTrainer):
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             self.validator.args.plots = self.args.plots
-            self.metrics = self.validator(model=self.best)
+            self.metrics, self.measured = self.validator(model=self.best), True
             self.metrics.pop("fitness", None)
             self.epoch += 1  # loggers get the best epoch's figures as one more step
             self.run_callbacks("on_fit_epoch_end")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cfg import UserError
+from distill.build import build_distiller
 from engine import host
 from engine.checkpoint import save_student
 from engine.settings import Settings
-from distill.build import build_distiller
 from engine.training.build import build_detector, build_networks, fit_to_labels, load_teacher
 from models.detector import Detector
 

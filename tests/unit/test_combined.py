@@ -9,14 +9,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import batch, detector  # noqa: E402
+from small import batch, detector
 
-from cfg import UserError  # noqa: E402
-from distill.base import METHODS, Distiller, Step, Term, portions_of  # noqa: E402
-from distill.combined import Combined  # noqa: E402
-from distill.methods.attention import AttentionDistiller  # noqa: E402
-from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
-from distill.build import parse_methods  # noqa: E402
+from cfg import UserError
+from distill.base import METHODS, Distiller, Step, Term, portions_of
+from distill.build import parse_methods
+from distill.combined import Combined
+from distill.methods.attention import AttentionDistiller
+from distill.model import FrozenTeacher, TrainingModel, spec_of
 
 
 class Other(Distiller):

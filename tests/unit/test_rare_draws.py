@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from data.rare.draws import draw, draw_weights
 from engine.settings import Rare
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.repeat import seed_epoch
+
 from ultralytics.data.build import InfiniteDataLoader
 
 EMPTY = np.zeros(0)

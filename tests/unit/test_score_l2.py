@@ -12,7 +12,7 @@ from cfg import UserError
 from distill.methods.score_l2 import Projector, ScoreDistiller
 from models.losses.host import score_weighted_l2
 
-from ultralytics.nn.distill_model import DistillationModel  # isort: skip
+from ultralytics.nn.distill_model import DistillationModel
 
 NOISE = torch.Generator().manual_seed(3)
 

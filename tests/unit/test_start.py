@@ -26,6 +26,7 @@ from engine.start.start import Start, start_from_file, start_from_teacher, start
 from models.detector import Detector
 from models.parser import read_model
 from models.wiring import wiring_of
+
 from ultralytics.nn.tasks import DetectionModel
 
 REAL = Path(__file__).resolve().parents[3] / "shared/weights/yolov5n_coco_state_dict_fp16.pt"

@@ -14,14 +14,15 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import SIZE, batch, description, detector, distilling, same  # noqa: E402
+from small import SIZE, batch, description, detector, distilling, same
 
-from cfg import UserError  # noqa: E402
-from distill.base import Distiller, Level, Spec, Step, Term, View, check_classes, level_names, pair_levels  # noqa: E402
-from distill.model import NonFiniteLoss, TrainingModel  # noqa: E402
-from distill.networks import FrozenTeacher, attention_of, spec_of  # noqa: E402
-from models.detector import Detector  # noqa: E402
-from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from cfg import UserError
+from distill.base import Distiller, Level, Spec, Step, Term, View, check_classes, level_names, pair_levels
+from distill.model import NonFiniteLoss, TrainingModel
+from distill.networks import FrozenTeacher, attention_of, spec_of
+from models.detector import Detector
+
+from ultralytics.nn.tasks import DetectionModel
 
 DETECTION = ["box_loss", "obj_loss", "cls_loss"]
 DISTILLATION = ["fg_loss", "bg_loss", "att_loss", "global_loss"]

@@ -20,7 +20,7 @@ from engine.transfer import transfer
 from models.class_rows import class_rows
 from models.detector import Detector
 
-from ultralytics.nn.tasks import DetectionModel  # isort: skip
+from ultralytics.nn.tasks import DetectionModel
 
 TINY = {
     "nc": 2,
