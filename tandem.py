@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import Any
 from warnings import warn
 
-from engine.detection.addresses import is_stream
-
 import detect as detect_script
 import export as export_script
 import val as val_script
 from cfg.errors import UserError
+from data.streams.addresses import is_stream
 from engine.arguments import checked
 from engine.decision.plans import find_plan
 from engine.detection.detect_run import DetectOptions

@@ -12,7 +12,7 @@ from cfg.errors import UserError
 from cfg.text import decode
 from data.files import is_image, place_listed, read_list
 from data.shards.folders import as_path, is_address, reaching, store
-from engine.detection.addresses import is_stream
+from data.streams.addresses import is_stream
 from engine.detection.listing import FileList
 
 
