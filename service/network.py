@@ -54,7 +54,7 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors; they are raised too
-        # Measured (benchmarks/service.md): threads that wait in loops take the core that decodes the next picture.
+        # Threads that wait in loops would take the core that decodes the next picture (see engine.backend.onnx_options).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(exported.path), options, providers=["CPUExecutionProvider"])
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}"

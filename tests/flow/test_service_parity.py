@@ -158,3 +158,22 @@ def test_what_is_refused(exports, place, tmp_path):
     embed(exports["any size"], plan)
     with pytest.raises(UserError, match="got one for another file"):
         ours(exports["any size"], Limits())
+
+
+def test_ultralytics_as_a_client_finds_the_same(exports, place):
+    for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "tritonclient.http"):
+        pytest.importorskip(needed, reason=f"needs {needed}: pip install -r requirements-serve.txt tritonclient[http]")
+    from serving import Service
+    from ultralytics import YOLO
+
+    service = Service("--weights", exports["any size"], "--no-decision")
+    try:
+        model = YOLO(f"http://127.0.0.1:{service.port}/best", task="detect")
+        picture = place / "pictures/3.png"
+        found = model.predict(picture, conf=0.15, iou=0.45, imgsz=SIZE, verbose=False)[0].boxes.data.numpy()
+        told = service.inspect(picture.read_bytes(), "?PartId=1")
+    finally:
+        service.stop()
+    inspector = ours(exports["any size"], Limits(conf=0.15))
+    compare(inspector, {"3.png": found}, place, least=10)
+    assert told["Verdict"] == "UNDEFINED" and len(told["Boxes"]) == int((found[:, 4] >= 0.25).sum())
