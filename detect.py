@@ -1,6 +1,8 @@
+# PYTHON_ARGCOMPLETE_OK
 """Find defects in images, folders, videos and camera streams with a trained or exported model.
 
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
+    python detect.py --weights runs/train/exp/weights/best.pt --source s3://bucket/images --shards s3://bucket/job   # very many images
 
 With a decision plan (val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW, and the
 rule that decided; what could not be read is UNDEFINED, never OK.
@@ -15,13 +17,14 @@ import argparse
 import sys
 
 from cfg.errors import guard
-from engine.arguments import add_precision, add_tiling, count, fraction, image_size, seconds
+from engine.arguments import add_precision, add_shards, add_tiling, check_shards, count, fraction, image_size, seconds, shard_options
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 from engine.startup import quick_imports
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="detect.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,7 +62,16 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--sort-into", metavar="OK,NG,REVIEW", help="put a link to each image into the folder of its verdict, as ok,ng,review; a fourth "
         "folder takes what could not be read")  # fmt: skip
     add("--sort-copy", action="store_true", help="copies in the place of links")
+    add_shards(parser)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
+    complete_at_tab(parser)
     options = parser.parse_args(argv)
+    check_shards(parser, options)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")
     return options
@@ -70,11 +82,16 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse(argv)
     arguments.save_txt |= arguments.save_conf
     locate_weights(arguments.weights)  # before the imports that take seconds
+    given, shards = shard_options(vars(arguments))
     with quick_imports():
         from engine.detection.detect_run import DetectOptions
         from engine.detection.predictor import detect
 
-    return 0 if detect(DetectOptions(**vars(arguments))).complete else 1
+    if shards["shards"]:
+        from engine.shards.run import asked, detect_shards
+
+        return 0 if detect_shards(DetectOptions(**given), asked(**shards)) else 1
+    return 0 if detect(DetectOptions(**given)).complete else 1
 
 
 if __name__ == "__main__":

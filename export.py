@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Export a trained model to ONNX, TorchScript or OpenVINO, and prove on real images that it still says the same.
 
     python export.py --weights runs/train/exp/weights/best.pt --format onnx
@@ -17,11 +18,12 @@ import sys
 
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="export.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -47,7 +49,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--out", help="file or folder (default: beside the weights)")
     add("--check-images", help="folder of images to compare on (default: two of the ultralytics package)")
     add("--no-check", dest="check", action="store_false", help="do not compare with PyTorch, nor INT8 with float32")
-    return parser.parse_args(argv)
+    return parser
 
 
 def loss(text: str) -> float | None:
@@ -65,7 +67,9 @@ def loss(text: str) -> float | None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status, 1 when images to calibrate on were left out."""
-    arguments = parse(argv)
+    parser = make_parser()
+    complete_at_tab(parser)
+    arguments = parser.parse_args(argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export.export_check import ExportOptions
     from engine.export.exporter import export

@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train a detector, alone or distilled from a teacher.
 
     python train.py --cfg t-model.yaml --data neu-det.yaml
@@ -27,7 +28,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
                      fits by name and shape), False
     --map-classes    pair the classes of --weights and --teacher with the data's by name (default: refuse another order)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
-    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such)
+    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such); auto: begin the run --name, or go on with it
     --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1
                      says), bf16, fp32; a resumed run keeps it
     --tile N         large images: cut the data into tiles of N pixels first (python -m data.tile), into the run's folder, and train on
@@ -39,12 +40,19 @@ and every training argument of ultralytics: epochs, imgsz, batch, device, worker
 seed, amp, cache, mosaic, ... (https://docs.ultralytics.com/usage/cfg). Several GPUs: --device 0,1, or torchrun train.py ...
 """
 
+import os
 import sys
 
 from cfg import guard
 
 
 def main() -> int:
+    """Run the command line; return the exit status, 1 when images were left out as damaged."""
+    if "_ARGCOMPLETE" in os.environ:
+        from engine.completion import complete_at_tab, parser_of
+        from engine.settings import known_names
+
+        complete_at_tab(parser_of(known_names()))
     tokens = sys.argv[1:]
     if not tokens or "-h" in tokens or "--help" in tokens:
         print(__doc__)

@@ -1,4 +1,5 @@
 #!/usr/bin/env python
+# PYTHON_ARGCOMPLETE_OK
 """Validate weights on a data set: accuracy (COCO definitions), size and speed; table, plots and JSON."""
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 from cfg import UserError, guard
 from cfg.class_names import shown
 from engine.arguments import add_precision, add_tiling, count, fraction
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--weights", help=".pt, .onnx, .torchscript or an OpenVINO folder")
@@ -46,6 +48,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--project", default="runs/val", help="folder of the run folders")
     parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
     parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = make_parser()
+    complete_at_tab(parser)
     return parser.parse_args(argv)
 
 
@@ -67,12 +76,12 @@ def _add_decisions(parser: argparse.ArgumentParser) -> None:
 def main() -> int:
     """Run the command line; return the exit status, 1 when images were left out as damaged."""
     args = parse()
-    save_dir = Path(args.save_dir).resolve() if args.save_dir else fresh_folder(Path(args.project).resolve(), args.name)
+    save_dir = run_folder(args)
     stdout = os.dup(1)
     try:
         if args.json == "-":
             os.dup2(2, 1)  # the libraries' progress goes to stderr, so that stdout is nothing but JSON
-        result = _compare(args, save_dir) if args.compare else _evaluate(args, save_dir)
+        result = _compare(args, save_dir) if args.compare else validate(args, save_dir)
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)
@@ -105,18 +114,23 @@ def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
 
     groups = DecisionOptions(group_by=args.group_by, groups=args.groups).read_groups(data_yaml(args.data))
 
-    def validate(weights: str) -> Path:
+    def boxes_of(weights: str) -> Path:
         part = argparse.Namespace(**vars(args) | {"weights": weights, "plots": False, "decision": None})
         folder = save_dir / ("b" if (save_dir / "a").exists() else "a")
         part.detections = str(folder / "boxes.npz")
-        _evaluate(part, folder, decide=False)
+        validate(part, folder, decide=False)
         return Path(part.detections)
 
-    a, b = (read_side(given, args.decision, validate) for given in args.compare)
+    a, b = (read_side(given, args.decision, boxes_of) for given in args.compare)
     return compare(a, b, args.margin, groups, args.group_by)
 
 
-def _evaluate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> dict[str, Any]:
+def validate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> dict[str, Any]:
+    """Validate as the arguments say; return `engine.validation.evaluate.evaluate`'s result. Raises `UserError`.
+
+    Args:
+        decide: judge the images too, where there is a decision plan or one is to be made.
+    """
     locate_weights(args.weights)  # before the imports that take seconds
     from engine.decision.options import decision_options
 
@@ -127,6 +141,11 @@ def _evaluate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> 
     options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
     options += ("eval_teacher", "border", "map_classes", "tile", "overlap", "report")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
+
+
+def run_folder(args: argparse.Namespace) -> Path:
+    """The folder of the run: `save_dir`, else a new one in `project`."""
+    return Path(args.save_dir).resolve() if args.save_dir else fresh_folder(Path(args.project).resolve(), args.name)
 
 
 def fresh_folder(project: Path, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""Did distillation help, on your data, beyond chance?
+r"""Did distillation help, on your data, beyond chance?
 
     python benchmarks/kd.py --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --seeds 3 \\
         --methods none,attention,cwd --out runs/kd/neu --recipe quick --epochs 30
@@ -29,7 +29,8 @@ from engine.arguments import count
 
 METHODS_HELP = """what to compare, with commas between: distillation configurations (attention), combinations
 (attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's weights block by
-block, as a distilled student does by default, learns without it), longer or longer:METHOD (alone, for as many seconds as the dearest or the named method takes),
+block, as a distilled student does by default, learns without it), longer or longer:METHOD (alone, for as many seconds
+as the dearest or the named method takes),
 random-teacher or random-teacher:METHOD (from an untrained teacher, see --teacher-cfg), ultralytics (a stock student,
 distilled by ultralytics' own trainer, beside ultralytics-none, the student that it trains alone). Arguments of train.py
 for one method follow it after spaces: "none,attention,attention kd_cap=0.3" """

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -84,9 +85,8 @@ def sahi_merge(found: TileBoxes, windows: np.ndarray, iou: float, agnostic: bool
 @contextmanager
 def merging(how: Callable[..., Any] | None) -> Iterator[None]:
     """Have validation merge boxes in another way."""
-    with patch("inspection.seams.UNITE_FROM", math.inf if how is plain else 0.1):
-        with patch("engine.tiling.validator.merge", how or merge):
-            yield
+    with patch("inspection.seams.UNITE_FROM", math.inf if how is plain else 0.1), patch("engine.tiling.validator.merge", how or merge):
+        yield
 
 
 def counted(path: Path, shapes: list[tuple[int, int]], tiling: Tiling | None) -> dict[str, int]:
@@ -171,46 +171,26 @@ def rows(weights: str, data: str, tile: int, imgsz: int, grid: int, work: Path) 
 def cost(weights: str, tile: int, imgsz: int, grid: int, repeats: int = 9) -> dict[str, float]:
     """Milliseconds of detect.py's path for one sheet in tiles, and for as many images of a tile's size, both one at a time."""
     from engine.detection.detect_run import DetectOptions
+    from engine.detection.memory import MemorySource
     from engine.detection.predictor import look as detected
-    from engine.tiling.pictures import TiledSource
+    from engine.detection.settled import cut, settle
     from engine.weights import open_backend, pick_device
 
-    backend, _ = open_backend(Path(weights), pick_device("cpu"))
-    options = DetectOptions(weights, [], conf=CONF, iou=IOU)
+    backend, trained = open_backend(Path(weights), pick_device("cpu"))
+    whole = DetectOptions(weights, [], [imgsz], conf=CONF, iou=IOU, batch=1)
+    plain, tiled = (settle(options, backend, trained, None) for options in (whole, replace(whole, tile=tile, overlap=0.2)))
     sheet = np.random.default_rng(0).integers(0, 256, (grid * tile, grid * tile, 3), dtype=np.uint8)
-    tiling = Tiling(tile, 0.2)
-    windows = tiling.windows(*sheet.shape[:2])
+    windows = Tiling(tile, 0.2).windows(*sheet.shape[:2])
     one = np.ascontiguousarray(sheet[:tile, :tile])
     times: dict[str, list[float]] = {"sheet": [], "tile": []}
     for _ in range(repeats):
-        for name, source in (("sheet", TiledSource(Pictures([sheet]), tiling)), ("tile", Pictures([one] * len(windows)))):
-            results = detected(backend, source, options, [imgsz, imgsz], None)
+        for name, pictures, settled in (("sheet", [sheet], tiled), ("tile", [one] * len(windows), plain)):
+            results = detected(backend, cut(MemorySource(pictures), settled), settled)
             began = time.perf_counter()
             for _ in results:
                 pass
             times[name].append(1e3 * (time.perf_counter() - began))
     return {name: float(np.median(values)) for name, values in times.items()} | {"tiles": len(windows)}
-
-
-class Pictures:
-    """Pictures in memory as a source of the predictor."""
-
-    mode = "image"
-
-    def __init__(self, pictures: list[np.ndarray]) -> None:
-        from ultralytics.data.loaders import SourceTypes
-
-        self.pictures, self.source_type, self.batch = pictures, SourceTypes(), 1
-        self.prepare = np.asarray
-
-    def __iter__(self) -> Iterator[Any]:
-        from engine.detection.items import Item
-
-        for pixels in self.pictures:
-            yield ["x"], [pixels], [Item(Path("x"), Path("x"), "image", "x", "x", self.prepare(pixels))]
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def markdown(table: list[dict[str, Any]]) -> str:

@@ -7,6 +7,7 @@ import math
 import sys
 import traceback
 from collections.abc import Callable, Iterable
+from typing import TypeGuard
 
 
 class UserError(ValueError):
@@ -28,7 +29,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
-def is_number(value: object) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Whether a value from a YAML or a command line is a finite number; True and False are none."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cfg.errors import UserError
@@ -26,7 +27,5 @@ def replace_file(path: str | Path, data: bytes | memoryview) -> None:
         reason = error.strerror or error
         raise UserError(f"{path}: cannot be written ({reason}); free space or choose another folder") from None
     finally:
-        try:
+        with suppress(OSError):  # the folder that refused the file; its error is already on the way
             part.unlink(missing_ok=True)
-        except OSError:
-            pass  # the folder that refused the file; its error is already on the way

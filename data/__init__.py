@@ -8,4 +8,4 @@ videos for detect.py and the service, needs PyAV too. Command lines:
 
 from data.dataset import DataSummary, data_yaml, first_shape, resolve, validate
 
-__all__ = ["DataSummary", "first_shape", "resolve", "validate"]
+__all__ = ["DataSummary", "data_yaml", "first_shape", "resolve", "validate"]

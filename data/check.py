@@ -43,7 +43,8 @@ class Finding:
 @dataclass
 class Report:
     """Findings and counts of a data set: `parts[part]` holds images, boxes, background (images without boxes) and
-    `classes` (boxes by class name)."""
+    `classes` (boxes by class name).
+    """
 
     data: str
     findings: list[Finding] = field(default_factory=list)

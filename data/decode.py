@@ -47,6 +47,11 @@ def decode(data: bytes) -> np.ndarray:
     pixels = _decode_pillow(data) if data[4:8] == b"ftyp" else _decode_opencv(data)
     if pixels is None:
         pixels = _decode_pillow(data)
+    return as_bgr(pixels)
+
+
+def as_bgr(pixels: np.ndarray) -> np.ndarray:
+    """Pixels (H, W) or (H, W, C) of any depth, channels in OpenCV's order, as `decode` returns them. Raises `Unreadable`."""
     return np.ascontiguousarray(_three_channels(_to_8_bits(pixels)))
 
 
@@ -59,6 +64,13 @@ def cut_off(data: bytes) -> str:
     if data.startswith(PNG) and PNG_END not in data[-4096:] and PNG_END not in data:
         return "truncated: a PNG without its end chunk"
     return ""
+
+
+def pillow_pixels(image: Image.Image) -> np.ndarray:
+    """Pixels of a Pillow image, upright: (H, W) of numbers, or (H, W, 3) BGR, uint8."""
+    upright = ImageOps.exif_transpose(image)
+    numbers = upright.mode == "F" or upright.mode.startswith("I")
+    return np.asarray(upright) if numbers else np.asarray(upright.convert("RGB"))[..., ::-1]
 
 
 def pages(data: bytes) -> int:
@@ -115,9 +127,7 @@ def _decode_pillow(data: bytes) -> np.ndarray:
             if image.width * image.height > MOST_PIXELS:
                 raise Unreadable(f"{image.width} x {image.height}: larger than {MOST_PIXELS:,} pixels; cut it into pieces")
             image.load()  # strict: what ends early is an error
-            upright = ImageOps.exif_transpose(image)
-            numbers = upright.mode == "F" or upright.mode.startswith("I")
-            return np.asarray(upright) if numbers else np.asarray(upright.convert("RGB"))[..., ::-1]
+            return pillow_pixels(image)
     except Unreadable:
         raise
     except Image.DecompressionBombError:

@@ -19,9 +19,9 @@ import numpy as np
 from cfg import UserError, guard
 from data.dataset import part_paths, resolve, validate
 from data.earlier import leave_out_earlier
+from data.files import list_images
 from data.images import read_pixels
 from data.labels import read_labels
-from data.files import list_images
 from data.layout import PARTS, DatasetWriter, keep_apart, label_path, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 
 FILL = 114  # grey of the uncovered border, the same that letterboxing uses

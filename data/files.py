@@ -80,8 +80,9 @@ def read_list(path: Path) -> list[str]:
 
 
 def place_listed(line: str, folder: Path) -> Path:
-    """Return the file that a line of a list means: as in ultralytics, `./` is the list's own folder, and other relative
-    paths are of the working folder; where that has no such file, the other way round. Windows' `\\` is read as `/`."""
+    r"""Return the file that a line of a list means: as in ultralytics, `./` is the list's own folder, and other relative
+    paths are of the working folder; where that has no such file, the other way round. Windows' `\` is read as `/`.
+    """
     for text in dict.fromkeys((line, line.replace("\\", "/"))):
         places = [folder / text, Path(text)]
         for place in places if text.startswith("./") else places[::-1]:

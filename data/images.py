@@ -48,6 +48,11 @@ def read_image(path: Path) -> Picture:
         raise Unreadable("file is missing") from None
     except OSError as error:
         raise Unreadable((error.strerror or str(error)).lower()) from None
+    return picture_of(data)
+
+
+def picture_of(data: bytes) -> Picture:
+    """The picture in the bytes of an image file. Raises `Unreadable`."""
     pixels = decode(data)
     count = pages(data)
     return Picture(pixels, f"holds {count} pictures, of which only the first is used" if count > 1 else "")

@@ -54,7 +54,8 @@ def read_labels(path: Path, nc: int | None = None) -> Labels:
     except (OSError, ValueError) as error:
         reason = f"expected a text file, got one that cannot be read ({type(error).__name__})"
         return Labels(np.zeros((0, 5)), problems=[Problem(0, "unreadable", reason)])
-    rows, lines, problems, polygons, seen = [], [], [], [], {}
+    rows, lines, problems, polygons = [], [], [], []
+    seen: dict[tuple[float, ...], int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         tokens = line.split()
         if not tokens:
@@ -86,7 +87,7 @@ def _parse(tokens: list[str], nc: int | None) -> list[float] | tuple[str, str]:
 
 
 def _class_problem(index: float, nc: int | None) -> tuple[str, str] | None:
-    if index == int(index) and 0 <= index and (nc is None or index < nc):
+    if index == int(index) and index >= 0 and (nc is None or index < nc):
         return None
     allowed = "0, 1, 2, ..." if nc is None else f"0 to {nc - 1}" if nc > 1 else "0"
     return "class", f"expected a class index of {allowed}, got {index:g}; correct the line or 'names' in the data YAML"

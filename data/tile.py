@@ -11,6 +11,7 @@ import sys
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ EMPTY = 1.0  # tiles without defects for each with one
 @dataclass
 class Part:
     """What became of one part: images and tiles written, tiles without boxes among them, tiles left out because they show
-    too little of a box, objects that are in no tile, and (image, reason) of what could not be read."""
+    too little of a box, objects that are in no tile, and (image, reason) of what could not be read.
+    """
 
     images: int = 0
     tiles: int = 0
@@ -92,7 +94,7 @@ def tile(data: str | Path, out: Path, side: int, overlap: float | None = None, e
     content = resolve(data)
     keep_apart(Path(content["path"]), out)
     images = {part: [x for entry in part_paths(content, part) for x in _images(entry, out)] for part in PARTS}
-    tiling = tiling_asked(side, overlap, np.concatenate([_sizes(image) for image in sum(images.values(), [])]))
+    tiling = tiling_asked(side, overlap, np.concatenate([_sizes(image) for image in chain.from_iterable(images.values())]))
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names)
         parts = {part: _write(writer, part, files, tiling, empty, seed) for part, files in images.items() if files}

@@ -48,7 +48,7 @@ def _watched(criterion: Any) -> Iterator[list[tuple[Tensor, ...]]]:
 
 
 def of_task_aligned(returned: tuple[Tensor, ...], batch_idx: Tensor) -> PointAssignment:
-    """ultralytics' (labels, boxes_xyxy, scores, is positive, index of the box within its image) as a `PointAssignment`."""
+    """Ultralytics' (labels, boxes_xyxy, scores, is positive, index of the box within its image) as a `PointAssignment`."""
     _, boxes_xyxy, _, positive, index = returned
     counts = torch.bincount(batch_idx.reshape(-1).long().to(index.device), minlength=len(index))
     first = counts.cumsum(0) - counts

@@ -162,8 +162,8 @@ class Balance(nn.Module):
 def check_balance(given: Mapping[str, object]) -> None:
     """Raise `UserError` for an argument of the balance (by its name on the command line) that is out of range."""
     rules = {
-        "kd_share": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.3, or None"),
-        "kd_cap": (lambda v: v is None or is_number(v) and v > 0, "a number above 0 as 0.5, or None"),
+        "kd_share": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0 as 0.3, or None"),
+        "kd_cap": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0 as 0.5, or None"),
         "kd_hold": (lambda v: isinstance(v, bool), "True or False"),
         "kd_project": (lambda v: isinstance(v, bool), "True or False"),
         "kd_warmup": (lambda v: is_number(v) and 0 <= v < 1, "a fraction of training, 0 or more and below 1"),

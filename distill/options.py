@@ -30,17 +30,23 @@ def flag(method: str, name: str, value: object) -> bool:
     return _checked(method, name, value, isinstance(value, bool), "true or false, without quotes", "correct it")
 
 
+def choice(method: str, name: str, value: object, among: tuple[str, ...]) -> str:
+    """`value` if it is one of these words. Raises `UserError`, with the nearest, for anything else."""
+    valid = isinstance(value, str) and value in among
+    return _checked(method, name, value, valid, " or ".join(among), f"correct it{nearest(str(value), among)}")
+
+
 def gains_of(method: str, given: Mapping[str, object] | None, names: Iterable[str]) -> dict[str, float]:
     """Base gains by name, 1 where none is given. Raises `UserError` for an unknown name or a wrong value."""
     known = tuple(names)
     if not isinstance(given, (Mapping, type(None))):
-        names = ", ".join(known)
-        raise UserError(f"{method}: expected gains to be numbers by name ({names}), got {given!r}; correct it")
+        raise UserError(f"{method}: expected gains to be numbers by name ({', '.join(known)}), got {given!r}; correct it")
+    numbers = {}
     for name, value in (given or {}).items():
         if name not in known:
             raise UserError(f"{method}: expected gains among {', '.join(known)}, got '{name}'{nearest(name, known)}")
-        not_negative(method, name, value)
-    return dict.fromkeys(known, 1.0) | dict(given or {})
+        numbers[name] = not_negative(method, name, value)
+    return dict.fromkeys(known, 1.0) | numbers
 
 
 def _checked(method: str, name: str, value: Any, valid: bool, expected: str, fix: str) -> Any:

@@ -1,8 +1,53 @@
-"""Value types shared by the command lines. Imports nothing heavy, so that ``--help`` stays fast."""
+"""Value types shared by the command lines, and by calls from Python. Imports nothing heavy, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from cfg.errors import UserError, nearest
+
+
+def checked(parser: argparse.ArgumentParser, given: Mapping[str, Any], left_out: Iterable[str] = ()) -> dict[str, Any]:
+    """Arguments of a Python call as a command line would have given them, each checked by what checks it there.
+
+    Args:
+        parser: of the script.
+        given: by name, as `max_det`; None for the default.
+        left_out: arguments of the script that the call does not take.
+
+    Raises:
+        UserError: an unknown name, or a value that the script would refuse.
+    """
+    actions = {action.dest: action for action in parser._actions if action.dest not in {"help", *left_out}}
+    for name in given:
+        if name not in actions:
+            raise UserError(f"unknown argument '{name}'{nearest(name, actions)}; expected one of {', '.join(actions)}")
+    return {name: _checked(actions[name], value) for name, value in given.items() if value is not None}
+
+
+def _checked(action: argparse.Action, value: Any) -> Any:
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise UserError(f"{action.dest}: expected True or False, got {value!r}")
+        return value
+    many = isinstance(value, (list, tuple))
+    if action.nargs:
+        return [_read(action, part) for part in (value if many else [value])]
+    return _read(action, ",".join(map(str, value)) if many else value)
+
+
+def _read(action: argparse.Action, value: Any) -> Any:
+    """One value, read as the command line's text. Raises `UserError`."""
+    try:
+        read: Any = action.type(str(value)) if callable(action.type) else str(value)
+    except (argparse.ArgumentTypeError, ValueError) as error:
+        reason = str(error) if isinstance(error, argparse.ArgumentTypeError) else f"expected a number, got {value!r}"
+        raise UserError(f"{action.dest}: {reason}") from None
+    if action.choices and read not in action.choices:
+        raise UserError(f"{action.dest}: expected {' or '.join(map(str, action.choices))}, got {value!r}{nearest(read, action.choices)}")
+    return read
 
 
 def image_size(text: str) -> list[int]:
@@ -61,3 +106,39 @@ def seconds(text: str) -> float:
     if not value >= 0.0:
         raise argparse.ArgumentTypeError(f"expected seconds, a number of at least 0, got '{text}'")
     return value
+
+
+SHARDS = ("shards", "shard", "shard_size", "ray", "actors")
+FEW = ("save_txt", "save_conf", "save_json", "save_csv", "save_coco", "report", "heatmap", "line_width", "project", "name", "exist_ok",
+       "view", "sort_into", "sort_copy")  # fmt: skip
+
+
+def add_shards(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of very many images (`engine.shards.run`)."""
+    add = parser.add_argument_group("very many images").add_argument
+    add("--shards", metavar="DIR", help="job folder, or its address: results in Parquet, each image exactly once; the same command goes on "
+        "where an earlier one ended")  # fmt: skip
+    add("--shard", metavar="I/N", help="this worker does every n-th shard from the i-th on (0 to n - 1); auto: as SLURM or torchrun says")
+    add("--shard-size", type=count, help="images in a shard (default: 5000)")
+    add("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local for this machine")
+    add("--actors", type=count, help="workers of Ray (default: one for each GPU, else for each core)")
+
+
+def check_shards(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where arguments of very many images, and of few, are mixed."""
+    if not options.shards:
+        if name := next((name for name in SHARDS[1:] if getattr(options, name) is not None), None):
+            parser.error(f"--{name.replace('_', '-')}: expected with --shards DIR; add it, or leave this out")
+        return
+    if name := next((name for name in FEW if getattr(options, name) != parser.get_default(name)), None):
+        parser.error(f"--{name.replace('_', '-')}: expected without --shards, whose results are Parquet; python -m data.results makes "
+                     "reports, CSV and JSON of them")  # fmt: skip
+    if options.shard and options.ray:
+        parser.error("--shard and --ray: expected one of them; Ray hands out the shards itself")
+    if options.actors and not options.ray:
+        parser.error("--actors: expected with --ray ADDRESS; add it, or leave this out")
+
+
+def shard_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments without those of `add_shards`, and these."""
+    return {k: v for k, v in given.items() if k not in SHARDS}, {k: given[k] for k in SHARDS}

@@ -7,8 +7,10 @@ import warnings
 from functools import partial
 from typing import Any, ClassVar
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
+
+import models.environment  # noqa: F401  (before ultralytics)
+
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
 from ultralytics.nn.backends.openvino import OpenVINOBackend
@@ -93,7 +95,7 @@ class Backend(AutoBackend):
         on_gpu = torch.device(device or "cpu").type != "cpu"
         with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
-            super().__init__(model, device=device, fp16=fp16 or precision == "half" and on_gpu, **options)
+            super().__init__(model, device=device, fp16=fp16 or (precision == "half" and on_gpu), **options)
 
     @property
     def computes_in(self) -> str:

@@ -33,8 +33,9 @@ def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dic
 
     Date and library versions are added to `meta` where it has none. Tensors are copies on the CPU.
     """
-    import ultralytics
     from models.detector import Detector
+
+    import ultralytics
 
     versions = {"tandem": TANDEM_VERSION, "torch": str(torch.__version__), "ultralytics": ultralytics.__version__}
     names = detector.names if isinstance(detector.names, dict) else dict(enumerate(detector.names))
@@ -293,7 +294,7 @@ def _class_names(names: Any) -> dict[int, str] | None:
 def _is_plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, Inert)
+    return value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Inert))
 
 
 def _with_defaults(train_args: dict[str, Any] | None) -> dict[str, Any]:

@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
-from ultralytics.data import base as host_base
-from ultralytics.data import build as host_build
-from ultralytics.data.dataset import YOLODataset
-from ultralytics.utils import LOCAL_RANK, LOGGER, TQDM
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from data.files import list_images
 from data.images import Unreadable, read_pixels
 from data.reader import Reading, Sample, memory_place, read_images
 from data.unlabelled import UNLABELLED
 from engine.pasting import Pasting
+
+from ultralytics.data import base as host_base
+from ultralytics.data import build as host_build
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.utils import LOCAL_RANK, LOGGER, TQDM
 
 SHOWN = 20  # images that are left out, named on the screen
 LEFT_OUT = "left-out.csv"  # all of them, in the run folder

@@ -6,15 +6,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 from torch import nn
-from ultralytics.nn import tasks
-from ultralytics.utils import ROOT as HOST_ROOT
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, read_yaml
 from engine.foreign import check_rows
 from models.detector import Detector
 from models.heads import HEADS
+
+from ultralytics.nn import tasks
+from ultralytics.utils import ROOT as HOST_ROOT
 
 STOCK_HEADS = ("Detect", "v10Detect")
 RTDETR_HEAD = "RTDETRDecoder"  # of a teacher only

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import nn
+
+import models.environment  # noqa: F401  (before ultralytics)
+from engine.backend import Backend
+from models.environment import available_cpus
+
 from ultralytics.engine import trainer as host_trainer
 from ultralytics.engine import validator as host_validator
 from ultralytics.utils import torch_utils as host_torch
-
-from engine.backend import Backend
-from models.environment import available_cpus
 
 
 def use_all_cores() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
 from engine.plots import drawable, shielded
-from ultralytics.engine import trainer as host_trainer
+
 from ultralytics.models.yolo.detect import train as host_train
 from ultralytics.models.yolo.detect import val as host_val
 from ultralytics.utils import metrics, plotting
@@ -19,7 +19,6 @@ PLOTS = (
     (host_train, "plot_images", "train_batch*.jpg"),
     (host_train, "plot_labels", "labels.jpg"),
     (host_val, "plot_images", "val_batch*.jpg"),
-    (host_trainer, "plot_results", "results.png"),
     (metrics, "plot_pr_curve", "BoxPR_curve.png"),
     (metrics, "plot_mc_curve", "Box*_curve.png"),
     (metrics.ConfusionMatrix, "plot", "confusion_matrix*.png"),

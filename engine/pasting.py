@@ -10,11 +10,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-from ultralytics.data import base as host_base
 
 from data.layout import rows_to_xyxy, xyxy_to_rows
 from data.rare.cuts import Cut, cut_out, groups
 from data.rare.paste import paste
+
+from ultralytics.data import base as host_base
 
 LARGEST = 0.7  # of the image's sides that a cut may have
 MOST = 3  # defects pasted into an image

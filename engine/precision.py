@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
-import models.environment  # noqa: F401  (before anything that sets threads)
 import torch
 
+import models.environment  # noqa: F401  (before anything that sets threads)
 from cfg import UserError
 
 SWITCH = "TANDEM_BF16"  # environment: 1 or 0, training on a CPU in bfloat16 or not, where the arguments leave it open

@@ -47,7 +47,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     """
     with _opened(path) as file:
         text = (file.metadata() or {}).get(KEY)
-        state = {name: _single(file.get_tensor(name)) for name in file.keys()}
+        state = {name: _single(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 (no dict)
     if text is None:
         return state
     try:
@@ -61,7 +61,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
 def shapes_of(path: str | Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of each tensor, without reading them. Raises as `read_safetensors`."""
     with _opened(path) as file:
-        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import models.environment  # noqa: F401  (must run before ultralytics is importe
 from cfg.errors import UserError
 from engine.backend import Backend
 from engine.checkpoint import check_head, load_detector
+
 from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils.torch_utils import select_device
 

@@ -14,7 +14,18 @@ import yaml
 from cfg import UserError, nearest, read_yaml
 from cfg.whole_files import replace_file
 from inspection.plan import (
-    ANY_LABEL, BY_RULES, PIXELS, RELATIVE, SEVERITIES, ClassRule, ModelFile, Plan, Polygon, Promise, Regions, Tiling,
+    ANY_LABEL,
+    BY_RULES,
+    PIXELS,
+    RELATIVE,
+    SEVERITIES,
+    ClassRule,
+    ModelFile,
+    Plan,
+    Polygon,
+    Promise,
+    Regions,
+    Tiling,
 )  # fmt: skip
 from inspection.values import absent, choice, mapping, number, whole
 
@@ -168,7 +179,7 @@ def _regions(content: Any, where: str) -> Regions:
         if not isinstance(polygons, list):
             raise UserError(f"{where}: {key}: expected a list of polygons, got {polygons!r}; as [[[0, 0], [1, 0], [1, 1]]]")
         parts[key] = tuple(_polygon(p, f"{where}: {key}: polygon {n}", limits) for n, p in enumerate(polygons, start=1))
-    return Regions(unit, **parts, **size)
+    return Regions(unit, look_at=parts["look_at"], leave_out=parts["leave_out"], **size)
 
 
 def _polygon(content: Any, where: str, limits: tuple[int, int]) -> Polygon:

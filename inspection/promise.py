@@ -44,7 +44,7 @@ class Wish:
 
     @property
     def doubt(self) -> float:
-        """delta."""
+        """Delta."""
         return 1 - self.confidence
 
 
@@ -75,7 +75,7 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
 
 
 def joint(plan: Plan, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """max over the classes that count of logit p_c - offset_c, (U,); -inf for units where nothing was found."""
+    """Max over the classes that count of logit p_c - offset_c, (U,); -inf for units where nothing was found."""
     shifted = np.where(plan.counting & (scores > 0), logit(scores) - offsets, -np.inf)
     return shifted.max(1)
 

@@ -67,7 +67,8 @@ def _outlines(regions: Regions, width: int, height: int) -> Outlines:
 
 def _inside(of: Outlines, points: np.ndarray) -> np.ndarray:
     """Whether each point, x and y as (2, N, 1), lies inside each polygon (N, P): a ray to the right crosses its outline an odd
-    number of times."""
+    number of times.
+    """
     x, y = points
     spans = (of.begin[1] > y) != (of.end[1] > y)
     spans &= of.begin[0] + (y - of.begin[1]) * of.slope > x

@@ -74,10 +74,10 @@ def tiling_asked(side: int | None, overlap: float | None, sizes: np.ndarray | No
         if overlap is not None:
             raise UserError(f"--overlap {overlap:g}: expected --tile beside it; say for example --tile 640")
         return None
-    known = sizes is not None and len(sizes)
-    tiling = Tiling(side, overlap if overlap is not None else usual_overlap(sizes, side) if known else USUAL_OVERLAP)
-    if known:
-        print(_told(tiling, sizes), file=sys.stderr)
+    if sizes is None or not len(sizes):
+        return Tiling(side, USUAL_OVERLAP if overlap is None else overlap)
+    tiling = Tiling(side, usual_overlap(sizes, side) if overlap is None else overlap)
+    print(_told(tiling, sizes), file=sys.stderr)
     return tiling
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils.torch_utils import initialize_weights
 
 from cfg import UserError
 from models.parser import build, read_model
+
+from ultralytics.nn.tasks import DetectionModel
+from ultralytics.utils.torch_utils import initialize_weights
 
 
 class Criterion:
@@ -39,7 +40,7 @@ class Criterion:
 def raw_output(preds: Any) -> dict[str, Any]:
     """The head's raw dict from whatever a detector returned: in training, in evaluation, or from an end-to-end head."""
     raw = preds[1] if isinstance(preds, tuple) else preds
-    return raw["one2many"] if "one2many" in raw else raw
+    return raw.get("one2many", raw)
 
 
 def fold(network: nn.Module) -> None:

@@ -3,12 +3,16 @@
 import os
 import signal
 import sys
+import tempfile
+from getpass import getuser
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Matplotlib's list of fonts, made once for all processes and runs of tests: each would take a second to make its own.
+os.environ.setdefault("MPLCONFIGDIR", str(Path(tempfile.gettempdir()) / f"tandem-tests-{getuser()}"))
 sys.path.insert(0, str(ROOT))
 
 # In the background of a shell, processes ignore Ctrl-C and so do those that they start; some tests send it to theirs.

@@ -1,19 +1,19 @@
 """A published ablation as a comparison of our own: a table of `cfg/ablations`, each row a training with its own model.
 
-    title: what the table varies
-    source: paper and table
-    data: what the paper measured on
-    against: the row that the others are compared with (the first one when left out)
-    arguments: [--kd-share, None]        # of train.py, for every row, before those of the command line
-    notes: [what a reader must know]
-    rows:
-      - name: as in the paper
-        cfg: model.yaml                  # in cfg/models
-        distill: lgd                     # in cfg/distill; none when left out
-        published: {mAP50: 97.2, mAP50-95: 56.6}   # as printed (`UNITS`)
-      - name: a row that nothing here can train
-        missing: what would
-        published: {mAP50: 92.4}
+title: what the table varies
+source: paper and table
+data: what the paper measured on
+against: the row that the others are compared with (the first one when left out)
+arguments: [--kd-share, None]        # of train.py, for every row, before those of the command line
+notes: [what a reader must know]
+rows:
+- name: as in the paper
+cfg: model.yaml                  # in cfg/models
+distill: lgd                     # in cfg/distill; none when left out
+published: {mAP50: 97.2, mAP50-95: 56.6}   # as printed (`UNITS`)
+- name: a row that nothing here can train
+missing: what would
+published: {mAP50: 92.4}
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _method(label: str, question: Question) -> Method:
 
 
 def _rival(label: str, own: list[str], question: Question) -> Method:
-    """ultralytics' trainer on a stock student: `--cfg` where it is one, else `--rival-cfg`."""
+    """Ultralytics' trainer on a stock student: `--cfg` where it is one, else `--rival-cfg`."""
     from engine.detectors import stock_yaml
 
     if not question.rival_cfg and stock_yaml(question.cfg) is None:
@@ -204,14 +204,14 @@ def examine(question: Question, methods: list[Method]) -> None:
     Raises:
         UserError: whatever train.py would refuse, with the method's label before it.
     """
-    from engine.settings import complete, known_names, read_command_line
+    from engine.settings import Settings, complete, known_names, read_command_line
     from engine.training.launch import check_data
 
     names, labels, starts = None, None, {}
     for method in methods:
         try:
             settings = complete(read_command_line(command(question, method, seed=0), known_names()))
-            names, labels = names or check_data(settings), labels or _labels(settings["data"])
+            names, labels = names or check_data(Settings.of(settings).data), labels or _labels(settings["data"])
             build = _build_rival if method.rival else _build
             starts[method.label], digest = build(settings, names, labels)
         except UserError as error:
@@ -223,13 +223,13 @@ def examine(question: Question, methods: list[Method]) -> None:
 
 def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
-    from engine.settings import SHIPPED
+    from engine.settings import SHIPPED, Settings
     from engine.start.shipped import shipped_for
     from engine.training.build import build_networks
     from engine.training.launch import init_seeds
 
     init_seeds(0)  # as train.py does, before it makes the student
-    student = build_networks(settings, len(names), names).student
+    student = build_networks(Settings.of(settings), len(names), names).student
     start = hashlib.sha256()
     for value in student.state_dict().values():
         start.update(value.detach().cpu().numpy().tobytes())
@@ -256,7 +256,7 @@ def _digest(settings: dict[str, Any], facts: list[Any], more: list[Any]) -> str:
 def _labels(data: str) -> str:
     """Digest of a data set's labels, and of its images' names and sizes: a corrected label is another data set."""
     content, seen = resolve(data), hashlib.sha256()
-    for part, entry in ((part, path) for part in PARTS for path in part_paths(content, part) if path.exists()):
+    for part, entry in ((name, path) for name in PARTS for path in part_paths(content, name) if path.exists()):
         for image in list_images(entry):
             size = image.stat().st_size if image.is_file() else None
             labels = label_path(image)

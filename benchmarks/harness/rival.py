@@ -36,6 +36,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     from engine.checkpoint import install, load_detector, read_weights
     from engine.detectors import build_detector
     from models.detector import Detector
+
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.nn.distill_model import DistillationModel
 
@@ -74,17 +75,21 @@ def has_weights(settings: dict[str, Any]) -> bool:
 def train(settings: dict[str, Any]) -> Path:
     """Train as the arguments say; return the run folder. Raises as `engine.training.launch.check_data` and ultralytics."""
     import yaml
+
     from data import resolve
     from engine.checkpoint import install
     from engine.dataset import use_own_data
     from engine.host import no_amp_probe, use_all_cores
+    from engine.settings import Settings
     from engine.training.folders import run_folder
     from engine.training.launch import check_data
+
     from ultralytics.cfg import DEFAULT_CFG_DICT
     from ultralytics.models.yolo.detect import DetectionTrainer
 
-    check_data(settings)
-    folder = run_folder(settings)
+    typed = Settings.of(settings)
+    check_data(typed.data)
+    folder = run_folder(typed.run)
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / "data.yaml"
     data.write_text(yaml.safe_dump(resolve(settings["data"]), sort_keys=False, allow_unicode=True), encoding="utf-8")

@@ -225,7 +225,7 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
 
     share = {"OMP_NUM_THREADS": threads or str(max(available_cpus() // jobs, 1)), "PYTHONUNBUFFERED": "1"}
     gpus = torch.cuda.device_count() if device != "cpu" else 0
-    if not gpus or device is not None and jobs == 1:
+    if not gpus or (device is not None and jobs == 1):
         return [share] * jobs
     if device is not None:
         raise UserError(f"--jobs {jobs} gives each run a GPU of its own; leave --device {device} out")

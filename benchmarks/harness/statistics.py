@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from inspection.compare import LEVEL, Interval, percentile
+from inspection.compare import LEVEL, Interval
 
 POWER = 0.8
 MOST_SEEDS = 1000

@@ -24,7 +24,7 @@ from data import resolve
 from data.dataset import part_paths
 from data.images import read_pixels
 from data.reader import Sample, read_images
-from engine.settings import complete
+from engine.settings import Settings, complete
 from engine.training.build import build_networks
 from models.losses.anchor import AnchorLoss
 from models.losses.qfocal import quality_focal
@@ -89,7 +89,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=6, help="of 16 images (default: 6)")
     given = parser.parse_args()
     content = resolve(given.data)
-    settings = complete({"model": given.cfg, "data": given.data, "recipe": "quick"})
+    settings = Settings.of(complete({"model": given.cfg, "data": given.data, "recipe": "quick"}))
     student = build_networks(settings, content["nc"], content["names"]).student.train()
     student.args = SimpleNamespace()
     samples = read_images(part_paths(content, "train"), content["nc"]).samples

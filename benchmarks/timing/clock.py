@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-
 # By the clock on the wall, or the processor time of this process, on which other programs have less influence.
 READ = {"wall": time.perf_counter, "cpu": time.process_time}
 

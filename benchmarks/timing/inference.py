@@ -6,17 +6,18 @@ import statistics
 import time
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import numpy as np
 import torch
 from torch import Tensor
-from ultralytics.data.augment import LetterBox
-from ultralytics.utils.nms import non_max_suppression
 
+import models.environment  # noqa: F401  (before ultralytics)
 from benchmarks.timing import memory
 from benchmarks.timing.prepare import file_size_mb
 from benchmarks.timing.runtimes import open_runtime
 from engine.detection.suppression import use_compiled_suppression
+
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils.nms import non_max_suppression
 
 SEED, WARM_UP, IOU = 0, 3, 0.45
 CANDIDATES = 100  # boxes per image that NMS gets: scores of random weights say nothing, so the threshold is set by this

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -23,10 +24,8 @@ def start(device: torch.device, give_back: bool = True) -> None:
     """
     if give_back and (trim := of_libc("malloc_trim")):
         trim(0)  # or a small point is charged with what a large one before it needed
-    try:
+    with suppress(OSError):  # the peak is then that of the whole process
         RESET.write_text("5")
-    except OSError:
-        pass  # the peak is then that of the whole process
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -36,7 +36,7 @@ def summary(values: Sequence[float]) -> Summary | None:
 
 
 def ratios(values: Mapping[int, float], reference: Mapping[int, float]) -> list[float]:
-    """values / reference by round, where both were measured.
+    """Values / reference by round, where both were measured.
 
     What disturbs a machine for a while disturbs neighbours in a round alike, and falls out of their ratio. The median
     of these ratios, unlike the ratio of two medians, never compares a quiet moment with a noisy one.

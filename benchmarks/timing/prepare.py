@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import nn
 
+import models.environment  # noqa: F401  (before ultralytics)
 from benchmarks.timing.worker import told
 from cfg import UserError
 from engine.checkpoint import load_detector, save_student

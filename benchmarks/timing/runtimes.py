@@ -8,14 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import Tensor
-from ultralytics.nn.autobackend import AutoBackend
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.backend import onnx_options, openvino_options
 from engine.checkpoint import load_detector
+
+from ultralytics.nn.autobackend import AutoBackend
 
 Forward = Callable[[Tensor], Any]  # (B, 3, H, W) -> (B, 4 + nc, N) or, without NMS to do, (B, n, 6); maybe in a tuple
 

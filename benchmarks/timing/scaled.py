@@ -5,11 +5,10 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import nn
-from ultralytics.utils.nms import non_max_suppression
 
+import models.environment  # noqa: F401  (before ultralytics)
 from benchmarks.timing import memory
 from benchmarks.timing.clock import Clock
 from benchmarks.timing.inference import IOU, predictions, threshold
@@ -17,6 +16,8 @@ from benchmarks.timing.prepare import detector_of
 from benchmarks.timing.steps import CLIP, LEARNING_RATE, SEED, batch_of, training_model, watch_parts
 from engine.detection.suppression import use_compiled_suppression
 from engine.weights import fit_size
+
+from ultralytics.utils.nms import non_max_suppression
 
 PER_OBJECT = 10  # candidates that NMS gets for every object
 PASSES = 3

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import models.environment  # noqa: F401  (before ultralytics)
 import torch
 from torch import Tensor, nn
-from ultralytics.cfg import get_cfg
-from ultralytics.nn.distill_model import DistillationModel
-from ultralytics.utils import DEFAULT_CFG
 
+import models.environment  # noqa: F401  (before ultralytics)
 from benchmarks.timing import memory
 from benchmarks.timing.clock import Clock
 from benchmarks.timing.prepare import detector_of
 from distill.model import TrainingModel
-from engine.settings import OWN_DEFAULTS
+from engine.settings import Settings
 from engine.training.build import build_networks
+
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.utils import DEFAULT_CFG
 
 SEED, WARM_UP = 0, 2
 PROGRESS = 0.5  # of the training that the steps are taken from: methods that begin late have begun, no layer is frozen
@@ -52,8 +53,7 @@ def training_model(
     Args:
         measuring: gradients are measured at every step, else at none.
     """
-    settings = OWN_DEFAULTS | {"model": model, "teacher": teacher, "distill": distill, "teacher_init": False}
-    settings |= {"data": ""}
+    settings = Settings.of({"model": model, "data": "", "teacher": teacher, "distill": distill, "teacher_init": False})
     torch.manual_seed(SEED)
     student = detector_of(model, classes).train() if Path(model).suffix == ".pt" else None
     names = dict(student.names) if student else dict(enumerate(classes))

@@ -7,6 +7,7 @@ pipe: it costs no processor time.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import multiprocessing
@@ -86,10 +87,8 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        try:
+        with contextlib.suppress(OSError):
             self.pipe.send(None)
-        except OSError:
-            pass
         self.pipe.close()
         self.process.join(GRACE_S)
         for end in (self.process.terminate, self.process.kill):
@@ -126,8 +125,9 @@ def serve(pipe: Connection, factory: str, options: dict[str, Any], threads: int,
 
 
 def _build(factory: str, options: dict[str, Any], threads: int) -> Any:
-    import models.environment  # noqa: F401  (before ultralytics)
     import torch
+
+    import models.environment  # noqa: F401  (before ultralytics)
 
     torch.set_num_threads(threads)
     return made(factory, options)
@@ -147,7 +147,7 @@ def _redirect(log: Path) -> None:
         stream.flush()
     os.dup2(target, 1)
     os.dup2(target, 2)
-    sys.stdout, sys.stderr = open(1, "w", closefd=False, buffering=1), open(2, "w", closefd=False, buffering=1)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False, buffering=1), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
 
 
 def told(error: Exception) -> str:

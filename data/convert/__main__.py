@@ -45,10 +45,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def read_splits(pairs: list[str]) -> dict[str, Path]:
     """Turn `PART=FILE` pairs into a mapping. Raises `UserError` for another form, part, or a file that is not there."""
     splits: dict[str, Path] = {}
-    for pair in pairs:
-        part, _, file = pair.partition("=")
+    for given in pairs:
+        part, _, file = given.partition("=")
         if part not in PARTS or not file:
-            raise UserError(f"--splits: expected PART=FILE with PART one of {', '.join(PARTS)}, got '{pair}'")
+            raise UserError(f"--splits: expected PART=FILE with PART one of {', '.join(PARTS)}, got '{given}'")
         if not Path(file).is_file():
             raise UserError(f"--splits: expected a file for '{part}', got {file}, which is none; correct the path")
         splits[part] = Path(file)

@@ -104,7 +104,7 @@ class Reader(ABC):
         self.source, self.options, self.log = source, options, log
         self.index = ImageIndex(source, options.out)
 
-    @staticmethod
+    @staticmethod  # noqa: B027 (most formats have none)
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         """Add the options that only this format has."""
 

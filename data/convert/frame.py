@@ -43,7 +43,7 @@ def fit(annotation: Annotation, image: Path, title: Path, log: Log) -> tuple[lis
     width, height = image_size(image)
     boxes, size = annotation.boxes_xyxy, annotation.size
     turn = _orientation(image, (width, height))
-    if turn != 1 and (size is None or size == (width, height) and (turn not in TURNED or width == height)):
+    if turn != 1 and (size is None or (size == (width, height) and (turn not in TURNED or width == height))):
         log.mend("images turned by EXIF: boxes taken as drawn on the turned image", title,
                  f"orientation {turn}, which the size in {annotation.origin.name} does not decide")
     if size in (None, (width, height)):

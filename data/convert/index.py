@@ -10,8 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from urllib.parse import unquote
 
-from data.convert.names import (OTHER_CASE, OTHER_SUFFIX, SAME, WORSE, Catalogue, Name, best, common_tail, nearness,
-                                parse_name)
+from data.convert.names import OTHER_CASE, OTHER_SUFFIX, SAME, WORSE, Catalogue, Name, best, common_tail, nearness, parse_name
 from data.earlier import leave_out_earlier
 from data.files import find_images
 
@@ -167,7 +166,8 @@ class ImageIndex:
     def _only(self, found: list[Path], near: Path, hints: Iterable[str]) -> Path:
         """Return the one image that a hint or the annotation's folder points to. Raises `NoImage` without one."""
         for hint in hints:
-            found = best(found, lambda image: common_tail(parse_name(hint).folders, self.folder(image)))
+            folders = parse_name(hint).folders
+            found = best(found, lambda image, folders=folders: common_tail(folders, self.folder(image)))
         found = best(found, lambda image: self._nearness(image, near))
         if len(found) > 1:
             raise NoImage(f"its image is one of {_listed(found)}; give the name with its folder and suffix")

@@ -1,4 +1,4 @@
-"""Names of images as annotation tools write them: folders with `/` or `\\`, drive letters, URLs, any suffix."""
+r"""Names of images as annotation tools write them: folders with `/` or `\\`, drive letters, URLs, any suffix."""
 
 from __future__ import annotations
 

@@ -63,8 +63,8 @@ def find_homes(annotations: Iterable[Annotation], index: ImageIndex) -> dict[Pat
     homes = {}
     for folder, group in files.items():
         own = folder.relative_to(index.source).parts
-        places = [place for place in index.folders if place == own or not is_mask_folder(place)
-                  and 0 < nearness(place, own) >= max(len(place), len(own)) - 1]
+        places = [place for place in index.folders if place == own or (not is_mask_folder(place)
+                  and 0 < nearness(place, own) >= max(len(place), len(own)) - 1)]
         held = [place for place in places if sum(index.holds(place, a.own_name) for a in group) * 2 > len(group)]
         if own in held or len(held) == 1:
             homes[folder] = own if own in held else held[0]

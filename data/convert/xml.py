@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,10 +45,8 @@ def _contents(path: Path, read: Callable[[Path], str]) -> Iterator[bytes | str]:
     data = path.read_bytes()
     yield data
     if declared := DECLARED.match(data):
-        try:
+        with contextlib.suppress(LookupError, UnicodeDecodeError):
             yield DECLARATION.sub("", data.decode(declared[1].decode()), count=1)
-        except (LookupError, UnicodeDecodeError):
-            pass
     try:
         yield DECLARATION.sub("", read(path), count=1).lstrip()
     except ValueError:

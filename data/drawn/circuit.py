@@ -17,7 +17,8 @@ STEPS = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (
 @dataclass
 class Circuit:
     """A layout (H, W): `copper` in [0, 1], `pads` what no solder mask covers, `holes` drilled, `substrate` and `conductor`
-    the pictures (H, W, 3) of what lies bare and under copper; `traces` with their points (m, 2) and width in pixels."""
+    the pictures (H, W, 3) of what lies bare and under copper; `traces` with their points (m, 2) and width in pixels.
+    """
 
     size: int
     width: float

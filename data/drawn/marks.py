@@ -43,7 +43,7 @@ def drop(rng: Rng, surface: Surface) -> np.ndarray:
 
 def seam(rng: Rng, surface: Surface) -> np.ndarray:
     """Return the change of a straight seam or step from border to border: one side slightly darker, a fine line between."""
-    along, across = local(surface.size, rng.uniform(0.2, 0.8, 2) * surface.size, surface.angle + rng.choice((0, np.pi / 2)))
+    _along, across = local(surface.size, rng.uniform(0.2, 0.8, 2) * surface.size, surface.angle + rng.choice((0, np.pi / 2)))
     line = np.exp(-((across / rng.uniform(0.8, 2)) ** 2)) * rng.uniform(-14, 14)
     return shift(line + rng.uniform(-18, 18) * (across > 0), 1.0)
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 from cv2.utils import logging as cv2_log
 
-from data.streams.frames import as_bgr, believable_fps
+from data.decode import as_bgr
+from data.streams.frames import believable_fps
 from data.streams.timeline import Timeline
 
 USUAL_FPS = 25.0

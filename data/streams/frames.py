@@ -1,18 +1,6 @@
-"""Frames and their rates, as cameras and files give them, in one form."""
+"""Rates of frames, as cameras and files give them."""
 
 from __future__ import annotations
-
-import cv2
-import numpy as np
-
-
-def as_bgr(image: np.ndarray) -> np.ndarray:
-    """Return a picture of 1, 3 or 4 channels, 8 or 16 bits, as (H, W, 3) BGR uint8; 16 bits keep their high byte."""
-    eight = (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image
-    channels = 1 if eight.ndim == 2 else eight.shape[2]
-    if channels == 3:
-        return eight
-    return cv2.cvtColor(eight, cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR)
 
 
 def believable_fps(fps: float) -> float:

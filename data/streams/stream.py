@@ -46,9 +46,10 @@ class Connection:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """Yield frames, (H, W, 3) BGR uint8. Raises `CaptureError` when it breaks off."""
-        for self.last in chain([self.first], self.pictures):
+        for picture in chain([self.first], self.pictures):
+            self.last = picture
             self.frames += 1
-            yield self.last
+            yield picture
 
     def outran_a_camera(self) -> bool:
         """Whether the frames came so fast that they were not taken while they were sent."""

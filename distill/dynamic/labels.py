@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -22,7 +24,7 @@ def perceptron(*widths: int) -> nn.Sequential:
     not depend on other images.
     """
     layers: list[nn.Module] = []
-    for c_in, c_out in zip(widths, widths[1:]):
+    for c_in, c_out in itertools.pairwise(widths):
         layers += [nn.Linear(c_in, c_out), nn.LayerNorm(c_out, elementwise_affine=False), nn.ReLU()]
     return nn.Sequential(*layers)
 

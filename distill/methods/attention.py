@@ -29,13 +29,13 @@ def free_attention(features: Tensor) -> Tensor:
 
 
 def attention_mask(attended: Tensor, temperature: float) -> Tensor:
-    """eq. 10: softmax of `M(F) / T` over the H * W positions of each channel, times H * W so that its mean is 1."""
+    """Eq. 10: softmax of `M(F) / T` over the H * W positions of each channel, times H * W so that its mean is 1."""
     positions = attended.shape[2] * attended.shape[3]
     return softmax_over_cells(attended / temperature) * positions
 
 
 def masked_square_error(teacher: Tensor, student: Tensor, attention: Tensor, masks: Masks) -> tuple[Tensor, Tensor]:
-    """eq. 11: foreground and background sums of `ScaleMask * AttentionMask * |F_T - f(F_S)|^2`, each a mean over images.
+    """Eq. 11: foreground and background sums of `ScaleMask * AttentionMask * |F_T - f(F_S)|^2`, each a mean over images.
 
     teacher, student, attention: (B, C, H, W).
     """
@@ -112,7 +112,7 @@ class AttentionDistiller(Distiller):
 
     def _level(self, name: str, teacher: Tensor, student: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid_hw = (teacher.shape[2], teacher.shape[3])
-        student = self.adapters[name](student, grid_hw)
+        student = self.adapters[name](student, teacher)
         student = rescaled(student, teacher) if self.rescale else student
         module = step.teacher.attention.get(name)
         attend = module.attend if module is not None else free_attention

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.adapters import ALWAYS
 from distill.base import METHODS, Spec, Step, Term
 from distill.cells import channels_last
 from distill.features import FeatureDistiller
@@ -28,6 +29,7 @@ class ChannelDistiller(FeatureDistiller):
     Args:
         temperature: T of the softmax (paper: 4 on features).
         gain: base gain of the loss.
+        mix: as of `FeatureDistiller` (published code: unequal).
     """
 
     method = "cwd"
@@ -35,8 +37,9 @@ class ChannelDistiller(FeatureDistiller):
     bias = False
     terms = (Term("cwd_loss", "cwd"),)
 
-    def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0) -> None:
-        super().__init__(student, teacher, gain)
+    def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0,
+                 mix: str = ALWAYS) -> None:  # fmt: skip
+        super().__init__(student, teacher, gain, mix)
         self.temperature = positive("cwd", "temperature", temperature, 4)
 
     def compare(self, level: str, teacher: Tensor, student: Tensor, step: Step) -> Tensor:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distill.adapters import Adapter
+from distill.adapters import ALWAYS, UNEQUAL, Adapter
 from distill.base import METHODS, Distiller, Spec, Step, Term, float32
 from distill.cells import channels_last, channels_second, mean_square, over_channels
 from distill.masks import Masks, box_masks
-from distill.options import gains_of, not_negative, positive
+from distill.options import choice, gains_of, not_negative, positive
 
 GAINS = ("feature", "attention", "global")
 
@@ -72,6 +72,7 @@ class FocalGlobalDistiller(Distiller):
         temperature: T of the attentions (paper: 0.5).
         foreground, background: alpha and beta within the feature loss; the paper has 2 : 1.
         gains: base gains of the three losses: feature (alpha, beta), attention (gamma), global (lambda).
+        mix: as of `distill.features.FeatureDistiller` (published code: unequal).
     """
 
     terms = (
@@ -89,14 +90,16 @@ class FocalGlobalDistiller(Distiller):
         foreground: float = 1.0,
         background: float = 0.5,
         gains: dict[str, float] | None = None,
+        mix: str = ALWAYS,
     ) -> None:
         super().__init__(student, teacher)
         self.temperature = positive("fgd", "temperature", temperature, 0.5)
         self.foreground = not_negative("fgd", "foreground", foreground)
         self.background = not_negative("fgd", "background", background)
         self.gains = gains_of("fgd", gains, GAINS)
+        self.mix = choice("fgd", "mix", mix, (ALWAYS, UNEQUAL))
         levels = {n: (student.levels[n], teacher.levels[n]) for n in self.pairs}
-        self.adapters = nn.ModuleDict({n: Adapter(*pair, always=False) for n, pair in levels.items()})
+        self.adapters = nn.ModuleDict({n: Adapter(*pair, mix=self.mix) for n, pair in levels.items()})
         self.student_relation = nn.ModuleDict({n: Relation(t.channels) for n, (_, t) in levels.items()})
         self.target_relation = nn.ModuleDict({n: Relation(t.channels) for n, (_, t) in levels.items()})
 
@@ -114,7 +117,7 @@ class FocalGlobalDistiller(Distiller):
 
     def _level(self, name: str, teacher: Tensor, student: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         grid_hw = (teacher.shape[2], teacher.shape[3])
-        student = self.adapters[name](student, grid_hw)
+        student = self.adapters[name](student, teacher)
         (spatial, channel), (own_spatial, own_channel) = (attention(x, self.temperature) for x in (teacher, student))
         masks = box_masks(step.batch["bboxes"].to(teacher.device), step.batch["batch_idx"], step.size, grid_hw)
         weight = channels_second(channels_last(spatial) * channels_last(channel))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distill.adapters import ALWAYS
 from distill.base import METHODS, Spec, Step, Term
 from distill.cells import mean_square
 from distill.features import FeatureDistiller
@@ -53,6 +54,7 @@ class MaskedGenerativeDistiller(FeatureDistiller):
         mask: share of cells that are hidden, lambda (paper: 0.65 for one-stage detectors, 0.45 for two-stage).
         width: channels between the generator's convs over the teacher's (paper: 1); time and parameters go with it.
         gain: base gain of the loss.
+        mix: as of `FeatureDistiller` (published code: unequal).
     """
 
     method = "mgd"
@@ -60,9 +62,10 @@ class MaskedGenerativeDistiller(FeatureDistiller):
     terms = (Term("mgd_loss", "mgd"),)
 
     def __init__(
-        self, student: Spec, teacher: Spec | None, mask: float = 0.65, width: float = 1.0, gain: float = 1.0
-    ) -> None:
-        super().__init__(student, teacher, gain)
+        self, student: Spec, teacher: Spec | None, mask: float = 0.65, width: float = 1.0, gain: float = 1.0,
+        mix: str = ALWAYS,
+    ) -> None:  # fmt: skip
+        super().__init__(student, teacher, gain, mix)
         self.mask = ratio("mgd", "mask", mask, 0.65)
         positive("mgd", "width", width, 1)
         channels = {n: teacher.levels[n].channels for n in self.pairs}

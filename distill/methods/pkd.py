@@ -30,6 +30,7 @@ class PearsonDistiller(FeatureDistiller):
 
     Args:
         gain: base gain of the loss.
+        mix: as of `FeatureDistiller` (published code: unequal).
     """
 
     method = "pkd"

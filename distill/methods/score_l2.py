@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.adapters import resized
 from distill.base import METHODS, Level, Spec, Step, Term
 from distill.features import FeatureDistiller
 from distill.outputs import cell_scores, check_cells
@@ -21,11 +21,8 @@ class Projector(nn.Sequential):
             nn.Conv2d(teacher.channels, teacher.channels, 1),
         )
 
-    def forward(self, features: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        features = super().forward(features)
-        if tuple(features.shape[-2:]) != tuple(grid_hw):
-            features = F.interpolate(features, size=grid_hw, mode="bilinear", align_corners=False)
-        return features
+    def forward(self, features: Tensor, target: Tensor) -> Tensor:
+        return resized(super().forward(features), target)
 
 
 @METHODS.register("score_l2")

@@ -17,7 +17,7 @@ DIMS = (1, 2, 4, 8)  # Table VI
 
 
 def softened_kl(teacher: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """eq. 7: `tau^2 KL(softmax(x_T / tau) || softmax(x_S / tau))` over each image's row (B, D), mean over images.
+    """Eq. 7: `tau^2 KL(softmax(x_T / tau) || softmax(x_S / tau))` over each image's row (B, D), mean over images.
 
     The paper has no tau^2; without it the gradient would shrink with the temperature (Hinton et al. 2015).
     """

@@ -112,7 +112,9 @@ def _verdicts(a: Side, b: Side, groups: Sequence[str], column: str | None) -> di
     right, names = [], ()
     for side in (a, b):
         rows = zip(side.files, side.truths, side.found, groups, strict=True)
-        images = [Image(f"{number}: {file}", 0, 0, as_found(truth), as_found(found), group) for number, (file, truth, found, group) in enumerate(rows)]
+        images = [
+            Image(f"{number}: {file}", 0, 0, as_found(truth), as_found(found), group) for number, (file, truth, found, group) in enumerate(rows)
+        ]
         evidence = gather(side.plan, images, column or "image")
         names = evidence.names
         right.append((judge(side.plan, evidence).codes == Code.OK) == ~evidence.ng)

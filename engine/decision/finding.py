@@ -9,9 +9,9 @@ import torch
 
 from cfg import UserError
 from engine.detection.detect_run import IOU, DetectOptions, detections
-from engine.detection.predictor import batch_size, input_size, look
+from engine.detection.predictor import look
+from engine.detection.settled import cut, settle
 from engine.detection.sources import MediaSource
-from engine.tiling.pictures import TiledSource
 from engine.validation.coco_metrics import Boxes, as_found
 from engine.weights import open_backend
 from inspection.evidence import Image
@@ -48,13 +48,12 @@ def find_images(
     Raises:
         UserError: an image can no longer be read.
     """
-    options = DetectOptions(str(weights), [], [imgsz], conf=FLOOR, iou=iou, precision=precision)
+    tiles = {"tile": tiling.side, "overlap": tiling.overlap} if tiling else {}
+    options = DetectOptions(str(weights), [], [imgsz], conf=FLOOR, iou=iou, precision=precision, **tiles)
     source = MediaSource(Listed(files), _unreadable, lambda path, reason: None)
     backend, trained = open_backend(weights, device, precision)
-    size = input_size(options.imgsz, trained, backend)
-    source = TiledSource(source, tiling) if tiling else source
-    source.batch = batch_size(options, backend, size)
-    results = look(backend, source, options, size)
+    settled = settle(options, backend, trained, None)
+    results = look(backend, cut(source, settled), settled)
     images = []
     for file, truth, group, result in zip(files, truths, groups, results, strict=True):
         found = detections(result.cpu().numpy(), result.item)

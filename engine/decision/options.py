@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cfg import UserError
@@ -23,7 +23,7 @@ class DecisionOptions:
     """
 
     decide: bool = False
-    wish: Wish = Wish(0.01)
+    wish: Wish = field(default_factory=lambda: Wish(0.01))
     decision: str | None = None
     group_by: str | None = None
     groups: str | None = None

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from cfg.errors import UserError
+from data.result_files import Detections
 from engine.detection.items import Item
-from engine.detection.results_files import Detections
 from inspection.plan import Plan
 from inspection.rules import Code, Found, Verdict, decide
 
@@ -87,7 +87,7 @@ class Sorter:
         """Link or copy one image. Raises OSError when that is not possible."""
         for other, folder in self.folders.items():
             old = folder / relative
-            if other != code and old.is_symlink() or (other != code and self.copy and old.is_file()):
+            if (other != code and old.is_symlink()) or (other != code and self.copy and old.is_file()):
                 old.unlink()  # of an earlier run in the same folder
         if code not in self.folders:
             return

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from ultralytics.engine.results import Results
-from ultralytics.utils.checks import check_imshow
 
 from cfg.class_names import shown
 from cfg.errors import UserError
+from data.result_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
 from engine.detection.deciding import Decider, Sorter
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
-from engine.detection.results_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
 from engine.heatmaps.pictures import Heatmaps
 from engine.plots import drawable
 from inspection.rules import Code, Found
+
+from ultralytics.engine.results import Results
+from ultralytics.utils.checks import check_imshow
 
 if TYPE_CHECKING:  # a page that few runs ask for
     from engine.reporting import RunReport

@@ -12,11 +12,11 @@ from typing import TypeVar
 import cv2
 import numpy as np
 
+from data.result_files import output_stem
 from engine.detection.drawn_video import DrawnVideo
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
 from engine.detection.pipeline import WriteBehind
-from engine.detection.results_files import output_stem
 
 WRITABLE = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
 

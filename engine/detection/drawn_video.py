@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from cv2.utils import logging as cv2_log
 
-from data.streams.frames import as_bgr, believable_fps
+from data.decode import as_bgr
+from data.streams.frames import believable_fps
 
 CODEC = cv2.VideoWriter.fourcc(*"mp4v")
 DEFAULT_FPS = 30.0  # of a source that does not tell its own

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 
-from ultralytics.data.utils import VID_FORMATS
-
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES, place_listed, read_list, walk
+
+from ultralytics.data.utils import VID_FORMATS
 
 VIDEO_SUFFIXES = frozenset(f".{name.lower()}" for name in VID_FORMATS)
 MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES

@@ -16,7 +16,7 @@ HELD_BYTES = 2**28  # what is read and not yet taken: one image of 256 MB, or th
 
 
 def read_ahead(
-    load: Callable[[Key], Value], keys: Iterable[Key], ahead: int, size: Callable[[Value], int]
+    load: Callable[[Key], Value], keys: Iterable[Key], ahead: int, size: Callable[[Value], int], threads: int = THREADS
 ) -> Iterator[tuple[Key, Future[Value]]]:
     """Yield each key with its loaded value, in the order of `keys`, while threads load the next ones.
 
@@ -25,16 +25,17 @@ def read_ahead(
         keys: taken lazily, `ahead` at most before they are yielded.
         ahead: most values loaded or being loaded; fewer where they would hold more than `HELD_BYTES`.
         size: bytes of a value.
+        threads: how many load.
 
     Nothing is loaded any more once the generator is closed.
     """
     waiting: deque[tuple[Key, Future[Value]]] = deque()
     largest = 0
-    with ThreadPoolExecutor(THREADS, thread_name_prefix="reader") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="reader") as pool:
         try:
             for key in keys:
                 # One for each thread until a size is known, then as if all that wait were as large as the largest.
-                while len(waiting) >= (max(1, min(ahead, HELD_BYTES // largest)) if largest else THREADS):
+                while len(waiting) >= (max(1, min(ahead, HELD_BYTES // largest)) if largest else threads):
                     yield waiting[0]
                     _, taken = waiting.popleft()
                     largest = max(largest, 0 if taken.exception() else size(taken.result()), 1)

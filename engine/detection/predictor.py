@@ -11,33 +11,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+
+from cfg.errors import UserError
+from cfg.version import VERSION
+from engine.decision.plans import find_plan
+from engine.detection.deciding import Sorter
+from engine.detection.detect_run import DetectOptions, Run, Summary
+from engine.detection.settled import Settled, cut, settle
+from engine.detection.sources import MediaSource, open_source
+from engine.detection.suppression import use_compiled_suppression
+from engine.heatmaps.pictures import Heatmaps
+from engine.locate import locate_weights
+from engine.tiling.pictures import TiledSource, joined
+from engine.weights import open_backend, pick_device, tell_precision
+from inspection.plan import Plan
+from inspection.seams import found_from
+from inspection.tiles import tiling_asked
+
 from ultralytics.engine.results import Results
 from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.nms import non_max_suppression
 
-from cfg.class_names import nearest_name, shown
-from cfg.errors import UserError
-from cfg.version import VERSION
-from engine.decision.plans import find_plan
-from engine.detection.deciding import Decider, Sorter
-from engine.detection.detect_run import CONF, IOU, DetectOptions, Run, Summary
-from engine.detection.sources import MediaSource, open_source
-from engine.detection.suppression import use_compiled_suppression
-from engine.heatmaps.pictures import Heatmaps
-from engine.locate import locate_weights
-from engine.tiling.pictures import TiledSource, joined
-from engine.weights import fit_size, open_backend, pick_device, tell_precision
-from inspection.belonging import Settings, as_chosen
-from inspection.plan import Plan
-from inspection.seams import found_from
-from inspection.tiles import tiling_asked
-
 if TYPE_CHECKING:  # streams need a library that images do not wait for
+    from engine.detection.memory import MemorySource
     from engine.detection.stream_source import StreamSource
 
-MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
+    Source = MediaSource | MemorySource | StreamSource
+
 
 
 class Predictor(DetectionPredictor):
@@ -54,7 +56,7 @@ class Predictor(DetectionPredictor):
     def __init__(
         self,
         backend: AutoBackend,
-        source: MediaSource | StreamSource,
+        source: Source | TiledSource,
         options: DetectOptions,
         size: list[int],
         classes: list[int] | None,
@@ -62,8 +64,8 @@ class Predictor(DetectionPredictor):
         overrides = {
             "task": "detect",
             "mode": "predict",
-            "conf": options.conf if options.conf is not None else CONF,
-            "iou": options.iou if options.iou is not None else IOU,
+            "conf": options.conf,
+            "iou": options.iou,
             "max_det": options.max_det,
             "classes": classes,
             "agnostic_nms": options.agnostic_nms,
@@ -134,27 +136,20 @@ def detect(options: DetectOptions) -> Summary:
         stack.callback(source.close)
         backend, trained_size = open_backend(weights, device, options.precision)
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
-        options = as_planned(options, plan)
-        tiling = tiling_asked(options.tile, options.overlap)
-        if tiling:
-            tiling.check_stride(int(backend.stride))
-            source = TiledSource(source, tiling)
-        run.decider = plan and Decider(plan, options.conf)
-        run.sorter = sorter(options, folder, plan)
+        settled = settle(options, backend, trained_size, plan)
         tell_precision(options.precision, backend.computes_in)
-        size = input_size(options.imgsz, trained_size, backend)
-        source.batch = batch_size(options, backend, size)
-        classes = class_indices(options.classes, backend.names)
-        lowest = run.decider.floor if run.decider else options.conf
-        header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else options.conf}
+        source = cut(source, settled)
+        run.decider, run.sorter = settled.decider, sorter(options, folder, plan)
+        options, size, lowest = settled.options, settled.size, settled.conf
+        header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else lowest}
         run.heatmaps = heatmaps(options, backend, folder / "heatmaps")
         run.open(backend.names, header)
         stack.callback(run.close)
-        results = look(backend, source, replace(options, conf=lowest), size, classes)
+        results = look(backend, source, settled)
         stack.callback(results.close)
         run.consume(results)
-    if tiling and run.summary.images and not source.cut:
-        print(f"--tile {tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
+    if settled.tiling and run.summary.images and not source.cut:
+        print(f"--tile {settled.tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
 
 
@@ -163,7 +158,8 @@ def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heat
     if not options.heatmap:
         return None
     if options.tile:
-        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave one of them out")
+        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave "
+                        "one of them out")  # fmt: skip
 
     def boxes(pixels: torch.Tensor) -> np.ndarray:
         """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""
@@ -176,92 +172,15 @@ def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heat
     return Heatmaps(options.heatmap, network, boxes, backend.device, folder)
 
 
-def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
-    """The options with what a plan was made with in the place of what was not asked for; says where the two differ.
-
-    Raises:
-        UserError: options that decide without a plan, or hide classes from it.
-    """
-    if plan is None:
-        if options.sort_into:
-            raise UserError(f"--sort-into {options.sort_into}: expected a decision plan, got none with the weights; choose thresholds with "
-                            "val.py --decide, and give --decision FILE")  # fmt: skip
-        return replace(options, conf=CONF if options.conf is None else options.conf, iou=IOU if options.iou is None else options.iou)
-    if options.classes:
-        raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
-                        "or say --no-decision")  # fmt: skip
-    asked = Settings(options.imgsz, options.iou, options.precision, options.tile, options.overlap)
-    chosen = as_chosen(plan, asked)
-    return replace(options, **vars(replace(chosen, iou=IOU if chosen.iou is None else chosen.iou)))
-
-
 def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:
     """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
     return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
 
 
-def look(
-    backend: AutoBackend, source: MediaSource | StreamSource | TiledSource, options: DetectOptions, size: list[int],
-    classes: list[int] | None = None,
-) -> Iterator[Results]:  # fmt: skip
-    """Yield what is found in each picture of a source, whole or in tiles. Args as of `Predictor`."""
+def look(backend: AutoBackend, source: Source | TiledSource, settled: Settled) -> Iterator[Results]:
+    """Yield what is found in each picture of a source, whole or in tiles (`cut`)."""
+    options, conf = settled.options, settled.conf
     if not isinstance(source, TiledSource):
-        return Predictor(backend, source, options, size, classes).stream_inference()
-    parts = Predictor(backend, source, replace(options, conf=found_from(options.conf)), size, classes).stream_inference()
-    return joined(parts, options.conf, options.iou, options.agnostic_nms, options.max_det)
-
-
-def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:
-    """Return (height, width) of the network's input and print where it differs from what was asked.
-
-    Args:
-        asked: ``--imgsz``; None for the size the model was trained or exported with.
-        trained: that size.
-        backend: a fixed-size export keeps its own size, everything else takes multiples of its stride.
-    """
-    if backend.format == "pt" or backend.dynamic:
-        return fit_size(asked or trained, int(backend.stride))
-    fixed = [trained[0], trained[-1]]
-    if asked is not None and [asked[0], asked[-1]] != fixed:
-        print(f"--imgsz {asked}: the exported model is fixed at {fixed}, which is used; export with --dynamic")
-    return fixed
-
-
-def class_indices(chosen: list[str] | None, names: dict[int, str]) -> list[int] | None:
-    """Return the indices of classes given by name or index. Raises `UserError` on an unknown one.
-
-    A name comes before an index: classes may be called by numbers, and then the class of that name is what is meant.
-    """
-    if chosen is None:
-        return None
-    by_name = {name: index for index, name in names.items()}
-    found = []
-    for given in chosen:
-        index = by_name.get(given, int(given) if given.isdecimal() and int(given) in names else None)
-        if index is None:
-            known = ", ".join(f"{number} {shown(name)}" for number, name in names.items())
-            hint = nearest_name(given, names.values())
-            raise UserError(f"--classes {given}: expected an index or name of the model's classes ({known}){hint}")
-        if given in by_name and given != str(index) and given.isdecimal() and int(given) in names:
-            print(f"--classes {given}: taken as the name of class {index}, not as class number {given}")
-        found.append(index)
-    return found
-
-
-def batch_size(options: DetectOptions, backend: AutoBackend, size: list[int]) -> int:
-    """Return how many pictures go through the network at once.
-
-    ``--batch``, but never more than a fixed-size export was made for. Without it, as many as a fixed-size export takes;
-    else as many as make up one image of 640 x 640 pixels: small ones cost less together, half at 128 pixels, and large
-    ones do not. With a viewer one, which is shown at once.
-
-    Args:
-        size: (height, width) of the network's input in pixels.
-    """
-    asked, fixed = options.batch, backend.format != "pt" and not backend.dynamic
-    if asked is None:
-        small = PIXELS_AT_ONCE // (size[0] * size[1])
-        return 1 if options.view else backend.batch if fixed else max(1, min(small, MOST_AT_ONCE))
-    if fixed and asked > backend.batch:
-        print(f"--batch {asked}: the exported model takes {backend.batch} at once, which is used; export with --batch")
-    return min(asked, backend.batch) if fixed else asked
+        return Predictor(backend, source, replace(options, conf=conf), settled.size, settled.classes).stream_inference()
+    parts = Predictor(backend, source, replace(options, conf=found_from(conf)), settled.size, settled.classes).stream_inference()
+    return joined(parts, conf, options.iou, options.agnostic_nms, options.max_det)

@@ -6,22 +6,24 @@ memory, images are read ahead while the network runs, and an unreadable one must
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from ultralytics.data.loaders import SourceTypes
 
 from cfg.errors import UserError
 from data.files import IMAGE_SUFFIXES
+from data.images import Picture as Decoded
 from data.images import Unreadable, read_image
 from data.streams.addresses import is_stream
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import VIDEO_SUFFIXES, FileList
 from engine.detection.pipeline import THREADS, read_ahead
+
+from ultralytics.data.loaders import SourceTypes
 
 if TYPE_CHECKING:  # videos and streams need a library that images do not wait for
     from data.streams.captures import MediaCapture
@@ -31,7 +33,8 @@ if TYPE_CHECKING:  # videos and streams need a library that images do not wait f
 @dataclass(frozen=True)
 class Picture:
     """An image as a reading thread hands it on: (H, W, 3) BGR uint8, the same prepared for the network, the seconds, and
-    what of the file is not looked at."""
+    what of the file is not looked at.
+    """
 
     image_bgr: np.ndarray
     prepared: np.ndarray
@@ -42,6 +45,14 @@ class Picture:
     def nbytes(self) -> int:
         """What it holds in memory."""
         return self.image_bgr.nbytes + self.prepared.nbytes
+
+
+class Files(Protocol):
+    """What is to be read, in order: pairs of a path and a path relative to the outputs; `total` of them."""
+
+    total: int
+
+    def __iter__(self) -> Iterator[tuple[Path, PurePath]]: ...
 
 
 class MediaSource:
@@ -55,6 +66,8 @@ class MediaSource:
         files: what to read.
         skip: called with (path, reason) for everything unreadable, in the order of the files.
         lose: the same for what is read in part only.
+        read: how an image is read.
+        readers: threads that do.
 
     Attributes:
         batch: most pictures per batch, fewer where they are huge. To be set before the iteration, as is `prepare`.
@@ -64,8 +77,10 @@ class MediaSource:
     mode = "image"
     source_type = SourceTypes()
 
-    def __init__(self, files: FileList, skip: Report, lose: Report) -> None:
-        self.files, self.skip, self.lose = files, skip, lose
+    def __init__(
+        self, files: Files, skip: Report, lose: Report, read: Callable[[Path], Decoded] = read_image, readers: int = THREADS
+    ) -> None:
+        self.files, self.skip, self.lose, self.read, self.readers = files, skip, lose, read, readers
         self.batch = 1
         self.prepare: Prepare = np.asarray
 
@@ -76,8 +91,8 @@ class MediaSource:
         """Nothing is held open between two iterations."""
 
     def _pictures(self) -> Iterator[tuple[Item, np.ndarray]]:
-        ahead = self.batch + THREADS  # the next batch is there when this one is done
-        read = read_ahead(self._load, self.files, ahead, lambda picture: picture.nbytes if picture else 0)
+        ahead = self.batch + self.readers  # the next batch is there when this one is done
+        read = read_ahead(self._load, self.files, ahead, lambda picture: picture.nbytes if picture else 0, self.readers)
         for number, ((path, relative), loading) in enumerate(read, start=1):
             try:
                 picture = loading.result()
@@ -96,7 +111,7 @@ class MediaSource:
         if _is_video(path):
             return None
         began = perf_counter()
-        read = read_image(path)
+        read = self.read(path)
         return Picture(read.pixels, self.prepare(read.pixels), perf_counter() - began, read.note)
 
     def _image(self, path: Path, relative: PurePath, number: int, picture: Picture) -> tuple[Item, np.ndarray]:

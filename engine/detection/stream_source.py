@@ -10,14 +10,15 @@ from pathlib import Path, PurePath
 from threading import Condition
 
 import numpy as np
-from ultralytics.data.loaders import SourceTypes
-from ultralytics.utils import ops
 
 from cfg.errors import UserError
 from data.streams.addresses import listed_streams, without_password
 from data.streams.stream import Stream
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.youtube import find_video
+
+from ultralytics.data.loaders import SourceTypes
+from ultralytics.utils import ops
 
 SIGNALS = 0.5  # seconds between two looks at Ctrl-C, where waiting for a frame does not end at once
 LONGEST_NAME = 100  # characters of a file name that a stream's address gives; a signed URL has thousands
@@ -91,7 +92,7 @@ class StreamSource:
                         raise UserError(f"--source {shown}: expected a stream that opens, got: {stream.failure}; check "
                                         "the camera number, address and network")
                 self.news.wait(SIGNALS)
-        for number, (shown, stream) in enumerate(zip(self.shown, self.streams, strict=True), start=1):
+        for number, shown in enumerate(self.shown, start=1):
             print(f"stream {number}/{len(self.streams)} {shown}: open", flush=True)
 
     def _has_news(self) -> bool:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
 from ultralytics.utils.nms import TorchNMS
 
 

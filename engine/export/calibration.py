@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ultralytics.data.augment import LetterBox
 
 from cfg.errors import UserError
 from data.dataset import part_paths
@@ -15,6 +14,8 @@ from data.files import list_images
 from data.images import read_pixels
 from data.reader import read_samples
 from engine.dataset import tell_left_out
+
+from ultralytics.data.augment import LetterBox
 
 
 def calibration_files(content: dict[str, Any], data: str, wanted: int) -> tuple[list[Path], int]:

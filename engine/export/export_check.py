@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ultralytics.nn.autobackend import AutoBackend
-from ultralytics.utils import LOGGER
 
 from cfg.errors import UserError
 from engine.export.parity import (
@@ -29,6 +27,9 @@ from engine.export.parity import (
     raw_difference,
 )
 from engine.weights import open_backend
+
+from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.utils import LOGGER
 
 
 @dataclass

@@ -14,9 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import ultralytics
 from torch import Tensor, nn
-from ultralytics.engine.exporter import Exporter, export_formats
 
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
@@ -26,6 +24,9 @@ from engine.export.int8 import Int8, check_options
 from engine.export.parity import check_images
 from engine.locate import OPENVINO_ENDING, locate_weights, require
 from engine.weights import fit_size, pick_device, trained_size
+
+import ultralytics
+from ultralytics.engine.exporter import Exporter, export_formats
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript", "openvino": OPENVINO_ENDING}
 PACKAGES = {"onnx": ("onnx",), "torchscript": (), "openvino": ("openvino",)}
@@ -202,6 +203,7 @@ def exporter_arguments(name: str, size: list[int], options: ExportOptions) -> di
 def default_opset() -> int:
     """Return the ONNX opset that ultralytics takes for the installed torch and onnx."""
     import onnx
+
     from ultralytics.utils.export.engine import best_onnx_opset
 
     return best_onnx_opset(onnx)

@@ -14,14 +14,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ultralytics.data.augment import LetterBox
-from ultralytics.utils import ASSETS
-from ultralytics.utils.metrics import box_iou
-from ultralytics.utils.nms import non_max_suppression
 
 from cfg.errors import UserError
 from data.files import find_images
 from data.images import Unreadable, read_pixels
+
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils import ASSETS
+from ultralytics.utils.metrics import box_iou
+from ultralytics.utils.nms import non_max_suppression
 
 MOST_IMAGES = 4
 VISIBLE_SCORE = 1e-3  # anchors above it are also reported by themselves: they can become detections

@@ -28,7 +28,7 @@ def drise(detect: Detect, pixels: torch.Tensor, boxes_xyxy: np.ndarray, classes:
     random = torch.Generator().manual_seed(seed)
     mean = pixels.mean((2, 3), keepdim=True)
     totals, seen = torch.zeros(len(boxes_xyxy), height, width), torch.zeros(height, width)
-    for number in range(masks // 2):
+    for _ in range(masks // 2):
         mask = _mask(height, width, random)
         for kept in (mask, 1 - mask):
             weights = _similarity(detect(mean + (pixels - mean) * kept.to(pixels)), boxes_xyxy, classes)

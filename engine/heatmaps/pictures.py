@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from cfg import UserError
+from data.result_files import Detections
 from engine.detection.items import Item
-from engine.detection.results_files import Detections
 from engine.heatmaps.attention import attention, gates
 from engine.heatmaps.cells import read_cells
 from engine.heatmaps.drise import Detect, drise

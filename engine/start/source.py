@@ -84,7 +84,7 @@ def yolov5_detector(path: str | Path, content: Any) -> Detector | None:
         UserError: as `read_source`, or the tensors are not those that the layout has.
     """
     module = find_module(content)
-    if is_own(content) or module is not None and not module.origin.startswith("models."):
+    if is_own(content) or (module is not None and not module.origin.startswith("models.")):
         return None
     if module is None and not named_tensors(content):
         return None
@@ -115,7 +115,7 @@ def yolov5_layout(state: dict[str, Tensor]) -> dict[str, Any] | None:
         if row[2] not in WIDTH_OF:
             continue
         weight = state.get(f"model.{index}.{WIDTH_OF[row[2]]}")
-        if weight is None or weight.ndim != 4 or index == 0 and weight.shape[1:] != (3, 6, 6):
+        if weight is None or weight.ndim != 4 or (index == 0 and weight.shape[1:] != (3, 6, 6)):
             return None
         row[3][0] = len(weight)
         if row[2] == "C3":

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
-from engine.settings import SELECT, SHIPPED
+from engine.settings import SELECT, SHIPPED, Network
 from engine.start.selection import Selection, isomorphic, select
 from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source
@@ -34,8 +33,8 @@ class Start:
     whole: bool = False
 
 
-def start_of(student: nn.Module, teacher: FrozenTeacher | None, settings: dict[str, Any], names: dict[int, str]) -> list[Start]:
-    """Fill a new student as a run's settings say: from shipped weights, its teacher, a file; later ones win.
+def start_of(student: nn.Module, teacher: FrozenTeacher | None, network: Network, names: dict[int, str]) -> list[Start]:
+    """Fill a new student as a run says: from shipped weights, its teacher, a file; later ones win.
 
     Weight selection is for students that no file is given for. An untrained teacher gives nothing: runs of different seeds
     would all start alike.
@@ -43,29 +42,29 @@ def start_of(student: nn.Module, teacher: FrozenTeacher | None, settings: dict[s
     Raises:
         UserError: as `start_from_file`.
     """
-    starts, mode, path = [], settings["teacher_init"], settings["weights"]
+    starts, mode, path = [], network.teacher_init, network.weights
     if path == SHIPPED:
         path, shipped = None, shipped_for(student)
-        starts += [start_from_file(student, str(shipped), settings, names)] if shipped else []
+        starts += [start_from_file(student, str(shipped), network, names)] if shipped else []
     if teacher and teacher.trained and not teacher.spec.headless and mode and not (mode == SELECT and path):
-        start = start_from_teacher(student, teacher, settings["teacher"], mode)
+        start = start_from_teacher(student, teacher, mode)
         starts = [start] if start.whole else [*starts, start]
     if path:
-        starts.append(start_from_file(student, path, settings, names))
-    return starts or [Start([f"start: random numbers; --weights FILE starts {Path(str(settings['model'])).name} from trained ones"])]
+        starts.append(start_from_file(student, path, network, names))
+    return starts or [Start([f"start: random numbers; --weights FILE starts {Path(network.model).name} from trained ones"])]
 
 
-def start_from_file(student: nn.Module, path: str, settings: dict[str, Any], names: dict[int, str]) -> Start:
+def start_from_file(student: nn.Module, path: str, network: Network, names: dict[int, str]) -> Start:
     """Fill a student, in place, from a file of weights: by name and shape from the same model, else by structure.
 
     Args:
         path: a checkpoint of ours, ultralytics' or YOLOv5's, or a bare state dict.
-        settings, names: of the run, and the student's classes.
+        network, names: of the run, and the student's classes.
 
     Raises:
         UserError: the file cannot be used, hardly anything in it fits, or as `engine.training.classes.start_from`.
     """
-    source, model = read_source(path), Path(str(settings["model"])).name
+    source, model = read_source(path), Path(network.model).name
     note = [f"start: the head of {path} is left out: it was distilled without labels"] if source.untrained else []
     if isinstance(student, Detector) and source.description and not _same_model(student, source):
         selection = select(student, source.wiring(), source.state)
@@ -74,10 +73,10 @@ def start_from_file(student: nn.Module, path: str, settings: dict[str, Any], nam
         return Start([line_of(selection, f"the weights {path} ({source.layout})"), *note], table_of(selection))
     if isinstance(student, Detector):
         _check_layout(student, source, model)
-    return Start([*start_from(student, path, settings, names), *note])
+    return Start([*start_from(student, path, network, names), *note])
 
 
-def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, path: str, mode: bool | str) -> Start:
+def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | str) -> Start:
     """Fill a student from its teacher: by weight selection where the two are laid out alike, or by name and shape.
 
     Args:
@@ -86,20 +85,20 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, path: str, mo
     Returns:
         What was taken, or why nothing was.
     """
-    state = teacher.model.state_dict()
+    state, source = teacher.model.state_dict(), teacher.spec.label
     if mode != SELECT:
-        return Start([start_note("teacher", path, transfer(student, state))])
+        return Start([start_note(source, transfer(student, state))])
     if isinstance(student, Detector) and isinstance(teacher.model, Detector):
         wiring = wiring_of(teacher.model)
         missing = isomorphic(wiring_of(student), wiring)
         if missing is None:
-            return Start([line_of(select(student, wiring, state), f"the teacher {path}, by weight selection")], whole=True)
+            return Start([line_of(select(student, wiring, state), f"the {source}, by weight selection")], whole=True)
         difference = f"it has no {missing} to select from"
     elif student.state_dict().keys() == state.keys():
-        return Start([start_note("teacher", path, transfer(student, state))])
+        return Start([start_note(source, transfer(student, state))])
     else:
         difference = "it is laid out otherwise"
-    return Start([f"start: nothing from the teacher {path}: {difference} (--teacher-init True copies what fits by name and shape)"])
+    return Start([f"start: nothing from the {source}: {difference} (--teacher-init True copies what fits by name and shape)"])
 
 
 def _check_layout(student: nn.Module, source: Source, model: str) -> None:

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from ultralytics.engine.results import Results
 
 from engine.detection.items import Batch, Item, Prepare, batched
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
+
+from ultralytics.engine.results import Results
 
 if TYPE_CHECKING:  # streams need a library that images do not wait for
     from engine.detection.sources import MediaSource

@@ -3,43 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from cfg import UserError
 from data.tile import lines, tile
+from engine.settings import Data
 from engine.training.processes import is_one_of_several
 from inspection.tiles import tiling_asked
 
 FOLDER = "tiles"  # in the run's folder
 
 
-def check_tiling(settings: dict[str, Any], stride: int = 0) -> None:
+def check_tiling(data: Data, resumed: bool, stride: int = 0) -> None:
     """Refuse tiles that a run cannot be trained on.
 
     Args:
+        data: of the run.
+        resumed: whether its tiles are there already.
         stride: the student's largest, where it is known.
 
     Raises:
         UserError: see `inspection.tiles.Tiling`; or there are no labels to cut, or processes that would all do so.
     """
     for name, kinds, wanted in (("tile", int, "a whole number of pixels"), ("overlap", (int, float), "a share of the tile")):
-        value = settings.get(name)
+        value = getattr(data, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
             raise UserError(f"--{name}: expected {wanted}, got {value!r}; say for example --tile 640 --overlap 0.2")
-    tiling = tiling_asked(settings.get("tile"), settings.get("overlap"))
+    tiling = tiling_asked(data.tile, data.overlap)
     if tiling is None:
         return
     tiling.check_stride(stride)
-    if settings.get("unlabelled"):
+    if data.unlabelled:
         raise UserError("--tile: expected --data with labels, got --unlabelled; leave --tile out")
-    if is_one_of_several() and not settings.get("resume"):
+    if is_one_of_several() and not resumed:
         raise UserError("--tile: expected one process, got several of torchrun; cut the data first: python -m data.tile")
 
 
-def cut_data(settings: dict[str, Any], folder: Path) -> Path:
+def cut_data(data: Data, folder: Path) -> Path:
     """Cut the run's data set into tiles in `folder`; return the data YAML of these. Raises `UserError` as `data.tile.tile`."""
     out = folder / FOLDER
-    _, parts = tile(settings["data"], out, settings["tile"], settings.get("overlap"), overwrite=(out / "data.yaml").is_file())
+    _, parts = tile(data.data, out, data.tile, data.overlap, overwrite=(out / "data.yaml").is_file())
     print("\n".join(lines(parts)))
-    print(f"training on tiles of {settings['tile']} px, seen at --imgsz {settings['imgsz']}; the tiles are in {out}", flush=True)
+    print(f"training on tiles of {data.tile} px, seen at --imgsz {data.imgsz}; the tiles are in {out}", flush=True)
     return out / "data.yaml"

@@ -10,8 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.data.augment import LetterBox
-from ultralytics.utils import ops
 
 from data.images import read_pixels
 from engine.backend import Backend
@@ -21,6 +19,9 @@ from engine.tiling.pictures import tile_boxes
 from engine.validation.validator import Validator
 from inspection.seams import found_from, merge
 from inspection.tiles import Tiling, tiling_asked
+
+from ultralytics.data.augment import LetterBox
+from ultralytics.utils import ops
 
 
 class WholeImages:

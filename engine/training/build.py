@@ -16,7 +16,7 @@ from distill.base import Distiller
 from distill.build import build_distiller
 from distill.networks import FrozenTeacher
 from engine.detectors import build_detector
-from engine.settings import SHIPPED
+from engine.settings import SHIPPED, Distillation, Network, Settings
 from engine.start.shipped import shipped_for
 from engine.start.start import start_of
 from engine.training.classes import check_resumed
@@ -41,12 +41,12 @@ class Networks:
 
 
 def build_networks(
-    settings: dict[str, Any], nc: int, names: dict[int, str], student: nn.Module | None = None
+    settings: Settings, nc: int, names: dict[int, str], student: nn.Module | None = None
 ) -> Networks:
     """Build student, teacher and distiller of a run, with starting weights copied; refuse a pair that cannot work.
 
     Args:
-        settings: complete training arguments (`engine.settings`).
+        settings: of the run.
         nc, names: classes of the data set.
         student: the student of a resumed run, as its checkpoint has it; no starting weights are copied then.
 
@@ -54,31 +54,30 @@ def build_networks(
         UserError: wrong YAML, weights or configuration, or a pair the method cannot serve.
     """
     fresh = student is None
-    student = build_detector(settings["model"], nc, names) if fresh else student.train()
-    notes = [] if fresh else check_resumed(student, settings, names)
-    _check_student(settings, student)
+    network, distillation, data = settings.network, settings.distillation, settings.data
+    student = build_detector(network.model, nc, names) if fresh else student.train()
+    notes = [] if fresh else check_resumed(student, str(settings.run.resume or "the checkpoint"), str(data.data), names)
+    _check_student(network, student)
     teacher = distiller = None
-    if settings["teacher"] or settings["distill"]:
-        by_name = bool(settings.get("map_classes"))
-        teacher = load_teacher(settings["teacher"], nc, names, by_name) if settings["teacher"] else None
-        label_free = bool(settings.get("unlabelled"))
-        wanted = settings["distill"] or DEFAULT_METHOD
-        distiller = build_distiller(wanted, student, teacher, Path(str(settings["model"])).name, label_free)
-        notes += [distillation_note(wanted, settings, teacher, distiller), *thaw(distiller, student, settings)]
+    if distillation.teacher or distillation.distill:
+        teacher = load_teacher(distillation.teacher, nc, names, network.map_classes) if distillation.teacher else None
+        wanted, label_free = distillation.distill or DEFAULT_METHOD, bool(data.unlabelled)
+        distiller = build_distiller(wanted, student, teacher, Path(network.model).name, label_free)
+        notes += [distillation_note(wanted, distillation, teacher, distiller, label_free), *thaw(distiller, student, network.weights)]
     if teacher:
-        notes += [*teacher.notes, *size_note(settings, student, teacher)]
+        notes += [*teacher.notes, *size_note(data.imgsz, student, teacher)]
         if not teacher.trained:
-            notes += [f"teacher {settings['teacher']}: UNTRAINED: a control, it teaches nothing"]
-    starts = start_of(student, teacher, settings, names) if fresh else []
+            notes += [f"teacher {distillation.teacher}: UNTRAINED: a control, it teaches nothing"]
+    starts = start_of(student, teacher, network, names) if fresh else []
     notes += [line for start in starts for line in start.lines]
     return Networks(student, teacher, distiller, notes, [line for start in starts for line in start.table])
 
 
-def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
+def _check_student(network: Network, student: nn.Module) -> None:
     """Refuse arguments that this student cannot be trained with."""
-    if settings.get("cls_pw") and isinstance(student, Detector):
+    if network.cls_pw and isinstance(student, Detector):
         raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
-    freeze, layers = settings.get("freeze"), len(student.model)
+    freeze, layers = network.freeze, len(student.model)
     frozen = range(freeze) if isinstance(freeze, int) else freeze or []
     beyond = [x for x in frozen if isinstance(x, int) and x >= layers]
     if beyond or len(set(frozen)) >= layers:
@@ -89,22 +88,21 @@ def _check_student(settings: dict[str, Any], student: nn.Module) -> None:
 
 
 def distillation_note(
-    wanted: str, settings: dict[str, Any], teacher: FrozenTeacher | None, distiller: Distiller
+    wanted: str, distillation: Distillation, teacher: FrozenTeacher | None, distiller: Distiller, label_free: bool = False
 ) -> str:
     """The header line that says what is distilled from what, and how hard it may pull."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    given = {name: settings[f"kd_{name}"] for name in ("share", "hold", "cap", "project", "until", "decay")}
+    given = {name: distillation.balance[name] for name in ("share", "hold", "cap", "project", "until", "decay")}
     usual = {"hold": True, "cap": None, "project": True, "until": 1.0, "decay": "none"}
     balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
     method = f"{wanted} {source}: {distiller.describe()}"
-    if settings.get("unlabelled"):
+    if label_free:
         return f"distillation: ON, {method}; each loss times its gain (no detection loss: kd_* and adaptive have no effect)"
-    return f"distillation: ON, {method}; adaptive weights: {settings['adaptive']}; {balance}"
+    return f"distillation: ON, {method}; adaptive weights: {distillation.adaptive}; {balance}"
 
 
-def thaw(distiller: Distiller, student: nn.Module, settings: dict[str, Any]) -> list[str]:
+def thaw(distiller: Distiller, student: nn.Module, weights: str | None) -> list[str]:
     """Let a backbone of random weights learn from the first step, whatever the method says; a header line where that changes it."""
-    weights = settings.get("weights")
     started = shipped_for(student) is not None if weights == SHIPPED else bool(weights)
     if started or not distiller.freeze_until:
         return []
@@ -112,10 +110,10 @@ def thaw(distiller: Distiller, student: nn.Module, settings: dict[str, Any]) -> 
     return [f"backbone: learns from the first step; freeze_until {frozen:.3g} is for students that start from --weights"]
 
 
-def size_note(settings: dict[str, Any], student: nn.Module, teacher: FrozenTeacher) -> list[str]:
+def size_note(imgsz: int, student: nn.Module, teacher: FrozenTeacher) -> list[str]:
     """A header line where the run's images do not fit the teacher's strides: it does not see them as it was trained."""
     step = max(32, int(student.stride.max()))
-    side = math.ceil(settings.get("imgsz", 640) / step) * step  # as ultralytics rounds it for the student
+    side = math.ceil(imgsz / step) * step  # as ultralytics rounds it for the student
     if side % teacher.multiple == 0:
         return []
     wider = math.ceil(side / teacher.multiple) * teacher.multiple

@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from torch import Tensor, nn
 
 from cfg import UserError
 from cfg.class_names import REORDERED, Comparison, check_classes, compare, shown, unknown_note
 from engine.checkpoint import read_weights
+from engine.settings import Network
 from engine.transfer import ClassSource, Transfer, transfer
 from models.class_rows import class_rows, reorder_classes
 
 LISTED = 5  # class names in a note
 
 
-def start_from(student: nn.Module, path: str, settings: dict[str, Any], names: dict[int, str]) -> list[str]:
+def start_from(student: nn.Module, path: str, network: Network, names: dict[int, str]) -> list[str]:
     """Start the student, in place, from a file's tensors that fit; return notes for the run's header.
 
     Args:
         path: weights of ours, ultralytics' or YOLOv5's, or a bare state dict.
-        settings: of the run; `map_classes` takes class outputs by the classes' names.
+        network: of the run; `map_classes` takes class outputs by the classes' names.
         names: the student's classes.
 
     Raises:
         UserError: nothing fits, or the classes are the student's in another order.
     """
     state, known = read_weights(path)
-    classes, note = _class_source(student, state, known, names, path, settings)
+    classes, note = _class_source(student, state, known, names, path, network.map_classes)
     copied = transfer(student, state, classes)
     if not copied.matched:
-        raise UserError(f"{path}: no tensor fits {settings['model']} by name and shape; leave --weights out")
-    return [start_note("weights", path, copied), *([note] if note else [])]
+        raise UserError(f"{path}: no tensor fits {network.model} by name and shape; leave --weights out")
+    return [start_note(f"weights {path}", copied), *([note] if note else [])]
 
 
-def start_note(kind: str, path: str, copied: Transfer) -> str:
-    """What the header says of a start from the teacher or from weights."""
-    return f"start: {copied.matched} of {copied.total} tensors of the {kind} {path} fit the student by name and shape"
+def start_note(source: str, copied: Transfer) -> str:
+    """What the header says of a start from a source, such as `teacher t.pt` or `weights w.pt`."""
+    return f"start: {copied.matched} of {copied.total} tensors of the {source} fit the student by name and shape"
 
 
 def _class_source(
     student: nn.Module, state: dict[str, Tensor], known: Mapping[int, str] | None, names: Mapping[int, str], path: str,
-    settings: dict[str, Any],
+    by_name: bool,
 ) -> tuple[ClassSource | None, str]:  # fmt: skip
     """Where the student's class outputs come from (None: copied as they are, if they fit), and what to say of it."""
     if not _has_class_outputs(student, state, len(known or names)):
@@ -52,10 +52,9 @@ def _class_source(
     found = compare(known, names)
     if found.agrees:
         return None, unknown_note(path, found)
-    by_name = settings.get("map_classes")
     if found.relation == REORDERED and not by_name:
         raise UserError(
-            f"{path}: expected the classes of {settings['data']}, got the same in another order ({found.difference}); "
+            f"{path}: expected the classes of the data set, got the same in another order ({found.difference}); "
             "say --map-classes to start each class from the one of its name"
         )
     if not by_name and found.known != len(names):
@@ -102,9 +101,8 @@ def renumber_teacher(model: nn.Module, path: str, names: dict[int, str], by_name
     return f"teacher {path}: its classes were put in the data's order by name"
 
 
-def check_resumed(student: nn.Module, settings: dict[str, Any], names: dict[int, str]) -> list[str]:
+def check_resumed(student: nn.Module, last: str, data: str, names: dict[int, str]) -> list[str]:
     """Refuse a data set whose classes are not those of the run that is resumed; return notes for its header."""
-    last = settings.get("resume") or "the checkpoint"
     fix = f"a resumed run keeps its classes: leave --data out, or start a new run with --weights {last} --map-classes"
-    note = check_classes(str(last), student.names, str(settings["data"]), names, fix)
+    note = check_classes(last, student.names, data, names, fix)
     return [note] if note else []

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from distill.base import Term
+
 from ultralytics.data import base as host_data
 from ultralytics.engine import trainer as host_trainer
 from ultralytics.engine import validator as host_validator
 from ultralytics.utils import LOGGER, TQDM
-
-from distill.base import Term
 
 CHATTER = re.compile(r"$|Ultralytics \d|engine/trainer: |Using \d+ dataloader workers|Starting training for |(WARNING \W*)?cache='ram'")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")

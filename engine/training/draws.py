@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch.utils.data import Sampler
-from ultralytics.data.build import InfiniteDataLoader
 
 from data.rare.draws import draw, draw_weights
-from engine.rare import chooses_draws
+from engine.settings import Rare
+
+from ultralytics.data.build import InfiniteDataLoader
 
 
 class Draws(Sampler[int]):
@@ -48,22 +48,24 @@ class Draws(Sampler[int]):
         self.epoch = epoch if again else max(self.epoch, epoch)
 
 
-def balanced(loader: InfiniteDataLoader, args: Namespace, nc: int, batch_size: int, rank: int, processes: int) -> InfiniteDataLoader:
-    """Return a training loader that draws as the arguments say (`engine.rare`), the same one where they are off.
+def balanced(
+    loader: InfiniteDataLoader, rare: Rare, seed: int, nc: int, batch_size: int, rank: int, processes: int
+) -> InfiniteDataLoader:
+    """Return a training loader that draws as the arguments say, the same one where they are off.
 
     Args:
         loader: ultralytics', of our `Dataset`.
-        args: the run's arguments.
+        rare, seed: of the run.
         nc: number of classes.
         batch_size: images per batch of one process.
         rank, processes: which of how many processes this is.
     """
-    if not chooses_draws(vars(args)):
+    if not rare.chooses_draws:
         return loader
     dataset = loader.dataset
-    weights = draw_weights([x["cls"].reshape(-1) for x in dataset.labels], nc, args.repeat_threshold, args.background_share)
-    count = max(len(dataset), args.min_steps * batch_size * processes)
-    sampler = Draws(weights, count, args.seed, rank, processes)
+    weights = draw_weights([x["cls"].reshape(-1) for x in dataset.labels], nc, rare.repeat_threshold, rare.background_share)
+    count = max(len(dataset), rare.min_steps * batch_size * processes)
+    sampler = Draws(weights, count, seed, rank, processes)
     same = ("num_workers", "prefetch_factor", "pin_memory", "collate_fn", "worker_init_fn", "generator", "drop_last",
             "pin_memory_device")  # fmt: skip
     options = {name: getattr(loader, name) for name in same}

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from cfg import UserError, find, read_yaml
 from distill.base import METHODS
+from distill.build import build_distiller, parse_methods
 from distill.model import TrainingModel
 from engine.checkpoint import load_detector, pack
 from engine.plain import plain, save_atomic
-from distill.build import build_distiller, parse_methods
 from engine.validation.validator import Validator
 from models.detector import raw_output
 

@@ -5,29 +5,36 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import models.environment  # noqa: F401  (before ultralytics)
+from engine.settings import Run
 from engine.training.report import read_results
+
 from ultralytics.utils import DEFAULT_CFG_DICT
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
-def run_folder(settings: dict[str, Any]) -> Path:
+def run_folder(run: Run) -> Path:
     """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp2, ... below `project`."""
     from ultralytics.cfg import get_save_dir
 
-    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | {"save_dir": None} | settings)))
+    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
+
+
+def exact_folder(run: Run) -> Path:
+    """Where a run of exactly this name writes: never exp2 for exp."""
+    return run_folder(replace(run, exist_ok=True)).resolve()
 
 
 def discard(folder: Path, existed: bool) -> None:
     """Remove the folder of a run that failed with nothing to keep: no checkpoint, no more than one epoch's results."""
     csv = folder / "results.csv"
-    kept = (folder / "weights/last.pt").exists() or csv.exists() and len(read_results(csv)[1]) > 1
+    kept = (folder / "weights/last.pt").exists() or (csv.exists() and len(read_results(csv)[1]) > 1)
     if not existed and not kept and int(os.environ.get("RANK", 0)) == 0:
         shutil.rmtree(folder, ignore_errors=True)
 

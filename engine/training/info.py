@@ -26,7 +26,7 @@ def info(given: dict[str, Any]) -> str:
     size = given.get("imgsz") or 640
     facts = profile(model, size)
     blocks = [(layer, str(layer.type).rpartition(".")[2]) for layer in model.model]
-    rows = [f"{layer.i:>4}  {str(layer.f):<28} {layer.np:>10,}  {block}" for layer, block in blocks]
+    rows = [f"{layer.i:>4}  {layer.f!s:<28} {layer.np:>10,}  {block}" for layer, block in blocks]
     summary = (
         f"{Path(str(name)).name}: {facts['layers']} layers, {facts['parameters']:,} parameters, "
         f"{facts['size_mb']:.1f} MB in fp32, "

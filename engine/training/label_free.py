@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 
 from torch import nn
-from ultralytics.utils import RANK
 
 from data.files import list_images
 from data.unlabelled import UNLABELLED, find_unlabelled, write_unlabelled
@@ -16,10 +15,13 @@ from engine.checkpoint import UNTRAINED
 from engine.training.trainer import Trainer
 from engine.validation.validator import Validator
 
+from ultralytics.utils import RANK
+
 
 class LabelFreeTrainer(Trainer):
     """Trains a student to have its teacher's features (`Imitation`). `best.pt` is the epoch that does so best on the
-    pictures that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out."""
+    pictures that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out.
+    """
 
     def get_dataset(self) -> dict[str, Any]:
         """The run's own lists of pictures; a resumed run has them already."""
@@ -27,8 +29,9 @@ class LabelFreeTrainer(Trainer):
         if not self.resume:
             self.args.data = str(self.save_dir / "data.yaml")
             if RANK in {-1, 0}:
-                images, names = find_unlabelled(self.args.unlabelled), self.networks.student.names
-                write_unlabelled(self.save_dir, self.args.unlabelled, images, names)
+                source = self.settings.data.unlabelled
+                images, names = find_unlabelled(source), self.networks.student.names
+                write_unlabelled(self.save_dir, source, images, names)
         data = super().get_dataset()
         trained, held_out = (len(list_images(Path(data[part]))) for part in ("train", "val"))
         self.networks.notes.append(

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from ultralytics.utils import DEFAULT_CFG_DICT, RANK
-from ultralytics.utils.torch_utils import init_seeds
 
 from cfg import UserError
 from data import resolve, validate
 from data.unlabelled import find_unlabelled
 from engine.checkpoint import install
 from engine.precision import training_precision
-from engine.settings import complete
+from engine.settings import Data, Run, Settings, complete
 from engine.tiling.training import check_tiling, cut_data
 from engine.training.build import build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
-    check_devices, devices_of, finish_processes, join_processes, needs_processes, runs_on_cpu, start_processes,
+    check_devices,
+    devices_of,
+    finish_processes,
+    join_processes,
+    lost_peer,
+    needs_processes,
+    runs_on_cpu,
+    start_processes,
 )  # fmt: skip
-from engine.training.resume import resumed
+from engine.training.resume import AUTO, begun_or_new, resumed
 from engine.training.trainer import Trainer
+
+from ultralytics.utils import RANK
+from ultralytics.utils.torch_utils import init_seeds
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
-    """Train as the arguments say; return the run folder, or None where another process does so. Images that were left out
-    are named there, in `engine.dataset.LEFT_OUT`.
+    """Train as the arguments say; return the run folder, or None where another process does so or the run is finished.
+
+    Images that were left out are named in the folder, in `engine.dataset.LEFT_OUT`.
 
     Args:
         given: arguments by name, as on the command line (`engine.settings`).
@@ -38,33 +47,36 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
             loss that is not finite, or a full disk, which leave what the run had written.
     """
     install()
+    if given.get("resume") == AUTO:
+        given = begun_or_new(given)
+        if given is None:
+            return None
     checkpoint = student = None
     if given.get("resume"):
-        settings, checkpoint, student = resumed(given)
+        flat, checkpoint, student = resumed(given)
     else:
-        settings = complete(given)
-    check_devices(settings)
-    check_tiling(settings)
-    cut = bool(settings.get("tile")) and checkpoint is None
-    if needs_processes(settings):
-        command = command or [f"--{name}={value}" for name, value in given.items()]
-        if cut:
-            settings["save_dir"] = str(run_folder(settings))
-            command = [*command, f"--data={cut_data(settings, Path(settings['save_dir']))}", "--tile=None", "--overlap=None"]
-        return start_processes(settings, command)
-    on_cpu = runs_on_cpu(settings) and "mps" not in devices_of(settings)
-    settings["amp"] = training_precision(settings.get("amp", DEFAULT_CFG_DICT["amp"]), on_cpu)
-    names = check_data(settings)
-    join_processes(settings)
-    init_seeds(settings.get("seed") or 0)
+        flat = complete(given)
+    settings, going_on = Settings.of(flat), checkpoint is not None
+    run, data = settings.run, settings.data
+    check_devices(run, data)
+    check_tiling(data, going_on)
+    cut = bool(data.tile) and not going_on
+    if needs_processes(run):
+        return _train_in_processes(run, data, command or [f"--{name}={value}" for name, value in given.items()], cut)
+    on_cpu = runs_on_cpu(run) and "mps" not in devices_of(run)
+    names = check_data(data, going_on)
+    epochs_done = checkpoint["run"]["epoch"] + 1 if going_on else 0
+    run = join_processes(replace(run, amp=training_precision(run.amp, on_cpu)), epochs_done)
+    init_seeds(run.seed or 0)
     networks = build_networks(settings, len(names), names, student)
-    check_tiling(settings, int(max(networks.student.stride)))
-    folder = run_folder(settings)
+    check_tiling(data, going_on, int(max(networks.student.stride)))
+    folder = run_folder(run)
     existed = folder.exists()
     try:
         if cut:
-            settings["data"] = str(cut_data(settings, folder))
-        trainer = make_trainer(settings | {"save_dir": str(folder)}, networks, checkpoint)
+            data = replace(data, data=str(cut_data(data, folder)))
+        settings = replace(settings, run=replace(run, save_dir=str(folder)), data=data)
+        trainer = make_trainer(settings, networks, checkpoint)
         trainer.train()
     except OSError as error:
         discard(folder, existed)
@@ -72,14 +84,26 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     except UserError:
         discard(folder, existed)
         raise
+    except RuntimeError as error:
+        if told_by := lost_peer(error):
+            raise told_by from error
+        raise
     finish_processes(trainer)
     return Path(trainer.save_dir) if RANK in {-1, 0} else None
 
 
-def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
+def _train_in_processes(run: Run, data: Data, command: list[str], cut: bool) -> Path:
+    """Start one process per GPU; the data set is cut into tiles before. Raises as `start_processes` and `cut_data`."""
+    if cut:
+        run = replace(run, save_dir=str(run_folder(run)))
+        command = [*command, f"--data={cut_data(data, Path(run.save_dir))}", "--tile=None", "--overlap=None"]
+    return start_processes(run, command)
+
+
+def make_trainer(settings: Settings, networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
     """The trainer, with what ultralytics says of the data set as `UserError`."""
     try:
-        trainer = LabelFreeTrainer if settings.get("unlabelled") else Trainer
+        trainer = LabelFreeTrainer if settings.data.unlabelled else Trainer
         return trainer(settings, networks, checkpoint)
     except RuntimeError as error:
         if "Dataset" not in str(error):
@@ -87,25 +111,29 @@ def make_trainer(settings: dict[str, Any], networks: Any, checkpoint: dict[str, 
         raise UserError(" ".join(str(error).split())) from error
 
 
-def check_data(settings: dict[str, Any]) -> dict[int, str]:
-    """Class names of the run's data set, after a look at all its labels."""
-    if settings.get("unlabelled"):
-        return check_unlabelled(settings)
-    summary = validate(settings["data"])
-    content = resolve(settings["data"], require=("train", settings.get("split") or "val"))
+def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
+    """Class names of the run's data set, after a look at all its labels.
+
+    Args:
+        going_on: whether the run is resumed: it has lists of unlabelled pictures of its own.
+    """
+    if data.unlabelled:
+        return check_unlabelled(data, going_on)
+    summary = validate(data.data)
+    content = resolve(data.data, require=("train", data.split or "val"))
     if content.get("channels", 3) != 3:
         raise UserError(
-            f"{settings['data']}: expected images of 3 channels, got channels: {content['channels']}; "
+            f"{data.data}: expected images of 3 channels, got channels: {content['channels']}; "
             "leave it out"
         )
-    return {0: "item"} if settings.get("single_cls") else summary.names
+    return {0: "item"} if data.single_cls else summary.names
 
 
-def check_unlabelled(settings: dict[str, Any]) -> dict[int, str]:
+def check_unlabelled(data: Data, going_on: bool) -> dict[int, str]:
     """Class names of a student that learns from pictures alone, after a look for these: those of `data` where it is given.
 
     Its head is not trained, and a start from it leaves the head out: one class stands for all where none are known.
     """
-    if not settings.get("resume"):  # a resumed run has lists of its own
-        find_unlabelled(settings["unlabelled"])
-    return resolve(settings["data"], require=())["names"] if settings.get("data") else {0: "item"}
+    if not going_on:
+        find_unlabelled(data.unlabelled)
+    return resolve(data.data, require=())["names"] if data.data else {0: "item"}

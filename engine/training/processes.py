@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +14,34 @@ import torch
 import torch.distributed as dist
 
 from cfg import UserError
+from engine.settings import Data, Run
 from engine.training.folders import run_folder
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
-from ultralytics.utils import DEFAULT_CFG_DICT
+
 from ultralytics.utils.torch_utils import parse_device
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def needs_processes(settings: dict[str, Any]) -> bool:
+def needs_processes(run: Run) -> bool:
     """Whether several GPUs were named and this is not one of their processes yet."""
-    return "," in str(settings.get("device") or "") and "LOCAL_RANK" not in os.environ
+    return "," in str(run.device or "") and "LOCAL_RANK" not in os.environ
 
 
-def devices_of(settings: dict[str, Any]) -> list[str]:
+def devices_of(run: Run) -> list[str]:
     """`--device` as a list: `["cpu"]`, `["0", "1"]`, empty when none is named."""
-    device = settings.get("device")
-    return [part for part in parse_device("" if device is None else device).split(",") if part]
+    return [part for part in parse_device("" if run.device is None else run.device).split(",") if part]
 
 
-def runs_on_cpu(settings: dict[str, Any]) -> bool:
+def runs_on_cpu(run: Run) -> bool:
     """Whether no GPU takes part: none was named, or there is none."""
-    return devices_of(settings) in (["cpu"], ["mps"]) or not torch.cuda.device_count()
+    return devices_of(run) in (["cpu"], ["mps"]) or not torch.cuda.device_count()
 
 
-def check_devices(settings: dict[str, Any]) -> None:
+def check_devices(run: Run, data: Data) -> None:
     """Refuse GPUs that are not here, more processes than GPUs, and options that several processes cannot share."""
-    present, wanted = torch.cuda.device_count(), devices_of(settings)
+    present, wanted = torch.cuda.device_count(), devices_of(run)
     absent = [d for d in wanted if d not in ("cpu", "mps") and not (d.isdigit() and int(d) < present)]
     if absent:
         here = f"{present} (0 to {present - 1})" if present else "none"
@@ -48,44 +50,45 @@ def check_devices(settings: dict[str, Any]) -> None:
             "say --device cpu"
         )
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
-    if here > 1 and not runs_on_cpu(settings) and here > gpus:
+    if here > 1 and not runs_on_cpu(run) and here > gpus:
         raise UserError(
             f"--device {','.join(wanted) or 'all'}: expected a GPU for each of the {here} processes on this machine, "
             f"got {gpus}; start {gpus}: torchrun --nproc_per_node {gpus}"
         )
     processes = int(os.environ.get("WORLD_SIZE", len(wanted) or 1))
     if processes > 1:
-        check_shared(settings, processes)
+        check_shared(data, processes)
 
 
-def check_shared(settings: dict[str, Any], processes: int) -> None:
+def check_shared(data: Data, processes: int) -> None:
     """Refuse options that several processes cannot share."""
-    batch = settings.get("batch", DEFAULT_CFG_DICT["batch"])
-    if batch < 1:
+    if data.batch < 1:
         raise UserError(
             "batch: expected a whole number with several processes; "
             "automatic batch sizes are for a single GPU"
         )
-    if batch < processes:
+    if data.batch < processes:
         raise UserError(
-            f"batch: expected an image or more for each of the {processes} processes, got {batch}; "
+            f"batch: expected an image or more for each of the {processes} processes, got {data.batch}; "
             f"say --batch {processes}"
         )
-    if settings.get("rect"):
+    if data.unlabelled and int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes:
+        raise UserError("--unlabelled: expected one machine, which lists the pictures, got several; use the GPUs of one: --device 0,1")
+    if data.rect:
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 
 
-def start_processes(settings: dict[str, Any], command: list[str]) -> Path:
+def start_processes(run: Run, command: list[str]) -> Path:
     """Run the same command once per GPU with torch's launcher; they share the CPU cores. Returns their run folder."""
-    folder = run_folder(settings)
-    count = len(devices_of(settings))
+    folder = run_folder(run)
+    count = len(devices_of(run))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}"]
     environment = dict(os.environ)
     if environment.get("OMP_NUM_THREADS") == str(available_cpus()):  # our own default, which is for one process
         environment["OMP_NUM_THREADS"] = str(max(available_cpus() // count, 1))
     command = [str(ROOT / "train.py"), *command, f"--save_dir={folder}"]
     if subprocess.run([*launcher, *command], env=environment, check=False).returncode:
-        raise UserError(f"--device {settings['device']}: a training process failed; its message is above")
+        raise UserError(f"--device {run.device}: a training process failed; its message is above")
     return folder
 
 
@@ -94,22 +97,46 @@ def is_one_of_several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
-def join_processes(settings: dict[str, Any]) -> None:
-    """Under torchrun: join the process group, and agree on one run folder and arithmetic, and this machine's devices."""
+def join_processes(run: Run, epochs_done: int = 0) -> Run:
+    """Under torchrun: join the process group; return the run with the folder, arithmetic and devices that all agree on.
+
+    Args:
+        run: of this process.
+        epochs_done: of a resumed run.
+
+    Raises:
+        UserError: the processes do not resume from one checkpoint.
+    """
     if not is_one_of_several():
-        return
-    on_cpu = runs_on_cpu(settings)
+        return run
+    on_cpu = runs_on_cpu(run)
     if on_cpu:
-        settings["device"] = "cpu"
+        run = replace(run, device="cpu")
     else:
-        here = devices_of(settings) or [str(i) for i in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
-        settings["device"] = ",".join(here)
+        here = devices_of(run) or [str(i) for i in range(int(os.environ["LOCAL_WORLD_SIZE"]))]
+        run = replace(run, device=",".join(here))
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    agreed = [str(run_folder(settings)), settings["amp"]]
+    agreed = [str(run_folder(run)), run.amp, epochs_done]
     dist.broadcast_object_list(agreed, 0)
-    settings["save_dir"], settings["amp"] = agreed
+    everyone: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(everyone, epochs_done)
+    if set(everyone) != {agreed[2]}:
+        raise UserError(f"--resume: expected one last.pt for all processes, got runs of {', '.join(map(str, everyone))} epochs; let all machines "
+                        f"share the folder {agreed[0]}")  # fmt: skip
+    return replace(run, save_dir=agreed[0], amp=agreed[1])
+
+
+def lost_peer(error: RuntimeError) -> UserError | None:
+    """What to say when a process of the group is gone, on this machine or another; None for an error of another kind."""
+    text = str(error)
+    network = isinstance(error, (dist.DistBackendError, dist.DistNetworkError)) or any(word in text.lower() for word in ("gloo", "nccl"))
+    if not (dist.is_initialized() and network):
+        return None
+    reason = " ".join(re.sub(r"\[[^\]]*\](:\d+:?)?", "", text).split()).split(". ")[0][:120]  # without places in the library, and addresses
+    return UserError(f"another process of the training is gone ({reason}); start it again with --resume auto, or let torchrun do so with "
+                     "--max-restarts: it goes on from last.pt")  # fmt: skip
 
 
 def finish_processes(trainer: Trainer) -> None:
@@ -123,7 +150,7 @@ def finish_processes(trainer: Trainer) -> None:
     rank = dist.get_rank()
     dist.barrier()
     dist.destroy_process_group()
-    if rank == 0 and trainer.best.exists() and not trainer.args.unlabelled:
+    if rank == 0 and trainer.best.exists() and not trainer.settings.data.unlabelled:
         clean = {k: v for k, v in os.environ.items() if k not in RANKS}
         command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best)]
         command += ["--data", str(trainer.args.data)]

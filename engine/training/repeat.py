@@ -7,10 +7,11 @@ import random
 import numpy as np
 import torch
 from torch import Tensor, nn
-from ultralytics.data.build import InfiniteDataLoader
-from ultralytics.utils import RANK
 
 from engine.training.draws import Draws
+
+from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.utils import RANK
 
 
 def seed_epoch(seed: int, epoch: int, loader: InfiniteDataLoader) -> None:

@@ -1,4 +1,4 @@
-"""What a run writes besides checkpoints: the weights' plot, TensorBoard events, a results.csv without stray rows."""
+"""What a run writes besides checkpoints: plots, TensorBoard events, a results.csv without stray rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def column(name: str) -> str | None:
 
 def heading(name: str) -> str:
     """A loss item's head in the progress table (columns of 11): `global`, `w:global` its weight, `g:global` its gradient share,
-    `c:global` its gradient's cosine with detection's."""
+    `c:global` its gradient's cosine with detection's.
+    """
     for prefix, mark in (("w_", "w:"), ("share_", "g:"), ("cos_", "c:")):
         name = mark + name.removeprefix(prefix) if name.startswith(prefix) else name
     name = name.removesuffix("_loss")
@@ -52,6 +53,23 @@ def read_results(path: Path) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def append_results(path: Path, epoch: int, seconds: float, figures: dict[str, float | None]) -> None:
+    """Append an epoch to results.csv, with the header where it is new; None is an empty field.
+
+    Args:
+        epoch: from 1.
+        seconds: since the training began.
+        figures: by column.
+    """
+    new = not path.exists()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        if new:
+            rows.writerow(["epoch", "time", *figures])
+        rows.writerow([epoch, f"{seconds:.6g}", *("" if value is None else f"{value:.6g}" for value in figures.values())])
+
+
 def trim_results(path: Path, epochs: int) -> None:
     """Drop rows after `epochs` epochs: a run killed between writing its row and its checkpoint repeats that epoch."""
     if not path.exists():
@@ -62,6 +80,37 @@ def trim_results(path: Path, epochs: int) -> None:
     with part.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *kept])
     os.replace(part, path)
+
+
+def curve(header: list[str], rows: list[list[str]], name: str) -> tuple[list[float], list[float]]:
+    """Epochs in which a figure was measured, and its values there."""
+    at = header.index(name)
+    points = [(float(row[0]), float(row[at])) for row in rows if row[at]]
+    return [epoch for epoch, _ in points], [value for _, value in points]
+
+
+@shielded("results.png")
+def plot_results(results: Path, target: Path) -> None:
+    """Draw losses, of training and validation in one field, and metrics over epochs: what was measured, and no smoothed copy."""
+    import matplotlib.pyplot as plt
+
+    header, rows = read_results(results)
+    kinds = {name: name.removeprefix("train/").removeprefix("val/") for name in header if name.startswith(("train/", "val/", "metrics/"))}
+    fields = list(dict.fromkeys(kinds.values()))
+    if not fields:
+        return
+    columns = (len(fields) + 1) // 2
+    figure, axes = plt.subplots(2, columns, figsize=(2 + 2.6 * columns, 6), tight_layout=True, squeeze=False)
+    for axis, title in zip(axes.flat, fields, strict=False):
+        for name in [name for name, kind in kinds.items() if kind == title]:
+            axis.plot(*curve(header, rows, name), marker=".", label=name.partition("/")[0])
+        axis.set_title(title.removesuffix("(B)"), fontsize=12)
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.legend()
+    for axis in axes.flat[len(fields) :]:
+        axis.set_visible(False)
+    figure.savefig(target, dpi=200)
+    plt.close(figure)
 
 
 PLOTS = {
@@ -79,11 +128,10 @@ def plot_weights(results: Path, target: Path) -> None:
     header, rows = read_results(results)
     if not any(name.startswith("weight/") for name in header):
         return
-    epochs = [float(row[0]) for row in rows]
     figure, axes = plt.subplots(1, len(PLOTS), figsize=(6.5 * len(PLOTS), 4), tight_layout=True)
     for axis, (prefix, title) in zip(axes, PLOTS.items()):
-        for i in [i for i, name in enumerate(header) if name.startswith(prefix)]:
-            axis.plot(epochs, [float(row[i]) for row in rows], marker=".", label=header[i].removeprefix(prefix))
+        for name in [name for name in header if name.startswith(prefix)]:
+            axis.plot(*curve(header, rows, name), marker=".", label=name.removeprefix(prefix))
         axis.set(xlabel="epoch", title=title, ylim=(-1, 1) if prefix == "cosine/" else (0, None))
         axis.xaxis.get_major_locator().set_params(integer=True)
         if axis.lines:
@@ -107,7 +155,7 @@ class TensorBoard:
 
     def __call__(self, trainer: Any) -> None:
         terms = trainer.label_loss_items(trainer.tloss) if trainer.tloss else {}
-        figures = terms | dict(trainer.metrics) | dict(getattr(trainer, "lr", {}))
+        figures = terms | (dict(trainer.metrics) if trainer.measured else {}) | dict(getattr(trainer, "lr", {}))
         for name, value in figures.items():
             if column(name):
                 self.writer.add_scalar(column(name), float(value), trainer.epoch + 1)

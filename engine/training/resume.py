@@ -7,9 +7,19 @@ from typing import Any
 
 from torch import nn
 
+import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read
-from engine.settings import RESUMABLE, check
+from engine.settings import Settings, check, complete
+from engine.training.folders import exact_folder
+from engine.training.report import trim_results
+
+from ultralytics.utils import RANK
+
+RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
+             "time", "save_dir", "tensorboard", "verbose")  # fmt: skip
+AUTO = "auto"  # of `resume`: this very run, begun where there is nothing of it yet
+MAY_DIFFER = (*RESUMABLE, "resume", "recipe", "data", "amp", "project", "name", "exist_ok")  # between the starts of one run
 
 
 def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
@@ -37,6 +47,35 @@ def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.M
     if content["run"]["epoch"] + 1 < settings["epochs"] and {"patience", "time"} & set(given):
         content["run"]["finished"] = False  # it stopped early by a limit that now is another
     return settings, content, student
+
+
+def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | None:
+    """What `--resume auto` means: arguments that go on with the run in its folder, or begin it there; None where it is finished.
+
+    A scheduler, and torchrun after it has lost a machine, start the same command again.
+
+    Raises:
+        UserError: the folder's run was started with other arguments.
+    """
+    asked = {name: value for name, value in given.items() if name != "resume"}
+    settings = complete(asked)
+    folder = exact_folder(Settings.of(settings).run)
+    last = folder / "weights/last.pt"
+    if not last.exists():
+        if RANK in {-1, 0}:
+            trim_results(folder / "results.csv", 0)  # of an epoch that was not saved
+        return asked | {"save_dir": str(folder), "exist_ok": True}
+    content = read(last)
+    had = (content.get("meta") or {}).get("train_args") or {}
+    other = [name for name in asked if name not in MAY_DIFFER and had.get(name) != settings[name]]
+    if other:
+        told = "; ".join(f"{name}: {had.get(name)} there, {settings[name]} now" for name in other[:4])
+        raise UserError(f"--resume auto: expected the run in {folder} to have these arguments, got others ({told}); say the same, or give "
+                        "another --name")  # fmt: skip
+    if content.get("format") != RUN:
+        print(f"{folder}: this run is finished", flush=True)
+        return None
+    return {name: asked[name] for name in asked if name in RESUMABLE and name != "save_dir"} | {"resume": str(last)}
 
 
 def latest_run(given: dict[str, Any]) -> Path:

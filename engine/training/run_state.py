@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from engine.training.repeat import keep_mosaic_images, lay_out_state, mosaic_images, pending_gradients
+from engine.training.report import trim_results
+
 from ultralytics.engine.trainer import BaseTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import ModelEMA, unwrap_model
-
-from engine.training.repeat import keep_mosaic_images, lay_out_state, mosaic_images, pending_gradients
-from engine.training.report import trim_results
 
 
 def run_state(trainer: BaseTrainer) -> dict[str, Any]:

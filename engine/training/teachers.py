@@ -27,8 +27,8 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
     """The frozen teacher of a run.
 
     Args:
-        path: weights of ours, of ultralytics (RT-DETR too) or of YOLOv5 (v6; its tensors are enough), a model YAML of either (untrained, for controls), or the
-            YAML of a torchvision detector (a file, or a name in `cfg/teachers`).
+        path: weights of ours, of ultralytics (RT-DETR too) or of YOLOv5 (v6; its tensors are enough), a model YAML of either (untrained,
+            for controls), or the YAML of a torchvision detector (a file, or a name in `cfg/teachers`).
         nc, names: classes of the run. An untrained teacher gets them, and the same random weights each time: on every
             process, on resume.
         map_classes: put the classes of trained weights, the same in another order, in the run's.

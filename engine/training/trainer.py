@@ -11,11 +11,6 @@ import torch
 import torch.distributed as dist
 import yaml
 from torch import nn
-from ultralytics.cfg import DEFAULT_CFG_DICT
-from ultralytics.data.build import InfiniteDataLoader
-from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.utils import LOGGER, RANK
-from ultralytics.utils.torch_utils import unwrap_model
 
 from cfg import UserError
 from data import first_shape, resolve
@@ -25,16 +20,24 @@ from engine.dataset import record_left_out, use_own_data
 from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
 from engine.host_plots import shield_plots
 from engine.precision import described
-from engine.settings import OWN_DEFAULTS
+from engine.settings import OWN_DEFAULTS, Settings
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
 from engine.training.console import console, table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
-from engine.training.report import TensorBoard, column, header, heading, plot_weights
+from engine.training.report import TensorBoard, append_results, column, header, heading, plot_results, plot_weights
 from engine.training.run_state import restore, run_state
+from engine.training.summary import log_summary
 from engine.validation.validator import Validator
 
+from ultralytics.cfg import DEFAULT_CFG_DICT
+from ultralytics.data.build import InfiniteDataLoader
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.utils import LOGGER, RANK
+from ultralytics.utils.torch_utils import unwrap_model
+
+START_TABLE = "start.txt"  # in the run's folder
 DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 
 
@@ -46,22 +49,23 @@ class Trainer(DetectionTrainer):
     fully (threads, bfloat16, channels_last).
 
     Args:
-        settings: complete arguments (`engine.settings.complete`); on a CPU, `amp` is bf16 or fp32
+        settings: of the run; on a CPU, `amp` is bf16 or fp32
             (`engine.precision.training_precision`).
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """
 
-    def __init__(self, settings: dict[str, Any], networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
-        self.networks, self.checkpoint = networks, checkpoint
+    def __init__(self, settings: Settings, networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
+        self.settings, self.networks, self.checkpoint = settings, networks, checkpoint
         self.batches_seen = self.waiting = 0  # of all batches; of those whose gradients wait for the optimiser's next step
+        self.measured = False  # whether this epoch has been validated
         self.labelled: dict[str, dict[str, float]] = {}  # the last loss items by part of the data set
         # Our own keys must be in the base configuration: as overrides, ultralytics refuses what it does not know.
         use_all_cores()
         use_own_data()
         shield_plots()
-        with console(settings.get("verbose", False), str):
-            super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings)
+        with console(settings.run.verbose, str):
+            super().__init__(DEFAULT_CFG_DICT | OWN_DEFAULTS, settings.flat())
         if dist.is_initialized():
             self.world_size = dist.get_world_size()
         self.amp_kept = self.args.amp  # in checkpoints: a resumed run goes on in the same arithmetic
@@ -72,7 +76,7 @@ class Trainer(DetectionTrainer):
         self.add_callback("on_train_batch_start", Trainer._note_progress)
         self.add_callback("on_train_batch_end", Trainer._step_late)
         self.add_callback("on_train_epoch_end", Trainer._adapt_weights)
-        if self.args.tensorboard and RANK in {-1, 0}:
+        if settings.run.tensorboard and RANK in {-1, 0}:
             self.add_callback("on_fit_epoch_end", TensorBoard(self.save_dir))
 
     # -- set-up --------------------------------------------------------------------------------------------------------
@@ -109,14 +113,20 @@ class Trainer(DetectionTrainer):
         if RANK in {-1, 0}:
             precision = described(self.amp_kept, on_cpu, self.resume)
             lines = header(self.args.model, model.spec, self.networks.notes, precision)
-            LOGGER.info("\n".join([*lines, *self.networks.table]))
+            LOGGER.info("\n".join([*lines, *self._start_table()]))
         return self.checkpoint
+
+    def _start_table(self) -> list[str]:
+        """What each block started from: a file of the run, and lines of its head with `--verbose`."""
+        table = self.networks.table
+        if table:
+            (self.save_dir / START_TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
+        return table if self.args.verbose else []
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""
-        networks = self.networks
-        given = {name.removeprefix("kd_"): getattr(self.args, name) for name in OWN_DEFAULTS if name.startswith("kd_")}
-        return TrainingModel(networks.student, networks.distiller, networks.teacher, self.args.adaptive, given)
+        networks, distillation = self.networks, self.settings.distillation
+        return TrainingModel(networks.student, networks.distiller, networks.teacher, distillation.adaptive, distillation.balance)
 
     def _input_hw(self) -> tuple[int, int]:
         """Height and width in pixels of the images trained on; with `rect`, as the first image of the data set has it."""
@@ -130,8 +140,8 @@ class Trainer(DetectionTrainer):
             model.load_state_dict(state)
         except RuntimeError as error:
             raise UserError(
-                f"{self.args.resume}: does not fit the run's teacher {self.args.teacher} and cfg/distill/"
-                f"{self.args.distill} any more; put back what the run was started with "
+                f"{self.args.resume}: does not fit the run's teacher {self.settings.distillation.teacher} and cfg/distill/"
+                f"{self.settings.distillation.distill} any more; put back what the run was started with "
                 f"({' '.join(str(error).split())[:160]})"
             ) from None
 
@@ -166,7 +176,7 @@ class Trainer(DetectionTrainer):
         labels = self.train_loader.dataset.labels
         if (note := small_boxes_note(labels, self.args.imgsz, int(student.stride.min()))) and RANK in {-1, 0}:
             LOGGER.info(note)
-        if self.args.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
+        if self.settings.network.auto_anchors and not self.resume and hasattr(student.model[-1], "anchor_wh"):
             note = fit_to_labels(student, labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
@@ -177,7 +187,7 @@ class Trainer(DetectionTrainer):
         if mode != "train":
             return loader
         where = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        loader = balanced(loader, self.args, self.data["nc"], batch_size, *where)
+        loader = balanced(loader, self.settings.rare, self.args.seed, self.data["nc"], batch_size, *where)
         if isinstance(loader.sampler, Draws) and RANK in {-1, 0}:
             LOGGER.info(draws_note(loader.sampler, loader.dataset.labels, self.data["names"]))
         return loader
@@ -185,8 +195,8 @@ class Trainer(DetectionTrainer):
     def _setup_scheduler(self) -> None:
         """Ultralytics' linear or cosine schedule, or steps (`lr_steps`), which it does not have."""
         super()._setup_scheduler()
-        if self.args.lr_steps:
-            self.lf = lambda epoch: 0.1 ** sum(epoch >= round(step * self.epochs) for step in self.args.lr_steps)
+        if steps := self.settings.run.lr_steps:
+            self.lf = lambda epoch: 0.1 ** sum(epoch >= round(step * self.epochs) for step in steps)
             self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_lambda=self.lf)
 
     def build_optimizer(
@@ -195,7 +205,7 @@ class Trainer(DetectionTrainer):
     ) -> torch.optim.Optimizer:  # fmt: skip
         """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would pull weights to 1."""
         optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
-        if self.args.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
+        if self.settings.distillation.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
             without_decay(optimizer, unwrap_model(model).weights.log_variances)
         return optimizer
 
@@ -211,7 +221,7 @@ class Trainer(DetectionTrainer):
             if self.checkpoint and self.checkpoint["run"].get("finished"):
                 self._finish()
             else:
-                with console(self.args.verbose, self._row):
+                with console(self.settings.run.verbose, self._row):
                     super()._do_train()
         except NonFiniteLoss as error:
             raise self._stopped(str(error)) from error
@@ -238,7 +248,7 @@ class Trainer(DetectionTrainer):
 
     def progress_string(self) -> str:
         """The progress table's head: few columns, once; `--verbose`: one of 11 characters per term and weight, at each epoch."""
-        if not self.args.verbose:
+        if not self.settings.run.verbose:
             return table_head(self.loss_names, unwrap_model(self.model).terms) if self.epoch == self.start_epoch else ""
         names = ("Epoch", "GPU_mem", *map(heading, self.loss_names), "Instances", "Size")
         return "\n" + "".join(f"{name:>11}" for name in names)
@@ -258,11 +268,12 @@ class Trainer(DetectionTrainer):
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
         """Validate the averaged weights; the validator rounds its copy of the loss items, so they are put back."""
         metrics, fitness = super().validate()
+        self.measured = True
         return metrics and metrics | self.labelled["val"], fitness
 
     def _start_epoch(self) -> None:
         """Before an epoch: also before one that starts anew with a smaller batch because memory ran out."""
-        self.batches_seen = self.epoch * len(self.train_loader)
+        self.batches_seen, self.measured = self.epoch * len(self.train_loader), False
         seed_epoch(self.args.seed, self.epoch, self.train_loader)
         run = self.checkpoint["run"] if self.checkpoint else {}
         if gradients := run.pop("gradients", {}):
@@ -309,14 +320,16 @@ class Trainer(DetectionTrainer):
         return False
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Append to results.csv; the terms' weights get columns of their own, once."""
-        super().save_metrics({column(k): v for k, v in metrics.items() if column(k)})
+        """Append to results.csv; the terms' weights get columns of their own, once, and what was not validated has empty fields."""
+        missing = () if self.measured else self.metrics
+        figures = {column(name): None if name in missing else value for name, value in metrics.items() if column(name)}
+        append_results(self.csv, self.epoch + 1, time.time() - self.train_time_start, figures)
 
     def plot_metrics(self) -> None:
-        """results.png as ultralytics draws it, and the weights over epochs."""
+        """results.png, and the weights over epochs."""
         if not self.csv.exists():
             return
-        super().plot_metrics()
+        plot_results(self.csv, self.save_dir / "results.png")
         plot_weights(self.csv, self.save_dir / "weights.png")
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
@@ -359,6 +372,7 @@ class Trainer(DetectionTrainer):
                 save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all
             self._validate_best()
+            log_summary(self)
         if RANK in {-1, 0}:
             save_student(self.last, self.ema.ema.student, meta)
 
@@ -366,7 +380,7 @@ class Trainer(DetectionTrainer):
         if self.best.exists():
             LOGGER.info(f"\nValidating {self.best}...")
             self.validator.args.plots = self.args.plots
-            self.metrics = self.validator(model=self.best)
+            self.metrics, self.measured = self.validator(model=self.best), True
             self.metrics.pop("fitness", None)
             self.epoch += 1  # loggers get the best epoch's figures as one more step
             self.run_callbacks("on_fit_epoch_end")

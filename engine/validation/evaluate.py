@@ -11,15 +11,14 @@ import numpy as np
 import torch
 import yaml
 from torch import nn
-from ultralytics.utils.metrics import smooth
 
 from cfg import UserError
 from data import data_yaml, resolve
 from engine.backend import Backend
 from engine.checkpoint import check_head, install, load_detector
+from engine.dataset import record_left_out, use_own_data
 from engine.decision.judging import Deployed, Judge
 from engine.decision.options import DecisionOptions
-from engine.dataset import record_left_out, use_own_data
 from engine.host import own_backend
 from engine.host_plots import shield_plots
 from engine.locate import locate_weights
@@ -34,6 +33,8 @@ from engine.validation.latency import time_single_images
 from engine.validation.validator import Validator
 from engine.weights import DEFAULT_SIZE, open_backend, pick_device, tell_precision
 from inspection.tiles import tiling_asked
+
+from ultralytics.utils.metrics import smooth
 
 
 def evaluate(

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+
+from engine.backend import Backend
+
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.patches import imread
-
-from engine.backend import Backend
 
 TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 30, 5, 20.0
 DEPLOYED_CONF = 0.25  # speed is measured at the threshold of detect.py, not at the near-zero one that AP needs

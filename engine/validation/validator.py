@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from ultralytics.models.yolo.detect import DetectionValidator
-from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
 from engine.plots import drawable
 from engine.validation.coco_metrics import Boxes
 from engine.validation.nms import capacity, complete_nms, select_classes
+
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import DEFAULT_CFG_KEYS, ops
 
 
 class Validator(DetectionValidator):

@@ -29,7 +29,7 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> Markup:
     return Markup('<line x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}" class="{}"/>').format(x1, y1, x2, y2, kind)
 
 
-def _rect(x: float, y: float, width: float, height: float, kind: str, more: Markup = Markup("")) -> Markup:
+def _rect(x: float, y: float, width: float, height: float, kind: str, more: Markup | str = "") -> Markup:
     given = (x, y, max(width, 0), max(height, 0), kind, more)
     return Markup('<rect x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}" class="{}"{}/>').format(*given)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -88,29 +90,54 @@ class Content:
     Attributes:
         title: of the page.
         names: class names by index.
-        seen: the pictures, in the order in which they were looked at.
+        seen: the pictures, in the order in which they were looked at; gone through several times.
         plan: None where nothing was decided.
         promise: sentences about what is promised, and what that rests on.
         facts: (what, value) of the run: model, data, settings, versions.
         suspects: (picture, what is suspicious of its labels), most suspicious first.
-        skipped: (source, reason) of what could not be looked at.
+        skipped: (source, reason) of what could not be looked at; `more_skipped`: how many more there are.
+        chosen: the pictures that are shown, as `grouped`; None for all.
     """
 
     title: str
     names: Sequence[str]
-    seen: Sequence[Seen]
+    seen: Collection[Seen]
     plan: Plan | None = None
     promise: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     suspects: Sequence[tuple[str, str]] = ()
     skipped: Sequence[tuple[str, str]] = field(default=())
+    more_skipped: int = 0
+    chosen: Mapping[str, Sequence[Seen]] | None = None
 
     @cached_property
-    def groups(self) -> dict[str, list[Seen]]:
-        """Pictures by group, groups in the order of `GROUPS`; within one the clearest first, escapes the least seen first."""
-        groups: dict[str, list[Seen]] = {key: [] for key in GROUPS}
-        for picture in self.seen:
-            groups[picture.group].append(picture)
-        for key, pictures in groups.items():
-            pictures.sort(key=lambda picture: picture.score, reverse=key != "escape")
-        return {key: pictures for key, pictures in groups.items() if pictures}
+    def groups(self) -> Mapping[str, Sequence[Seen]]:
+        """The pictures that are shown, as `grouped`."""
+        return grouped(self.seen) if self.chosen is None else self.chosen
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        """How many pictures each group has, those that are not shown included."""
+        return Counter(picture.group for picture in self.seen)
+
+    @property
+    def not_shown(self) -> int:
+        """How many pictures are left out of groups that are shown."""
+        return sum(self.counts[key] - len(pictures) for key, pictures in self.groups.items())
+
+
+def grouped(seen: Iterable[Seen], most: int | None = None) -> dict[str, list[Seen]]:
+    """The eventful pictures by group, groups in the order of `GROUPS`; within one the clearest first, escapes the least seen first.
+
+    Args:
+        most: pictures of a group that are kept, the first ones; None for all.
+    """
+    groups: dict[str, list[tuple[float, int, Seen]]] = {key: [] for key in GROUPS}
+    for number, picture in enumerate(seen):
+        if (key := picture.group) not in UNEVENTFUL:
+            entry = (-picture.score if key == "escape" else picture.score, -number, picture)
+            if most is None or len(groups[key]) < most:
+                heapq.heappush(groups[key], entry)
+            else:
+                heapq.heappushpop(groups[key], entry)
+    return {key: [picture for *_, picture in sorted(heap, reverse=True)] for key, heap in groups.items() if heap}

@@ -15,7 +15,7 @@ from cfg.class_names import shown
 from inspection.binomial import interval
 from inspection.plan import Plan
 from inspection.report import charts, statistics
-from inspection.report.content import GROUPS, UNEVENTFUL, Content, Seen
+from inspection.report.content import GROUPS, Content, Seen
 from inspection.report.thumbnails import Thumbnails
 from inspection.rules import Code
 
@@ -38,13 +38,14 @@ def write_report(path: Path, content: Content, thumbnails: Thumbnails) -> int:
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "filter.js"))
     shared = {"title": content.title, "style": style, "script": script, "script_hash": _hash(script), "groups": GROUPS}
-    shown_pictures = [p for key, group in content.groups.items() if key not in UNEVENTFUL for p in group]
+    shown_pictures = [p for group in content.groups.values() for p in group]
     pages = [shown_pictures[start : start + INLINE] for start in range(0, len(shown_pictures), INLINE)] or [[]]
     shared["index"] = _index(pages)
     for number, pictures in enumerate(pages, 1):
         first = number == 1
         given: dict[str, Any] = {"cards": _cards(pictures, content, thumbnails, first), "page": number}
         given["pages"] = _links(number, len(pages), path, thumbnails)
+        given["not_shown"] = content.not_shown
         given["group_counts"] = Counter(picture.group for picture in shown_pictures)
         given["classes"] = _classes(shown_pictures, content.names)
         given |= _overview(content) if first else {"report": f"../{path.name}"}
@@ -130,7 +131,7 @@ def _overview(content: Content) -> dict[str, Any]:
         "scores": charts.score_chart(statistics.histograms(seen), _limits(content.plan)) if seen else None,
         "by_label": any(p.labelled_ng is not None for p in seen), "thresholds": _limits(content.plan),
         "suspects": content.suspects[:MOST_SUSPECTS], "more_suspects": max(0, len(content.suspects) - MOST_SUSPECTS),
-        "skipped": content.skipped[:MOST_SKIPPED], "more_skipped": max(0, len(content.skipped) - MOST_SKIPPED),
+        "skipped": content.skipped[:MOST_SKIPPED], "more_skipped": max(0, len(content.skipped) - MOST_SKIPPED) + content.more_skipped,
     }  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def _tiles(content: Content) -> list[tuple[str, str, int]]:
         codes = [(Code.OK, "ok", "OK"), (Code.NG, "ng", "NG"), (Code.REVIEW, "review", "Review")]
         codes.append((Code.UNDEFINED, "undefined", "Undefined"))
         return [(kind, title, counts[code]) for code, kind, title in codes if counts[code] or code in (Code.OK, Code.NG)]
-    return [(key, GROUPS[key][0], len(pictures)) for key, pictures in content.groups.items()]
+    return [(key, title, content.counts[key]) for key, (title, _) in GROUPS.items() if content.counts[key]]
 
 
 def _rates(content: Content) -> list[tuple[str, str]]:
@@ -152,7 +153,7 @@ def _rates(content: Content) -> list[tuple[str, str]]:
     for truth, key, what, of in ((True, "escape", "Escapes", "NG"), (False, "overkill", "Overkill", "OK")):
         units = sum(picture.labelled_ng is truth for picture in content.seen)
         if units:
-            count = len(content.groups.get(key, ()))
+            count = content.counts[key]
             low, high = interval(count, units, 0.95)
             told.append((what, f"{count:,} of {units:,} {of} images ({100 * count / units:.2f} %; 95 % interval "
                                f"{100 * low:.2f} to {100 * high:.2f} %)"))  # fmt: skip

@@ -1,9 +1,14 @@
-"""Numbers of a report's charts: Pareto, density over the part, control charts, histograms of scores."""
+"""Numbers of a report's charts: Pareto, density over the part, control charts, histograms of scores.
+
+Each goes through the pictures once and keeps none of them: there may be a million, read from a disk each time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -13,6 +18,7 @@ from inspection.rules import Code
 SUBGROUPS, LEAST = 25, 20  # points of a control chart at most, pictures of a point at least
 CELLS = 28  # of the density map along its longer side
 BINS = 25  # of a histogram
+CHUNK = 256  # pictures that are computed with at once
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ class ControlChart:
         return (self.values > self.high) | (self.values < self.low)
 
 
-def pareto(seen: Sequence[Seen], classes: int) -> list[tuple[int, int, float]]:
+def pareto(seen: Collection[Seen], classes: int) -> list[tuple[int, int, float]]:
     """(class, defects, cumulative share) of the classes that occur, most frequent first."""
     counts = np.zeros(classes, dtype=int)
     for picture in seen:
@@ -48,60 +54,77 @@ def pareto(seen: Sequence[Seen], classes: int) -> list[tuple[int, int, float]]:
     return [(index, int(counts[index]), float(share)) for index, share in zip(order, cumulative, strict=True)]
 
 
-def density(seen: Sequence[Seen]) -> np.ndarray:
+def density(seen: Collection[Seen]) -> np.ndarray:
     """Defects over the part, (rows, columns): in each cell the sum of the shares of boxes that lie there.
 
     Pictures of all sizes are laid over each other; the cells are square in one of the median shape.
     """
-    ratio = float(np.median([picture.height / picture.width for picture in seen])) if seen else 1.0
+    ratio = _median(Counter(picture.height / picture.width for picture in seen))
     columns = CELLS if ratio <= 1 else max(1, round(CELLS / ratio))
     rows = max(1, round(CELLS * ratio)) if ratio <= 1 else CELLS
     total = np.zeros((rows, columns))
-    for picture in seen:
-        for x1, y1, x2, y2 in picture.found.boxes_xyxy[picture.defects]:
-            across = _shares(x1 / picture.width, x2 / picture.width, columns)
-            down = _shares(y1 / picture.height, y2 / picture.height, rows)
-            total += down[:, None] * across[None]
+    for pictures in _chunks(seen, CHUNK):
+        parts = [picture.found.boxes_xyxy[picture.defects] / np.tile((picture.width, picture.height), 2) for picture in pictures]
+        x1, y1, x2, y2 = np.concatenate(parts).T
+        total += _shares(y1, y2, rows).T @ _shares(x1, x2, columns)
     return total
 
 
-def _shares(start: float, end: float, cells: int) -> np.ndarray:
-    """Which share of an interval in 0..1 lies in each of equal cells."""
+def _median(counts: Counter[float]) -> float:
+    """The median of values with their numbers; 1 of none."""
+    ends = np.cumsum([counts[value] for value in sorted(counts)])
+    if not len(ends):
+        return 1.0
+    middle = [sorted(counts)[int(np.searchsorted(ends, at, "right"))] for at in ((ends[-1] - 1) // 2, ends[-1] // 2)]
+    return float(np.mean(middle))
+
+
+def _shares(starts: np.ndarray, ends: np.ndarray, cells: int) -> np.ndarray:
+    """Which share of each of n intervals in 0..1 lies in each of equal cells, (n, cells)."""
     edges = np.linspace(0, 1, cells + 1)
-    inside = (np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)).clip(0)
-    return inside / inside.sum() if inside.sum() else inside
+    inside = (np.minimum(edges[1:], ends[:, None]) - np.maximum(edges[:-1], starts[:, None])).clip(0)
+    sums = inside.sum(1, keepdims=True)
+    return np.divide(inside, sums, out=np.zeros_like(inside), where=sums > 0)
 
 
-def p_chart(seen: Sequence[Seen]) -> ControlChart | None:
+def p_chart(seen: Collection[Seen]) -> ControlChart | None:
     """Share of rejected pictures in subgroups, limits p +- 3 sqrt(p (1 - p) / n_i); None for fewer than two subgroups."""
-    return _control(np.array([picture.rejected for picture in seen], dtype=float), lambda p, n: np.sqrt(p * (1 - p) / n), 1.0)
+    return _control((picture.rejected for picture in seen), len(seen), lambda p, n: np.sqrt(p * (1 - p) / n), 1.0)
 
 
-def u_chart(seen: Sequence[Seen]) -> ControlChart | None:
+def u_chart(seen: Collection[Seen]) -> ControlChart | None:
     """Defects per picture in subgroups, limits u +- 3 sqrt(u / n_i); None for fewer than two subgroups."""
-    return _control(np.array([len(picture.defects) for picture in seen], dtype=float), lambda u, n: np.sqrt(u / n))
+    return _control((len(picture.defects) for picture in seen), len(seen), lambda u, n: np.sqrt(u / n))
 
 
-def _control(counts: np.ndarray, deviation: Callable[[float, np.ndarray], np.ndarray],
+def _control(counts: Iterable[int], total: int, deviation: Callable[[float, np.ndarray], np.ndarray],
              most: float = np.inf) -> ControlChart | None:  # fmt: skip
-    groups = min(SUBGROUPS, len(counts) // LEAST)
+    groups = min(SUBGROUPS, total // LEAST)
     if groups < 2:
         return None
-    parts = np.array_split(counts, groups)
-    sizes = np.array([len(part) for part in parts])
-    centre = float(counts.mean())
+    sizes = np.full(groups, total // groups)
+    sizes[: total % groups] += 1
+    counts = iter(counts)
+    sums = np.array([sum(islice(counts, int(size))) for size in sizes])
+    centre = float(sums.sum() / total)
     reach = 3 * deviation(centre, sizes)
-    values = np.array([part.mean() for part in parts])
-    return ControlChart(values, (centre - reach).clip(0), (centre + reach).clip(max=most), np.cumsum(sizes), centre)
+    return ControlChart(sums / sizes, (centre - reach).clip(0), (centre + reach).clip(max=most), np.cumsum(sizes), centre)
 
 
-def histograms(seen: Sequence[Seen]) -> dict[str, np.ndarray]:
+def histograms(seen: Collection[Seen]) -> dict[str, np.ndarray]:
     """Counts (BINS,) over scores 0 to 1 of OK and NG pictures: by label where there are labels, else by verdict."""
     by_label = any(picture.labelled_ng is not None for picture in seen)
-    scores: dict[str, list[float]] = {"OK": [], "NG": []}
-    for picture in seen:
-        if picture.verdict is not None and picture.verdict.code == Code.UNDEFINED:
-            continue
-        ng = picture.labelled_ng if by_label else picture.rejected
-        scores["NG" if ng else "OK"].append(picture.score)
-    return {name: np.histogram(values, BINS, (0, 1))[0] for name, values in scores.items()}
+    counts = {name: np.zeros(BINS, dtype=int) for name in ("OK", "NG")}
+    for pictures in _chunks(seen, CHUNK):
+        known = [picture for picture in pictures if picture.verdict is None or picture.verdict.code != Code.UNDEFINED]
+        ng = np.array([bool(picture.labelled_ng if by_label else picture.rejected) for picture in known], dtype=bool)
+        scores = np.array([picture.score for picture in known])
+        for name, chosen in (("OK", ~ng), ("NG", ng)):
+            counts[name] += np.histogram(scores[chosen], BINS, (0, 1))[0]
+    return counts
+
+
+def _chunks(seen: Iterable[Seen], size: int) -> Iterator[list[Seen]]:
+    pictures = iter(seen)
+    while chunk := list(islice(pictures, size)):
+        yield chunk

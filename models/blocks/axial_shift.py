@@ -23,7 +23,7 @@ def layer_norm(channels: int) -> nn.GroupNorm:
 
 
 def shift(x: torch.Tensor, dim: int, size: int, dilation: int = 1) -> torch.Tensor:
-    """eq. 1: channel c of cell i becomes that of cell `i + (floor(c / ceil(C / s)) - floor(s / 2)) * d`, zero outside.
+    """Eq. 1: channel c of cell i becomes that of cell `i + (floor(c / ceil(C / s)) - floor(s / 2)) * d`, zero outside.
 
     Args:
         x: (B, C, H, W); the result has the same shape.

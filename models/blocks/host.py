@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.block import C3, SPP, SPPF, Bottleneck
-from ultralytics.nn.modules.conv import Conv, DWConv
 
 from cfg import UserError
 from models.blocks import BLOCKS
 from models.channels import Axis
 from models.rules import Plan, Site, to_channels, to_channels_repeated_inside, unchanged
 from models.wiring import WIRINGS, Scope
+
+from ultralytics.nn.modules.block import C3, SPP, SPPF, Bottleneck
+from ultralytics.nn.modules.conv import Conv, DWConv
 
 __all__ = ["C3", "SPP", "SPPF", "Conv", "DWConv"]
 

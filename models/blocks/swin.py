@@ -88,7 +88,7 @@ class WindowAttention(nn.Module):
         return offsets[..., 0] * (2 * window - 1) + offsets[..., 1]
 
     def forward(self, windows: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """windows (B, nW, N, C), mask (nW, 1, N, N) -> (B, nW, N, C)."""
+        """Windows (B, nW, N, C), mask (nW, 1, N, N) -> (B, nW, N, C)."""
         batch, count, cells, channels = windows.shape
         qkv = self.qkv(windows).view(batch, count, cells, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
         query, key, value = qkv[0], qkv[1], qkv[2]

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from ultralytics.nn.modules.head import Detect
 
 from cfg import UserError, nearest
+
+from ultralytics.nn.modules.head import Detect
 
 
 class Head(Detect):

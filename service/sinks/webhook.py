@@ -21,7 +21,8 @@ AGAIN = frozenset({408, 425, 429})  # of 4xx, those that say "later"
 
 class WebhookTransport:
     """POSTs one result after the other. `MeasId` and `Idempotency-Key` name it in the header: a server that sees one twice
-    has it already."""
+    has it already.
+    """
 
     batch = 1
 

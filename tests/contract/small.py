@@ -19,6 +19,7 @@ from distill.model import FrozenTeacher, TrainingModel, spec_of
 from models.blocks import BLOCKS
 from models.detector import Detector
 from models.rules import Plan, Site
+
 from ultralytics.nn.tasks import DetectionModel
 
 ROOT = Path(__file__).resolve().parents[2]

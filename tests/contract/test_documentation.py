@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import itertools
 import re
+import runpy
 import shlex
-import subprocess
 import sys
+from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 
@@ -13,9 +16,9 @@ import pytest
 
 from cfg import find
 from cfg.version import VERSION
+from distill.build import parse_methods
 from engine.detectors import stock_yaml
 from engine.settings import known_names, read_command_line
-from distill.build import parse_methods
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "weights/README.md",
@@ -42,9 +45,14 @@ def known(option: str, name: str) -> bool:
 
 @cache
 def help_of(*script: str) -> str:
-    done = subprocess.run([sys.executable, *script, "--help"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    """What a script or module says of itself; in this process, which has imported already what they import."""
+    told, (*flag, name) = io.StringIO(), script
+    with redirect_stdout(told), pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.chdir(ROOT)
+        patch.setattr(sys, "argv", [name, "--help"])
+        runpy.run_module(name, run_name="__main__") if flag else runpy.run_path(name, run_name="__main__")
+    assert not end.value.code
+    return told.getvalue()
 
 
 @pytest.mark.parametrize("command", documented())
@@ -63,7 +71,7 @@ def test_documented_command_exists(command: str) -> None:
         if script == ("benchmarks/kd.py",):  # it hands the rest on to train.py
             unknown = {o for o in unknown if o[2:].replace("-", "_") not in known_names()}
         assert not unknown, f"{script} has no {unknown}"
-    for option, value in zip(options, options[1:]):
+    for option, value in itertools.pairwise(options):
         if option in KINDS and not value.startswith(("datasets/", "runs/")):
             assert all(known(option, name) for name in (parse_methods(value) if option == "--distill" else [value]))
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import EXAMPLES, Example, example_of, hidden_modules, same, wake  # noqa: E402
+from small import EXAMPLES, Example, example_of, hidden_modules, same, wake
 
-from models.blocks import BLOCKS  # noqa: E402
-from models.registry import Registry  # noqa: E402
+from models.blocks import BLOCKS
+from models.registry import Registry
 
 NAMES = list(BLOCKS)
 GRIDS = ((4, 4), (5, 7), (8, 8), (13, 9))

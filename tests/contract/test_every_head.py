@@ -10,11 +10,11 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import SIZE, assert_mean_of_single_losses, batch, detector, hidden_modules, same  # noqa: E402
+from small import SIZE, assert_mean_of_single_losses, batch, detector, hidden_modules, same
 
-from models.class_rows import class_rows, reorder_classes  # noqa: E402
-from models.detector import Detector, raw_output  # noqa: E402
-from models.heads import HEADS  # noqa: E402
+from models.class_rows import class_rows, reorder_classes
+from models.detector import Detector, raw_output
+from models.heads import HEADS
 
 # Rows of a head beside its usual one, which is [nc], or [nc, anchors] where the head has anchors.
 VARIANTS = {

@@ -13,15 +13,24 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import (  # noqa: E402
-    ROOT, assert_mean_of_single_losses, batch, detector, distilling, hidden_modules, pair, same, stock,
+from small import (
+    ROOT,
+    assert_mean_of_single_losses,
+    batch,
+    detector,
+    distilling,
+    hidden_modules,
+    pair,
+    same,
+    stock,
 )  # fmt: skip
 
-from cfg import UserError, read_yaml  # noqa: E402
-from distill.base import METHODS  # noqa: E402
-from distill.imitation import Imitation  # noqa: E402
-from distill.model import TrainingModel  # noqa: E402
-from ultralytics.utils.torch_utils import ModelEMA  # noqa: E402
+from cfg import UserError, read_yaml
+from distill.base import METHODS
+from distill.imitation import Imitation
+from distill.model import TrainingModel
+
+from ultralytics.utils.torch_utils import ModelEMA
 
 CONFIGURATIONS = sorted((ROOT / "cfg/distill").glob("*.yaml"))
 PAIRS = [(p.stem, read_yaml(p)) for p in CONFIGURATIONS]

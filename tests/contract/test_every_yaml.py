@@ -9,13 +9,13 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT, distilling, hidden_modules  # noqa: E402
+from small import ROOT, distilling, hidden_modules
 
-from cfg import find, read_yaml  # noqa: E402
-from data import resolve  # noqa: E402
-from distill.base import METHODS  # noqa: E402
-from engine.settings import complete, known_names  # noqa: E402
-from engine.training.build import build_detector  # noqa: E402
+from cfg import find, read_yaml
+from data import resolve
+from distill.base import METHODS
+from engine.settings import complete, known_names
+from engine.training.build import build_detector
 
 
 def yamls(kind: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_a_model_yaml_that_drifted(name: str) -> None:
     model = build_detector(Path(name).name, nc=2)
     assert model.nc == 2 and model.head.nl == len(model.stride) == len(getattr(model.head, "anchor_wh", model.stride))
     assert hidden_modules(model) == []
-    read = {layer.i - 1 for layer in model.model if layer.f == -1 or isinstance(layer.f, list) and -1 in layer.f}
+    read = {layer.i - 1 for layer in model.model if layer.f == -1 or (isinstance(layer.f, list) and -1 in layer.f)}
     unread = set(range(len(model.model) - 1)) - read - set(model.save)
     assert not unread, f"nothing reads the output of rows {unread}"
     side = int(model.stride.max())

@@ -20,43 +20,44 @@ import torch
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT, batch, detector, distilling  # noqa: E402
+from small import ROOT, batch, detector, distilling
 
-import ultralytics  # noqa: E402
-from engine.backend import Backend, OnnxBackend, OpenVinoBackend  # noqa: E402
-from engine.export.exporter import DetectorExporter  # noqa: E402
-from engine.detection.predictor import Predictor  # noqa: E402
-from engine.detection.sources import MediaSource  # noqa: E402
-from engine.detection.stream_source import StreamSource  # noqa: E402
-from engine.settings import OWN_DEFAULTS, defaults  # noqa: E402
-from engine.training.trainer import Trainer  # noqa: E402
-from engine.validation.validator import Validator  # noqa: E402
-from models.blocks.host import SPP, Conv  # noqa: E402
-from models.detector import Detector  # noqa: E402
-from models.heads.anchor import AnchorDetect  # noqa: E402
-from models.heads.base import Head  # noqa: E402
-from models.heads.gfl import GFLDetect  # noqa: E402
-from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir  # noqa: E402
-from ultralytics.data import base as data_base  # noqa: E402
-from ultralytics.data import build as data_build  # noqa: E402
-from ultralytics.data import loaders  # noqa: E402
-from ultralytics.data import utils as data_utils  # noqa: E402
-from ultralytics.data.augment import LetterBox  # noqa: E402
-from ultralytics.data.base import BaseDataset  # noqa: E402
-from ultralytics.engine import exporter as host_exporter  # noqa: E402
-from ultralytics.engine import trainer as host_trainer  # noqa: E402
-from ultralytics.engine import validator as host_validator  # noqa: E402
-from ultralytics.engine.predictor import BasePredictor  # noqa: E402
-from ultralytics.engine.results import Results  # noqa: E402
-from ultralytics.models.yolo.detect import DetectionValidator  # noqa: E402
-from ultralytics.nn import autobackend, tasks  # noqa: E402
-from ultralytics.nn.backends.base import BaseBackend  # noqa: E402
-from ultralytics.nn.backends.openvino import OpenVINOBackend  # noqa: E402
-from ultralytics.nn.distill_model import DistillationModel  # noqa: E402
-from ultralytics.nn.modules.head import Detect  # noqa: E402
-from ultralytics.utils import SETTINGS, nms, ops, torch_utils  # noqa: E402
-from ultralytics.utils.export import engine as export_engine  # noqa: E402
-from ultralytics.utils.metrics import Metric  # noqa: E402
+from engine.backend import Backend, OnnxBackend, OpenVinoBackend
+from engine.detection.predictor import Predictor
+from engine.detection.sources import MediaSource
+from engine.detection.stream_source import StreamSource
+from engine.export.exporter import DetectorExporter
+from engine.settings import OWN_DEFAULTS, defaults
+from engine.training.trainer import Trainer
+from engine.validation.validator import Validator
+from models.blocks.host import SPP, Conv
+from models.detector import Detector
+from models.heads.anchor import AnchorDetect
+from models.heads.base import Head
+from models.heads.gfl import GFLDetect
+
+import ultralytics
+from ultralytics.cfg import DEFAULT_CFG_DICT, get_cfg, get_save_dir
+from ultralytics.data import base as data_base
+from ultralytics.data import build as data_build
+from ultralytics.data import loaders
+from ultralytics.data import utils as data_utils
+from ultralytics.data.augment import LetterBox
+from ultralytics.data.base import BaseDataset
+from ultralytics.engine import exporter as host_exporter
+from ultralytics.engine import trainer as host_trainer
+from ultralytics.engine import validator as host_validator
+from ultralytics.engine.predictor import BasePredictor
+from ultralytics.engine.results import Results
+from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.nn import autobackend, tasks
+from ultralytics.nn.backends.base import BaseBackend
+from ultralytics.nn.backends.openvino import OpenVINOBackend
+from ultralytics.nn.distill_model import DistillationModel
+from ultralytics.nn.modules.head import Detect
+from ultralytics.utils import SETTINGS, nms, ops, torch_utils
+from ultralytics.utils.export import engine as export_engine
+from ultralytics.utils.metrics import Metric
 
 VERSION = "8.4.190"
 
@@ -169,7 +170,7 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._do_train, "self._handle_nan_recovery(epoch)", "ours never recovers"),
     (host_trainer.BaseTrainer._do_train, 'with batch={old_batch}. "f"Reducing to batch=', "kd.py refuses a halved batch"),
     (host_trainer.BaseTrainer._do_train, "if ni - last_opt_step >= self.accumulate: self.optimizer_step()",
-     "Trainer.optimizer_step counts for itself"),  # fmt: skip
+     "Trainer.optimizer_step counts for itself"),
     (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_batch_end")', "a step the host did not see was due"),
     (host_trainer.BaseTrainer._do_train, "self.save_model()", "our checkpoints"),
     (host_trainer.BaseTrainer._do_train, "self.final_eval()", "ours strips and validates"),
@@ -180,7 +181,7 @@ LINES: list[tuple[Any, str, str]] = [
     (host_trainer.BaseTrainer._setup_train, "nn.parallel.DistributedDataParallel(", "patched on a CPU"),
     (host_trainer.BaseTrainer._setup_train, "device_ids=[self.device.index]", "the argument that the patch drops"),
     (host_trainer.BaseTrainer.build_optimizer, 'g[1] = {"params": g[1], **optim_args, "weight_decay": 0.0, "param_group": "bn"}',
-     "engine.host.without_decay"),  # fmt: skip
+     "engine.host.without_decay"),
     (host_trainer.BaseTrainer._do_train, 'self.run_callbacks("on_train_epoch_start")', "steps are counted from there"),
     (host_trainer.BaseTrainer._setup_train, '".dfl"', "the only names frozen without being asked"),
     (host_trainer.BaseTrainer.__init__, "self.check_resume(", "ours only notes it"),
@@ -188,7 +189,7 @@ LINES: list[tuple[Any, str, str]] = [
     (host_validator.BaseValidator.__call__, "model.loss(batch, preds)[1]", "validation loss under the training's names"),
     (host_validator.BaseValidator.__call__, "model = AutoBackend(", "engine.host.own_backend"),
     (OpenVINOBackend.load_model, "self.compile_model = partial(core.compile_model, device_name=device_name, config=config)",
-     "OpenVinoBackend changes what is put there"),  # fmt: skip
+     "OpenVinoBackend changes what is put there"),
     (OpenVINOBackend.load_model, "self.ov_compiled_model = self.compile_model(ov_model)", "and has it called"),
     (torch_utils.ModelEMA.__init__, "deepcopy(unwrap_model(model))", "FrozenTeacher.__deepcopy__ shares the teacher"),
     (torch_utils.unwrap_model, "m = m.module", "nothing of ours may be called module"),
@@ -249,7 +250,7 @@ def test_our_arguments_pass_in_the_base_configuration_only() -> None:
         get_cfg(overrides={"teacher": "t.pt"})
     names = {"device", "imgsz", "batch", "amp", "channels_last", "compile", "nbs", "patience", "cls_pw"}
     assert names <= set(DEFAULT_CFG_DICT)
-    assert list(inspect.signature(get_save_dir).parameters)[0] == "args"
+    assert next(iter(inspect.signature(get_save_dir).parameters)) == "args"
 
 
 def test_a_head_is_taken_for_a_detection_head_and_keeps_its_class_clean() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import description  # noqa: E402
+from small import description
 
 ROOT = Path(__file__).resolve().parents[2]
 

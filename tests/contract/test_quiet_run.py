@@ -16,10 +16,10 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT, description, detector, same  # noqa: E402
+from small import ROOT, description, detector, same
 
-from engine.checkpoint import load_detector, read, save_student  # noqa: E402
-from models.detector import Detector  # noqa: E402
+from engine.checkpoint import load_detector, read, save_student
+from models.detector import Detector
 
 # Runs a script under an audit hook that notes every look-up, connection, started program and file opened for writing.
 WATCH = """
@@ -97,7 +97,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
 def test_a_run_that_looks_up_hosts_or_installs_packages(run: SimpleNamespace) -> None:
     assert [e for e in run.events if e[0].startswith("socket")] == []
-    assert [e for e in run.events if "pip" in e[1] and not e[0] == "write"] == []
+    assert [e for e in run.events if "pip" in e[1] and e[0] != "write"] == []
 
 
 def test_a_run_that_reports_to_a_tracker_because_it_is_installed(run: SimpleNamespace) -> None:
@@ -161,6 +161,8 @@ def test_a_best_pt_that_predicts_something_else_after_loading(run: SimpleNamespa
 
 
 def test_nobody_wonders_whether_distillation_is_on(run: SimpleNamespace) -> None:
+    head = run.output.split("  epoch memory")[0].splitlines()
+    assert 5 < len([line for line in head if line.strip()]) <= 12
     assert "distillation: ON" in run.output and "levels p2, p3" in run.output
     header = (run.exp / "results.csv").read_text().splitlines()[0]
     assert "auto from teacher" in run.output and {"share/all", "cosine/all", "weight/box"} <= set(header.split(","))

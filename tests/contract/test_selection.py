@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import Example, description, example_of, same, wake  # noqa: E402
+from small import Example, description, example_of, same, wake
 
-from engine.start.selection import fill, isomorphic, select  # noqa: E402
-from models.blocks import BLOCKS  # noqa: E402
-from models.channels import Axis, Grid, Part, picked, size  # noqa: E402
-from models.detector import Detector  # noqa: E402
-from models.parser import read_model  # noqa: E402
-from models.rules import Plan, Site  # noqa: E402
-from models.wiring import Place, Scope, Wiring, record, wiring_of  # noqa: E402
+from engine.start.selection import fill, isomorphic, select
+from models.blocks import BLOCKS
+from models.channels import Axis, Grid, Part, picked, size
+from models.detector import Detector
+from models.parser import read_model
+from models.rules import Plan, Site
+from models.wiring import Place, Scope, Wiring, record, wiring_of
 
 MORE = {  # rows that use a block in another way than its usual example does
     "Attention": [Example(["cbam"]), Example(["none"])],

@@ -11,13 +11,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from small import ROOT  # noqa: E402
+from small import ROOT
 
-from engine.checkpoint import read_state  # noqa: E402
-from engine.transfer import transfer  # noqa: E402
-from models.detector import Detector  # noqa: E402
-from ultralytics.utils import ASSETS  # noqa: E402
-from ultralytics.utils.nms import non_max_suppression  # noqa: E402
+from engine.checkpoint import read_state
+from engine.transfer import transfer
+from models.detector import Detector
+
+from ultralytics.utils import ASSETS
+from ultralytics.utils.nms import non_max_suppression
 
 WEIGHTS = ROOT.parent / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
 PERSON, BUS = 0, 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import socket
@@ -142,10 +143,8 @@ class Relay:
 
 
 def _end(connection: socket.socket) -> None:
-    try:
+    with contextlib.suppress(OSError):  # it has ended
         connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it has ended
 
 
 class WebServer:

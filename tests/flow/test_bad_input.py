@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
-import subprocess
+import resource
 import sys
 from pathlib import Path
 
@@ -19,11 +19,12 @@ import export
 import train
 import val
 from cfg import UserError, guard
+from engine import checkpoint
 from engine.checkpoint import save_student
+from engine.training import trainer
 from engine.training.launch import train as run_training
 from models.detector import Detector
 
-ROOT = Path(__file__).resolve().parents[2]
 TOP = """nc: 2
 anchors: [[10, 12, 16, 14], [24, 30, 40, 36]]
 backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]
@@ -216,23 +217,12 @@ def test_arguments_of_the_other_scripts(place, monkeypatch, capsys, script, argu
     assert re.search(message, error), error
 
 
-def test_process_prints_one_line_and_leaves_nothing(place, tmp_path):
-    command = [sys.executable, ROOT / "train.py", "--cfg", "s-model.yaml", "--data", place / "columns", "--epochs", "1"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.strip().splitlines()[-1].startswith("error: ") and not list(tmp_path.iterdir())
-
-
-FULL = """
-import resource, signal, sys
-sys.path.insert(0, {root!r})
-import models.environment
-from cfg import guard
-import train
-resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
-sys.argv = ["train.py", *{arguments!r}]
-sys.exit(guard(train.main))
-"""
+def test_training_prints_one_line_and_leaves_nothing(place, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["train.py", "--cfg", "s-model.yaml", "--data", str(place / "columns"), "--epochs", "1"])
+    assert guard(train.main) == 2
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors and errors.strip().splitlines()[-1].startswith("error: ") and not list(tmp_path.iterdir())
 
 
 def test_full_disk_before_the_first_epoch(place, monkeypatch):
@@ -263,13 +253,20 @@ def test_advice_fits_the_cause(number, advice):
     assert told(error, Path("run")) == f"f.txt: cannot be read or written (the cause); {advice}"
 
 
-def test_full_disk_at_the_first_checkpoint(place):
-    arguments = [f"{name}={value}" for name, value in training(place, name="full").items()]
-    code = FULL.format(root=str(ROOT), limit=15000, arguments=arguments)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    error = done.stderr.strip().splitlines()[-1]
-    assert error.startswith("error: ") and "cannot be written (File too large)" in error and "free space" in error
+def test_full_disk_at_the_first_checkpoint(place, monkeypatch):
+    original, (soft, hard) = checkpoint.save_atomic, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def save_atomic(*given):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (15000, hard))
+        try:
+            original(*given)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(checkpoint, "save_atomic", save_atomic)
+    monkeypatch.setattr(trainer, "save_atomic", save_atomic)
+    with pytest.raises(UserError, match=r"cannot be written \(File too large\).*free space"):
+        run_training(training(place, name="full"))
     assert not (place / "runs/full").exists()
 
 

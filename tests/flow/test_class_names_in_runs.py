@@ -18,7 +18,7 @@ from benchmarks import kd
 from benchmarks.harness.rival import build_pair
 from cfg import UserError
 from engine.checkpoint import load_detector, save_student
-from engine.detection.predictor import class_indices
+from engine.detection.settled import class_indices
 from engine.settings import OWN_DEFAULTS, known_names, read_command_line
 from engine.training.launch import train
 from engine.training.trainer import Trainer

@@ -8,20 +8,25 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
+from engine.settings import Settings
 from engine.training import processes
 from engine.training.launch import train
 from engine.training.processes import check_devices, devices_of
 
 ROOT = Path(__file__).resolve().parents[2]
+# Runs one training after another in the same processes: starting them costs ten times what these trainings do. Each has a process
+# group of its own, which rank 0 finds a port for; the first one's is torchrun's.
 DRIVER = """
-import hashlib, json, sys
+import hashlib, json, os, socket, sys
 sys.path.insert(0, {root!r})
-from engine.training import launch
+from types import SimpleNamespace
+from engine.training import launch, processes
 from engine.training.trainer import Trainer
 import torch.distributed as dist
 from ultralytics.utils.torch_utils import unwrap_model
@@ -30,7 +35,12 @@ def digests(module):
     return {{name: hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
             for name, value in module.named_parameters()}}
 
-original = Trainer.final_eval
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+original, ended = Trainer.final_eval, []
 
 def final_eval(self):
     model = unwrap_model(self.model)
@@ -38,73 +48,94 @@ def final_eval(self):
     mine = digests(model) | {{"weights": model.weights.weights.tolist(), "gains": model.balance.gains.tolist()}}
     mine |= {{"anchors": head.anchor_wh.tolist()}} if hasattr(head, "anchor_wh") else {{}}
     everyone = [None] * dist.get_world_size()
-    dist.all_gather_object(everyone, (mine, self.batches_seen, sorted(self.train_loader.sampler.__iter__())))
-    if dist.get_rank() == 0:
-        open({out!r}, "w").write(json.dumps(everyone))
+    dist.all_gather_object(everyone, (mine, self.batches_seen, sorted(self.train_loader.sampler.__iter__()), free_port()))
+    ended.append(everyone)
     original(self)
 
 Trainer.final_eval = final_eval
-launch.train(json.loads({given!r}))
+runs, validating = json.loads({given!r}), processes.subprocess
+for given in runs:
+    last = given is runs[-1]  # only its best.pt is validated: in another new process
+    processes.subprocess = validating if last else SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
+    launch.train(given)
+    os.environ |= {{"MASTER_PORT": str(ended[-1][0][3]), "TORCHELASTIC_USE_AGENT_STORE": "False"}}
+if os.environ["RANK"] == "0":
+    open({out!r}, "w").write(json.dumps(ended))
 """
 
 
-def in_two_processes(folder: Path, given: dict) -> tuple[list, list, str]:
-    """Train with `given` in two processes; return what each rank ended with, and the output."""
+def in_two_processes(folder: Path, runs: list[dict]) -> tuple[list[tuple[list, list]], str]:
+    """Train each of `runs` in the same two processes; return what each rank ended each with, and the output."""
     out = folder / "ranks.json"
-    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(given)))
+    (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(runs)))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [*launcher, folder / "driver.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    return *json.loads(out.read_text()), done.stdout
-
-
-def test_two_processes_make_one_dynamic_teacher(tmp_path):
-    write_data(tmp_path)
-    write_model(tmp_path / "model.yaml", width=8)
-    given = training(tmp_path, name="both", distill="sdd", lr0=0.01, epochs=2)
-    (first, *_), (second, *_), _ = in_two_processes(tmp_path, given)
-    assert first == second
-    assert sum(name.startswith("distiller.") for name in first) > 20 and first["gains"] != [1.0]
+    return json.loads(out.read_text()), done.stdout
 
 
 def test_two_processes_train_one_model(tmp_path):
+    """With a teacher and adaptive weights; with a dynamic teacher; and with draws by class, of which each takes its part."""
     write_data(tmp_path)
     write_model(tmp_path / "model.yaml", width=8)
     teacher = train(training(tmp_path, model=str(write_model(tmp_path / "teacher.yaml")), name="teacher", epochs=1))
-    given = training(
-        tmp_path, name="both", teacher=str(teacher / "weights/best.pt"), adaptive="stable", lr0=0.01, epochs=3,
-        auto_anchors=True,
-    )
-    (first, steps, indices), (second, other_steps, other_indices), output = in_two_processes(tmp_path, given)
-    assert first == second  # student, adapters, adaptive weights, gains, anchors
+    distilled = {"teacher": str(teacher / "weights/best.pt"), "adaptive": "stable", "lr0": 0.01, "epochs": 3, "auto_anchors": True}
+    write_data(tmp_path / "rare")
+    (tmp_path / "rare/labels/train/0.txt").unlink()
+    rare = {"data": str(tmp_path / "rare/data.yaml"), "repeat_threshold": 0.5, "background_share": 0.5, "min_steps": 3, "paste": 0.8}
+    ended, output = in_two_processes(tmp_path, [
+        training(tmp_path, name="dynamic", distill="sdd", lr0=0.01, epochs=2),
+        training(tmp_path, name="rare", distill="sdd", epochs=2, **rare),
+        training(tmp_path, name="both", **distilled),
+    ])  # fmt: skip
+    for first, second in ended:
+        assert first[:2] == second[:2]  # student, adapters, adaptive weights, gains, anchors; steps
+    (dynamic, *_), _ = ended[0]
+    assert sum(name.startswith("distiller.") for name in dynamic) > 20 and dynamic["gains"] != [1.0]
+    _check_draws(*ended[1], output)
+    (first, steps, indices, _), (*_, other_indices, _) = ended[2]
     for part in ("distiller.adapters.", "student."):
         assert any(name.startswith(part) for name in first)
     assert len(set(first["weights"])) > 1
-    assert steps == other_steps == 3 * 2  # batch 4 in two halves: each process saw half of the 8 images in 2 steps
+    assert steps == 3 * 2  # batch 4 in two halves: each process saw half of the 8 images in 2 steps
     assert sorted(indices + other_indices) == list(range(8))
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher", "both"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher", "dynamic", "rare", "both"}
     folder = tmp_path / "runs/both"
     assert [row["epoch"] for row in results(folder)] == [1, 2, 3]
     assert torch.load(folder / "weights/best.pt", weights_only=True)["format"] == "tandem-detector"
     assert (folder / "val").is_dir() and "mAP50" in output  # best.pt was validated
 
 
+def check(given: dict) -> None:
+    settings = Settings.of(given)
+    check_devices(settings.run, settings.data)
+
+
+def _check_draws(first: list, second: list, output: str) -> None:
+    """Two processes share the 12 draws of an epoch, and say so once."""
+    (_, steps, mine, _), (*_, others, _) = first, second
+    assert steps == 2 * 3 and len(mine) == len(others) == 6 and output.count("draws: 12 images an epoch of 8") == 1
+    together = np.bincount(mine + others, minlength=8)
+    assert together.sum() == 12 and together.max() <= 3
+
+
 def test_gpus_that_are_not_here():
     present = torch.cuda.device_count()
     with pytest.raises(UserError, match=r"--device .*: expected cpu or GPUs of this machine"):
-        check_devices({"device": f"{present},{present + 1}"})
+        check({"device": f"{present},{present + 1}"})
     with pytest.raises(UserError, match="--device gpu"):
-        check_devices({"device": "gpu"})
-    check_devices({"device": "cpu"})
-    assert devices_of({"device": [0, 1]}) == ["0", "1"] and devices_of({"device": 0}) == ["0"] and devices_of({}) == []
+        check({"device": "gpu"})
+    check({"device": "cpu"})
+    named = {device: devices_of(Settings.of({"device": given}).run) for device, given in (("two", [0, 1]), ("one", 0), ("none", None))}
+    assert named == {"two": ["0", "1"], "one": ["0"], "none": []}
 
 
 @pytest.mark.parametrize(("option", "value"), [("batch", -1), ("batch", 1), ("rect", True)])
 def test_what_several_processes_cannot_share(monkeypatch, option, value):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match=f"^{option}: "):
-        check_devices({"device": "cpu", option: value})
+        check({"device": "cpu", option: value})
 
 
 def test_more_processes_than_gpus(monkeypatch):
@@ -114,10 +145,10 @@ def test_more_processes_than_gpus(monkeypatch):
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     for device, gpus in ((None, 2), ("1", 1)):
         with pytest.raises(UserError, match=rf"a GPU for each of the 3 processes on this machine, got {gpus}; start"):
-            check_devices({"device": device})
-    check_devices({"device": "cpu"})
+            check({"device": device})
+    check({"device": "cpu"})
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    check_devices({"device": "0,1"})
+    check({"device": "0,1"})
 
 
 @pytest.mark.parametrize(("threads", "each"), [(8, "4"), (6, "6")])
@@ -129,10 +160,10 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
         return SimpleNamespace(returncode=0)
 
     monkeypatch.setattr(processes, "available_cpus", lambda: 8)
-    monkeypatch.setattr(processes, "devices_of", lambda settings: ["0", "1"])
+    monkeypatch.setattr(processes, "devices_of", lambda run: ["0", "1"])
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
     monkeypatch.setattr(processes.subprocess, "run", run)
-    processes.start_processes({"device": "0,1"}, [])
+    processes.start_processes(Settings.of({"device": "0,1"}).run, [])
     assert called["env"]["OMP_NUM_THREADS"] == each
 
 
@@ -140,7 +171,7 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
 def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
     (tmp_path / "best.pt").touch()
     trainer = SimpleNamespace(
-        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu", unlabelled=None)
+        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu"), settings=Settings.of({})
     )
     for name, value in {"is_initialized": True, "get_rank": 0, "barrier": None, "destroy_process_group": None}.items():
         monkeypatch.setattr(processes.dist, name, lambda value=value: value)
@@ -150,14 +181,3 @@ def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
     else:
         with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val"):
             processes.finish_processes(trainer)
-
-
-def test_torchrun_with_one_process_is_a_plain_run(tmp_path):
-    write_data(tmp_path)
-    write_model(tmp_path / "model.yaml", width=8)
-    given = training(tmp_path, epochs=1)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "1"]
-    command = [*launcher, ROOT / "train.py", *(f"{name}={value}" for name, value in given.items())]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("results in ") == 1 and len(results(tmp_path / "runs/exp")) == 1

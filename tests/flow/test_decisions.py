@@ -120,7 +120,8 @@ REFUSED = [
     (["--max-escape", "0.05", "--groups", "g.csv"], None, "--groups: expected the column"),
     (["--max-escape", "0.05"], "classes: {dent: {severity: none}}", "expected classes of the model (scratch, pit, patch), got 'dent'"),
     (["--max-escape", "0.05"], LONG, "in 60 of 60 none counts at any threshold under the plan's rules"),
-    (["--max-escape", "0.05"], "regions: {unit: pixels, width: 9, height: 9, look_at: [[[0, 0], [9, 0], [9, 9]]]}", "expected images of 9 x 9 pixels"),
+    (["--max-escape", "0.05"], "regions: {unit: pixels, width: 9, height: 9, look_at: [[[0, 0], [9, 0], [9, 9]]]}",
+     "expected images of 9 x 9 pixels"),
     (["--max-escape", "0.05"], "classes: {pit: {threshold: 0.3}}", "expected a threshold for every class or for none"),
 ]  # fmt: skip
 
@@ -166,7 +167,8 @@ def test_detection_refuses(place, tmp_path, monkeypatch, capsys, more, message):
 def test_two_models_are_compared(place, tmp_path, monkeypatch, capsys):
     base = ["--data", place / "data.yaml", "--device", "cpu"]
     boxes = tmp_path / "a.npz"
-    assert run(monkeypatch, capsys, val, "--weights", place / "best.pt", *base, "--detections", boxes, "--save-dir", tmp_path / "v", "--no-plots")[0] == 0
+    saved = ["--detections", boxes, "--save-dir", tmp_path / "v", "--no-plots"]
+    assert run(monkeypatch, capsys, val, "--weights", place / "best.pt", *base, *saved)[0] == 0
     plan = write(tmp_path / "plan.yaml", "classes: {scratch: {threshold: .5}, pit: {threshold: .5}, patch: {threshold: .5}}\n")
     status, out, _ = run(monkeypatch, capsys, val, "--compare", boxes, place / "best.pt", *base, "--decision", plan, "--save-dir", tmp_path / "c")
     assert status == 0 and "0 flips are harmful, 0 beneficial, McNemar p = 1" in out and "B differs by at most 1 points" in out

@@ -21,15 +21,16 @@ import torchvision  # noqa: F401
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import NAMES, SIZE, save_tiny, write_image  # noqa: E402
+from tiny import NAMES, SIZE, save_tiny, write_image
 
-import detect  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from engine.detection.detect_run import DetectOptions, Run  # noqa: E402
-from engine.detection.listing import FileList  # noqa: E402
-from engine.detection.predictor import Predictor, batch_size  # noqa: E402
-from engine.detection.predictor import detect as run_detect  # noqa: E402
-from data.images import Unreadable, read_pixels  # noqa: E402
+import detect
+from cfg.errors import UserError, guard
+from data.images import Unreadable, read_pixels
+from engine.detection.detect_run import DetectOptions, Run
+from engine.detection.listing import FileList
+from engine.detection.predictor import Predictor
+from engine.detection.predictor import detect as run_detect
+from engine.detection.settled import batch_size
 
 
 @pytest.fixture(scope="module")

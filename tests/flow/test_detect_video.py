@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from camera_server import camera, file, frames, picture  # noqa: E402
-from tiny import SIZE, save_tiny, write_image  # noqa: E402
+from camera_server import camera, file, frames, picture
+from tiny import SIZE, save_tiny, write_image
 
-import detect  # noqa: E402
-from cfg.errors import guard  # noqa: E402
-from engine.detection import detect_run  # noqa: E402
-from ultralytics.engine.results import Results  # noqa: E402
+import detect
+from cfg.errors import guard
+from engine.detection import detect_run
+
+from ultralytics.engine.results import Results
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,19 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image  # noqa: E402
+from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image
 
-import detect  # noqa: E402
-import export  # noqa: E402
-import val  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from cfg.version import VERSION  # noqa: E402
-from engine.backend import openvino_has_bfloat16  # noqa: E402
-from engine.export.exporter import check_student_only, target_path  # noqa: E402
-from engine.export.parity import FLOAT32, batches, check_images, check_sizes, nms_difference, raw_difference  # noqa: E402
-from engine.weights import open_backend, read_metadata  # noqa: E402
-from ultralytics.nn.modules.head import Detect  # noqa: E402
+import detect
+import export
+import val
+from cfg.errors import UserError, guard
+from cfg.version import VERSION
+from engine.backend import openvino_has_bfloat16
+from engine.export.exporter import check_student_only, target_path
+from engine.export.parity import FLOAT32, batches, check_images, check_sizes, nms_difference, raw_difference
+from engine.weights import open_backend, read_metadata
+
+from ultralytics.nn.modules.head import Detect
 
 FILES = {"onnx": "best.onnx", "torchscript": "best.torchscript", "openvino": "best_openvino_model"}
 
@@ -245,5 +246,5 @@ def test_check_sizes_and_batches() -> None:
     assert sizes == [[640, 640], [256, 640], [768, 640], [256, 384], [128, 128]]
     assert all(side % 128 == 0 for size in sizes for side in size)
     made = list(batches(check_images(None), [64, 96], 2))
-    assert [tuple(batch.shape) for batch in made] == [(2, 3, 64, 96)] and 0 <= made[0].min() and made[0].max() <= 1
+    assert [tuple(batch.shape) for batch in made] == [(2, 3, 64, 96)] and made[0].min() >= 0 and made[0].max() <= 1
     assert not torch.equal(made[0][0], made[0][1])

@@ -19,7 +19,7 @@ from engine.training.launch import train as run
 from engine.training.trainer import Trainer
 from models.detector import Detector
 
-from ultralytics import RTDETR, YOLO  # isort: skip
+from ultralytics import RTDETR, YOLO
 
 TERMS = ("fg_loss", "bg_loss", "att_loss", "global_loss")
 COARSE = """nc: 2

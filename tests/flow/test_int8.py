@@ -10,19 +10,19 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image  # noqa: E402
+from tiny import NAMES, SIZE, save_tiny, stock_detector, write_image
 
-import detect  # noqa: E402
-import engine.export.quantise as quantise_module  # noqa: E402
-import export  # noqa: E402
-from cfg.errors import guard  # noqa: E402
-from data.images import read_pixels  # noqa: E402
-from engine.export import int8_table  # noqa: E402
-from engine.export.export_check import ExportOptions  # noqa: E402
-from engine.export.exporter import target_path  # noqa: E402
-from engine.validation.evaluate import evaluate  # noqa: E402
-from engine.validation.nms import complete_nms  # noqa: E402
-from engine.weights import open_backend, read_metadata  # noqa: E402
+import detect
+import engine.export.quantise as quantise_module
+import export
+from cfg.errors import guard
+from data.images import read_pixels
+from engine.export import int8_table
+from engine.export.export_check import ExportOptions
+from engine.export.exporter import target_path
+from engine.validation.evaluate import evaluate
+from engine.validation.nms import complete_nms
+from engine.weights import open_backend, read_metadata
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from cfg import UserError
 
 
 @pytest.fixture(scope="module")
-def table(place) -> str:  # noqa: F811
+def table(place) -> str:
     """Two students, the second also with labels as its teacher, and a row that nothing here trains."""
     write_model(place / "wide.yaml", width=16)
     rows = [
@@ -27,7 +27,7 @@ def table(place) -> str:  # noqa: F811
     return str(path)
 
 
-def test_rows_are_trained_and_told_beside_the_published(place, table, tmp_path, commands, monkeypatch):  # noqa: F811
+def test_rows_are_trained_and_told_beside_the_published(place, table, tmp_path, commands, monkeypatch):
     given = ["--ablation", table, "--data", str(place / "data.yaml"), "--seeds", "2", "--out", str(tmp_path), *COMMON]
     assert main(monkeypatch, given) == 0
     trained = [c for c in commands if c[0].endswith("train.py")]
@@ -53,7 +53,7 @@ def test_rows_are_trained_and_told_beside_the_published(place, table, tmp_path, 
         (["--epoch", "3"], "did you mean 'epochs'"),
     ],
 )
-def test_what_a_table_cannot_be_asked_is_refused(place, table, tmp_path, monkeypatch, more, told):  # noqa: F811
+def test_what_a_table_cannot_be_asked_is_refused(place, table, tmp_path, monkeypatch, more, told):
     given = ["--ablation", table, "--data", str(place / "data.yaml"), "--out", str(tmp_path / "out"), *COMMON, *more]
     with pytest.raises(UserError, match=told):
         main(monkeypatch, given)

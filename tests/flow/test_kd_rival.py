@@ -12,7 +12,7 @@ from kd_runs import arguments, commands, main, place  # noqa: F401  (two of them
 from cfg import UserError
 
 
-def test_ultralytics_trains_and_distils_its_own_pair(place, tmp_path, commands, monkeypatch):  # noqa: F811
+def test_ultralytics_trains_and_distils_its_own_pair(place, tmp_path, commands, monkeypatch):
     rival = ("--seeds", "1", "--rival-cfg", str(place / "stock.yaml"))
     assert main(monkeypatch, arguments(place, tmp_path, "none,ultralytics-none", *rival)) == 0
     teacher = tmp_path / "teacher.pt"  # a file that ultralytics wrote
@@ -47,7 +47,7 @@ def test_ultralytics_trains_and_distils_its_own_pair(place, tmp_path, commands, 
         ({"--rival-cfg": "stock.yaml", "--rival-teacher": "absent.pt"}, "absent.pt"),
     ],
 )
-def test_a_pair_that_ultralytics_cannot_train_is_refused(place, tmp_path, monkeypatch, rival, told):  # noqa: F811
+def test_a_pair_that_ultralytics_cannot_train_is_refused(place, tmp_path, monkeypatch, rival, told):
     options = [text for name, file in rival.items() for text in (name, str(place / file))]
     with pytest.raises(UserError, match=told):
         main(monkeypatch, arguments(place, tmp_path / "out", "none,ultralytics", *options))

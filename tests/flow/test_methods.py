@@ -12,10 +12,10 @@ from tiny import results, training, write_data, write_model
 import export
 from cfg import UserError
 from distill.base import METHODS, Distiller
-from distill.networks import FrozenTeacher
 from distill.build import build_distiller
-from engine.training.build import build_detector
+from distill.networks import FrozenTeacher
 from engine.checkpoint import save_student
+from engine.training.build import build_detector
 from engine.training.launch import train
 from engine.training.trainer import Trainer
 from engine.validation.evaluate import evaluate

@@ -56,7 +56,7 @@ def test_training_draws_everything_whatever_the_names_and_after_the_checkpoint(p
 
     monkeypatch.setattr(Figure, "savefig", savefig)
     folder = train(training(place, name="wild", epochs=1, plots=True, verbose=True))
-    assert TRAINED | VALIDATED <= {path.name for path in folder.iterdir()}
+    assert {path.name for path in folder.iterdir()} >= TRAINED | VALIDATED
     assert names_of(folder / "weights/best.pt") == names_of(folder / "weights/last.pt") == WILD
     assert {name for name, there in kept if not there} == {"labels.jpg"}  # drawn of the data, before training
     assert len({name for name, _ in kept}) == len(kept), "something is drawn twice"

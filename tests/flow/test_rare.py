@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_ddp import in_two_processes
 from tiny import results, training, write_data, write_model
 
 from engine.training.launch import train
@@ -93,18 +92,6 @@ def test_a_resumed_run_equals_an_uninterrupted_one(place, monkeypatch):
     assert rows[0] == rows[1] and len(rows[0]) == 3
     states = [torch.load(folder / "weights/last.pt", weights_only=True)["state"] for folder in (whole, parts)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-
-
-def test_two_processes_each_take_their_part(tmp_path):
-    write_data(tmp_path)
-    write_model(tmp_path / "model.yaml", width=8)
-    (tmp_path / "labels/train/0.txt").unlink()
-    given = training(tmp_path, name="both", epochs=2, teacher=None, distill="sdd", batch=4, **RARE)
-    (first, steps, mine), (second, other_steps, others), output = in_two_processes(tmp_path, given)
-    assert first == second and steps == other_steps == 2 * 3
-    assert len(mine) == len(others) == 6 and output.count("draws: 12 images an epoch of 8") == 1
-    together = np.bincount(mine + others, minlength=8)
-    assert together.sum() == 12 and together.max() <= 3
 
 
 def test_every_image_good_but_one(tmp_path):

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from reports import HOSTILE  # noqa: E402
-from tiny import NAMES, SIZE, save_tiny, write_data, write_image  # noqa: E402
+from reports import HOSTILE
+from tiny import NAMES, SIZE, save_tiny, write_data, write_image
 
-import detect  # noqa: E402
-from cfg.errors import guard  # noqa: E402
-from data.images import read_pixels  # noqa: E402
-from engine.validation.evaluate import evaluate  # noqa: E402
-from inspection.plan import ClassRule, Plan  # noqa: E402
-from inspection.plan_file import save_plan  # noqa: E402
+import detect
+from cfg.errors import guard
+from data.images import read_pixels
+from engine.validation.evaluate import evaluate
+from inspection.plan import ClassRule, Plan
+from inspection.plan_file import save_plan
 
 
 @pytest.fixture(scope="module")

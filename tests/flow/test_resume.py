@@ -13,14 +13,13 @@ import pytest
 import torch
 from tiny import results, training, write_data, write_model
 
-from cfg import UserError
-from cfg import whole_files
+from cfg import UserError, whole_files
 from engine import plain
 from engine.training import trainer
 from engine.training.launch import train
 from engine.training.trainer import Trainer
 
-from ultralytics.utils.torch_utils import ModelEMA  # isort: skip
+from ultralytics.utils.torch_utils import ModelEMA
 
 ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = 4

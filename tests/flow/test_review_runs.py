@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import save_tiny, write_data  # noqa: E402
+from tiny import save_tiny, write_data
 
-from cfg import guard  # noqa: E402
-from data.review.__main__ import main  # noqa: E402
+from cfg import guard
+from data.review.__main__ import main
 
 
 def test_weights_are_run_by_val(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

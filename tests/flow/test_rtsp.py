@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-import camera_server  # noqa: E402
-import rtsp_server  # noqa: E402
-from line_servers import free_port, until  # noqa: E402
+import camera_server
+import rtsp_server
+from line_servers import free_port, until
 
-from data.streams import captures  # noqa: E402
-from data.streams.captures import CaptureError, MediaCapture  # noqa: E402
-from service import backoff  # noqa: E402
-from service.cameras import live, open_cameras  # noqa: E402
-from service.cameras.options import StreamOptions  # noqa: E402
+from data.streams import captures
+from data.streams.captures import CaptureError, MediaCapture
+from service import backoff
+from service.cameras import live, open_cameras
+from service.cameras.options import StreamOptions
 
 needs_rtsp = pytest.mark.skipif(bool(rtsp_server.missing()), reason=rtsp_server.missing() or "none")
 
@@ -132,7 +132,7 @@ class Device:
         self.left = 4 if Device.plugged else 0
         Device.plugged -= 1
 
-    def isOpened(self) -> bool:
+    def isOpened(self) -> bool:  # noqa: N802  (OpenCV's name)
         return self.left > 0
 
     def read(self) -> tuple[bool, np.ndarray | None]:

@@ -7,19 +7,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import cv2
 import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from camera_server import camera, cut_off, file, frames, picture  # noqa: E402
+from camera_server import camera, cut_off, file, frames, picture
 
-import data.streams.stream as streams_module  # noqa: E402
-from cfg.errors import UserError  # noqa: E402
-from data.streams import captures  # noqa: E402
-from engine.detection.items import Item  # noqa: E402
-from engine.detection.stream_source import StreamSource  # noqa: E402
+import data.streams.stream as streams_module
+from cfg.errors import UserError
+from data.streams import captures
+from engine.detection.items import Item
+from engine.detection.stream_source import StreamSource
 
 LONGEST = 10.0  # seconds any of these streams may take
 
@@ -220,12 +221,12 @@ def test_no_answer_holds_up_neither_the_start_nor_the_end(monkeypatch: pytest.Mo
 class FakeCamera:
     """OpenCV's camera, of which a test says what it gives each time it is opened."""
 
-    given: list[list[np.ndarray]] = []
+    given: ClassVar[list[list[np.ndarray]]] = []
 
     def __init__(self, number: int) -> None:
         self.frames = list(self.given.pop(0)) if self.given else None
 
-    def isOpened(self) -> bool:
+    def isOpened(self) -> bool:  # noqa: N802 (OpenCV's name)
         return self.frames is not None
 
     def read(self) -> tuple[bool, np.ndarray | None]:

@@ -11,24 +11,24 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import SIZE, results, stock_detector, training, write_data, write_image, write_model  # noqa: E402
+from tiny import SIZE, results, stock_detector, training, write_data, write_image, write_model
 
-import detect  # noqa: E402
-import export  # noqa: E402
-import val  # noqa: E402
-from cfg.errors import UserError, guard  # noqa: E402
-from data.files import find_images  # noqa: E402
-from data.images import read_pixels  # noqa: E402
-from engine.checkpoint import load_detector, save_student  # noqa: E402
-from engine.detection.detect_run import Run  # noqa: E402
-from engine.training.launch import train  # noqa: E402
-from engine.tiling.pictures import tile_boxes  # noqa: E402
-from engine.validation.box_files import load_boxes  # noqa: E402
-from inspection.plan import ClassRule, Plan  # noqa: E402
-from inspection.plan import Tiling as PlanTiling  # noqa: E402
-from inspection.plan_file import save_plan  # noqa: E402
-from inspection.seams import TileBoxes, merge  # noqa: E402
-from inspection.tiles import Tiling  # noqa: E402
+import detect
+import export
+import val
+from cfg.errors import UserError, guard
+from data.files import find_images
+from data.images import read_pixels
+from engine.checkpoint import load_detector, save_student
+from engine.detection.detect_run import Run
+from engine.tiling.pictures import tile_boxes
+from engine.training.launch import train
+from engine.validation.box_files import load_boxes
+from inspection.plan import ClassRule, Plan
+from inspection.plan import Tiling as PlanTiling
+from inspection.plan_file import save_plan
+from inspection.seams import TileBoxes, merge
+from inspection.tiles import Tiling
 
 HEIGHT, WIDTH = 150, 200  # of the large image: 3 x 4 tiles of 64 that share 13 px
 TILED = ("--tile", str(SIZE), "--overlap", "0.2", "--max-det", "2000")

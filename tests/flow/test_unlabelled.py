@@ -13,6 +13,7 @@ import train as program
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read, read_state, save_student
 from engine.dataset import LEFT_OUT
+from engine.settings import Settings
 from engine.start.start import start_from_file
 from engine.training.launch import train
 from engine.validation.evaluate import evaluate
@@ -111,7 +112,7 @@ def test_an_ordinary_run_starts_from_it(place: Path, run: Path, caplog: pytest.L
 def test_a_network_of_another_width_starts_by_structure(place: Path, run: Path) -> None:
     student = Detector(place / "teacher.yaml")
     before, taken = {k: v.clone() for k, v in student.state_dict().items()}, read_state(run / "weights/best.pt")
-    start = start_from_file(student, str(run / "weights/best.pt"), training(place), {})
+    start = start_from_file(student, str(run / "weights/best.pt"), Settings.of(training(place)).network, {})
     assert "numbers from the weights" in start.lines[0] and "is left out" in start.lines[1]
     after = student.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in head_of(before).items())

@@ -14,15 +14,15 @@ import pytest
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tiny import training, write_data, write_model  # noqa: E402
+from tiny import training, write_data, write_model
 
-import detect  # noqa: E402
-import export  # noqa: E402
-from cfg.errors import guard  # noqa: E402
-from data import check, expand, split  # noqa: E402
-from data.convert.__main__ import main as convert  # noqa: E402
-from engine.training.launch import train  # noqa: E402
-from engine.validation.evaluate import evaluate  # noqa: E402
+import detect
+import export
+from cfg.errors import guard
+from data import check, expand, split
+from data.convert.__main__ import main as convert
+from engine.training.launch import train
+from engine.validation.evaluate import evaluate
 
 OURS = ".tandem"  # folders that Tandem made
 opened: list[str] = []
@@ -121,7 +121,7 @@ def test_every_command_leaves_a_data_set_as_it_was_and_runs_nothing_in_it(place)
 
 
 def test_decoded_images_are_kept_in_our_own_folder(place) -> None:
-    folder, data, _, weights = place
+    _folder, data, _, weights = place
     kept = {path.suffix for path in (data / f"labels/train{OURS}").iterdir()}
     decoded = list((data / f"labels/train{OURS}").glob("*.npy"))
     assert kept == {".json", ".npy"} and len(decoded) == 9  # eight squares and the phone's

@@ -11,6 +11,7 @@ import torch
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
 from engine.checkpoint import save_student
+
 from ultralytics.nn.tasks import DetectionModel
 
 NAMES = {0: "scratch", 1: "pit", 2: "patch"}
@@ -104,6 +105,6 @@ def training(place: Path, **changes: Any) -> dict[str, Any]:
 
 
 def results(folder: Path) -> list[dict[str, float]]:
-    """The rows of a run's results.csv."""
+    """The rows of a run's results.csv; NaN for what was not measured."""
     header, *rows = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()]
-    return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+    return [dict(zip(header, (float(cell or "nan") for cell in row), strict=True)) for row in rows]

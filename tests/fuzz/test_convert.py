@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz import VALUES, damaged, inputs, spoiled  # noqa: E402
+from fuzz import VALUES, damaged, inputs, spoiled
 
-from cfg import guard  # noqa: E402
-from data.check import check_data  # noqa: E402
-from data.convert.__main__ import main  # noqa: E402
-from data.labels import LABEL_ERRORS  # noqa: E402
+from cfg import guard
+from data.check import check_data
+from data.convert.__main__ import main
+from data.labels import LABEL_ERRORS
 
 pytestmark = pytest.mark.slow
 PNG = cv2.imencode(".png", np.zeros((48, 64, 3), np.uint8))[1].tobytes()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fuzz import VALUES, damaged, inputs, spoiled  # noqa: E402
+from fuzz import VALUES, damaged, inputs, spoiled
 
 from cfg import UserError
 from data import resolve, validate
@@ -57,7 +57,7 @@ def test_images(tmp_path: Path, data: bytes) -> None:
 
 
 NUMBERS = st.sampled_from(["0", "1", "2", "-1", "0.5", ".5", "1e-3", "1.0", "1.005", "1.2", "nan", "inf", "-0", "0x1", "1_0", "",
-                           "١", "0,5", "scratch", "1e999", "00", "+1", "0.5;"]) | st.floats().map(str)  # fmt: skip
+                           "١", "0,5", "scratch", "1e999", "00", "+1", "0.5;"]) | st.floats().map(str)  # fmt: skip  # noqa: RUF001
 ROWS = st.lists(NUMBERS, max_size=10).map(" ".join)
 SPACES = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \n", "\t\n", "\x0c", "\x00", "\u2028"])
 TEXTS = st.lists(st.tuples(ROWS | st.just("0 .5 .5 .2 .2"), SPACES), max_size=6).map(lambda x: "".join(map("".join, x)))

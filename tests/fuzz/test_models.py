@@ -20,11 +20,11 @@ from small import description, detector  # noqa: E402
 
 from cfg import UserError  # noqa: E402
 from cfg.find import ROOT as CFG  # noqa: E402
+from distill.build import build_distiller  # noqa: E402
 from distill.networks import FrozenTeacher  # noqa: E402
 from engine.checkpoint import load_detector, pack, read_state  # noqa: E402
 from engine.detectors import build_detector  # noqa: E402
 from engine.settings import OWN_DEFAULTS, complete, defaults, known_names, read_command_line  # noqa: E402
-from distill.build import build_distiller  # noqa: E402
 
 pytestmark = pytest.mark.slow
 GFL = ["GFLDetect", ["nc", "hkh", 32, 1, 17]]

@@ -39,6 +39,7 @@ def step(student: torch.Tensor, teacher: torch.Tensor, boxes: list = BOXES, modu
 def same_width(channels: int, **options: Any) -> AttentionDistiller:
     """A distiller between nets of equal channels whose adapter changes nothing; by default the paper's, without `rescale`."""
     distiller = AttentionDistiller(spec(channels), spec(channels), **{"rescale": False} | options)
+    distiller.adapters["p3"].solved.fill_(True)
     mix = distiller.adapters["p3"].mix
     mix.weight.data = torch.eye(channels).view(channels, channels, 1, 1)
     if mix.bias is not None:
@@ -229,7 +230,7 @@ def test_levels_add_up() -> None:
     teacher, student = random_pair()
     both = AttentionDistiller(spec(6, strides=(8, 16)), spec(6, strides=(8, 16)), rescale=False)
     for adapter in both.adapters.values():
-        adapter.mix.load_state_dict(same_width(6).adapters["p3"].mix.state_dict())
+        adapter.load_state_dict(same_width(6).adapters["p3"].state_dict())
     given, one = step(student, teacher), same_width(6).losses(step(student, teacher))
     given.student.feats["p4"], given.teacher.feats["p4"] = student, teacher
     for name, value in both.losses(given).items():
@@ -288,12 +289,12 @@ def test_each_term_pulls_the_student_towards_the_teacher() -> None:
 
 
 def test_adapter_changes_channels_and_grid() -> None:
-    adapter = Adapter(Level(3, 8), Level(5, 8))
-    x = torch.randn(2, 3, 4, 6)
-    assert torch.equal(adapter(x, (4, 6)), adapter.mix(x)) and adapter(x, (8, 3)).shape == (2, 5, 8, 3)
+    adapter = Adapter(Level(3, 8), Level(5, 8)).eval()
+    x, same, other, flat = torch.randn(2, 3, 4, 6), torch.zeros(2, 5, 4, 6), torch.zeros(2, 5, 8, 3), torch.zeros(1, 5, 1, 4)
+    assert torch.equal(adapter(x, same), adapter.mix(x)) and adapter(x, other).shape == (2, 5, 8, 3)
     nn.init.constant_(adapter.mix.weight, 1.0)
     nn.init.zeros_(adapter.mix.bias)
-    stretched = adapter(torch.tensor([[[[0.0, 3.0]]]]).expand(1, 3, 1, 2), (1, 4))[0, 0, 0]
+    stretched = adapter(torch.tensor([[[[0.0, 3.0]]]]).expand(1, 3, 1, 2), flat)[0, 0, 0]
     assert torch.allclose(stretched, torch.tensor([0.0, 0.75, 2.25, 3.0]) * 3)  # bilinear between cell centres
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import detector, stock  # noqa: E402
+from small import detector, stock
 
-from cfg import UserError  # noqa: E402
-from distill.build import build_distiller  # noqa: E402
-from distill.methods.auto import Auto  # noqa: E402
-from distill.networks import FrozenTeacher, spec_of  # noqa: E402
+from cfg import UserError
+from distill.build import build_distiller
+from distill.methods.auto import Auto
+from distill.networks import FrozenTeacher, spec_of
 
 
 def choice(student, teacher, predictions: list[str]) -> list[str]:

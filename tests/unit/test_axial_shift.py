@@ -19,7 +19,7 @@ TABLE_I = ((64, 4), (128, 8), (256, 16), (512, 32))  # channels and stride of th
 def naive_shift(x: np.ndarray, dim: int, size: int, dilation: int) -> np.ndarray:
     """eq. 1's index arithmetic, cell by cell."""
     out = np.zeros_like(x)
-    images, channels, height, width = x.shape
+    _images, channels, height, width = x.shape
     for c in range(channels):
         offset = (c // -(-channels // size) - size // 2) * dilation
         for i in range(height):

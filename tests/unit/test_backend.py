@@ -11,6 +11,7 @@ import torch
 
 from engine.backend import Backend, OnnxBackend, OpenVinoBackend, onnx_options, openvino_options
 from engine.host import own_backend
+
 from ultralytics.engine import validator
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend

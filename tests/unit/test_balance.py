@@ -11,15 +11,15 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import batch, detector, distilling  # noqa: E402
+from small import batch, detector, distilling
 
-from cfg import UserError  # noqa: E402
-from distill.balance import SETTLED, Balance  # noqa: E402
-from distill.base import Distiller, Step, Term  # noqa: E402
-from distill.gradients import Pulls, gradient_products, trunk  # noqa: E402
-from distill.model import TrainingModel  # noqa: E402
-from distill.networks import FrozenTeacher, spec_of  # noqa: E402
-from distill.schedule import Schedule  # noqa: E402
+from cfg import UserError
+from distill.balance import SETTLED, Balance
+from distill.base import Distiller, Step, Term
+from distill.gradients import Pulls, gradient_products, trunk
+from distill.model import TrainingModel
+from distill.networks import FrozenTeacher, spec_of
+from distill.schedule import Schedule
 
 
 def linear(x: torch.Tensor, *gradient: float) -> torch.Tensor:

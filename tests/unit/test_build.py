@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cfg import UserError
+from distill.build import build_distiller
 from engine import host
 from engine.checkpoint import save_student
-from engine.settings import OWN_DEFAULTS
-from distill.build import build_distiller
+from engine.settings import Settings
 from engine.training.build import build_detector, build_networks, fit_to_labels, load_teacher
 from models.detector import Detector
 
@@ -30,7 +30,7 @@ def model(tmp_path):
 
 
 def settings(model, **changes):
-    return OWN_DEFAULTS | {"model": str(model), "data": "d.yaml"} | changes
+    return Settings.of({"model": str(model), "data": "d.yaml"} | changes)
 
 
 def test_ours_and_theirs(model):

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data.decode import as_bgr
 from data.streams.captures import USER_OPTIONS, CaptureError, MediaCapture, _options, frame_count
-from data.streams.frames import as_bgr, believable_fps
+from data.streams.frames import believable_fps
 from data.streams.timeline import Timeline
 
 FRAMES = 24

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
 import sys
 import types
 from pathlib import Path
@@ -17,9 +16,8 @@ from torch import nn
 import models  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine import checkpoint, foreign
-from models.detector import Detector
 
-from ultralytics.nn.tasks import DetectionModel, SegmentationModel  # isort: skip
+from ultralytics.nn.tasks import DetectionModel, SegmentationModel
 
 TINY = {
     "nc": 2,
@@ -60,16 +58,6 @@ def test_student_survives_the_file(tmp_path):
     assert loaded.names == {0: "scratch", 1: "pit"} and ckpt["stride"] == [8]
     assert ckpt["meta"]["epoch"] == 7 and "torch" in ckpt["meta"]["versions"]
     assert set(ckpt["state"]) == set(model.state_dict())
-
-
-def test_file_is_data_in_a_process_without_our_code(tmp_path):
-    checkpoint.save_student(tmp_path / "best.pt", stock(), {"path": tmp_path, "score": np.float32(0.5)})
-    code = (
-        "import sys, torch; c = torch.load('best.pt', weights_only=True);"
-        "assert c['kind'] == 'ultralytics' and c['meta']['score'] == 0.5;"
-        "assert not any(m.split('.')[0] in ('models', 'engine', 'ultralytics') for m in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
 
 
 def test_our_detector_survives_the_file(tmp_path):

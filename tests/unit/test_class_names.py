@@ -8,7 +8,16 @@ import pytest
 
 from cfg import UserError, read_yaml
 from cfg.class_names import (
-    LONGEST, OTHER, REORDERED, SAME, UNKNOWN, check_classes, compare, is_placeholder, nearest_name, shown,
+    LONGEST,
+    OTHER,
+    REORDERED,
+    SAME,
+    UNKNOWN,
+    check_classes,
+    compare,
+    is_placeholder,
+    nearest_name,
+    shown,
 )  # fmt: skip
 from data import resolve
 from data.class_names import class_names

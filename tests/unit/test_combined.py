@@ -9,14 +9,14 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import batch, detector  # noqa: E402
+from small import batch, detector
 
-from cfg import UserError  # noqa: E402
-from distill.base import METHODS, Distiller, Step, Term, portions_of  # noqa: E402
-from distill.combined import Combined  # noqa: E402
-from distill.methods.attention import AttentionDistiller  # noqa: E402
-from distill.model import FrozenTeacher, TrainingModel, spec_of  # noqa: E402
-from distill.build import parse_methods  # noqa: E402
+from cfg import UserError
+from distill.base import METHODS, Distiller, Step, Term, portions_of
+from distill.build import parse_methods
+from distill.combined import Combined
+from distill.methods.attention import AttentionDistiller
+from distill.model import FrozenTeacher, TrainingModel, spec_of
 
 
 class Other(Distiller):
@@ -55,7 +55,9 @@ def test_terms_weights_and_needs_of_all_parts() -> None:
     total, items = model.loss(batch(3))
     assert items["other_own_loss"] == 2 and "share_other" in items and "share_other_own" not in items
     losses = {k: v for k, v in items.items() if k.endswith("_loss")}
-    assert total.item() == pytest.approx(3 * sum(v.item() for v in model.balance.gained(losses).values()), rel=1e-5)
+    kept = dict.fromkeys(("box_loss", "obj_loss", "cls_loss"), 1 + float(model.balance.given_back))
+    parts = [v.item() * kept.get(k, 1) for k, v in model.balance.gained(losses).items()]
+    assert total.item() == pytest.approx(3 * sum(parts), rel=1e-5)
     assert any(name.startswith("distiller.parts.attention.adapters") for name in model.state_dict())
     assert "attention (attention-guided" in method.describe() and "other (levels" in method.describe()
 

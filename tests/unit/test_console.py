@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import logging
 
-import models.environment  # noqa: F401  (before ultralytics)
 import pytest
-from ultralytics.engine import trainer as host_trainer
-from ultralytics.utils import LOGGER, TQDM
 
+import models.environment  # noqa: F401  (before ultralytics)
 from distill.base import Term
 from engine.training.console import Progress, Quiet, console, table_head, table_row
+
+from ultralytics.engine import trainer as host_trainer
+from ultralytics.utils import LOGGER, TQDM
 
 LOSSES = {"box_loss": 0.0512345, "obj_loss": 0.0812345, "cls_loss": 0.0712345}
 TERMS = (Term("fg_loss", "feature"), Term("att_loss", "attention"), Term("own_loss", "own", own=True))
@@ -69,7 +70,8 @@ def test_what_is_left_out_of_the_head(message: str, shown: bool) -> None:
 
 
 def test_of_a_message_of_several_lines_the_rest_stays() -> None:
-    record = logging.LogRecord("x", logging.INFO, "", 0, "Using 0 dataloader workers\nLogging results to runs\nStarting training for 2 epochs...", None, None)
+    said = "Using 0 dataloader workers\nLogging results to runs\nStarting training for 2 epochs..."
+    record = logging.LogRecord("x", logging.INFO, "", 0, said, None, None)
     assert Quiet().filter(record) and record.msg == "Logging results to runs"
 
 

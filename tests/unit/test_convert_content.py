@@ -4,9 +4,9 @@ import base64
 import json
 
 import pytest
+from converting import BOX, ROW, coco, convert, labelme, picture, put, voc
 
 from cfg import UserError
-from converting import BOX, ROW, coco, convert, labelme, picture, put, voc
 
 PIT = ("pit", *ROW)
 ENTRY = {"id": 1, "file_name": "a.png"}

@@ -5,9 +5,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from converting import ROW, coco, convert, labelme, picture, put, voc
 from PIL import Image
 
-from converting import ROW, coco, convert, labelme, picture, put, voc
 from data.convert.base import Annotation, Log
 from data.convert.frame import fit
 

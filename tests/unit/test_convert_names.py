@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from converting import coco, convert, labelme, picture, put, voc
 
 from cfg import UserError, printable
-from converting import coco, convert, labelme, picture, put, voc
 
 # format; images; annotation file -> image name as written; annotation file -> the image that is right; status. Only the
 # annotations that must be used are in the third; a COCO "file" is an entry of the one JSON file.

@@ -9,6 +9,7 @@ import torch
 from pairs import arrays, assert_pulls, random_maps, spec, step, view
 
 from cfg import UserError
+from distill.adapters import UNEQUAL
 from distill.methods.cwd import ChannelDistiller, channel_divergence
 
 
@@ -28,7 +29,7 @@ def naive(teacher: torch.Tensor, student: torch.Tensor, temperature: float) -> f
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_the_published_formula(temperature: float) -> None:
     teacher, student = random_maps()
-    found = ChannelDistiller(spec(6), spec(6), temperature=temperature).losses(step(student, teacher))
+    found = ChannelDistiller(spec(6), spec(6), temperature=temperature, mix=UNEQUAL).losses(step(student, teacher))
     assert list(found) == ["cwd_loss"]
     assert found["cwd_loss"].item() == pytest.approx(naive(teacher, student, temperature), rel=1e-5)
 
@@ -48,13 +49,13 @@ def test_a_constant_added_to_a_channel_changes_nothing() -> None:
     assert channel_divergence(teacher, teacher + shift, 4.0).abs() < 1e-5
 
 
-def test_channels_are_mixed_only_where_they_differ_and_levels_add_up() -> None:
-    assert not list(ChannelDistiller(spec(6), spec(6)).parameters())
+def test_as_published_channels_are_mixed_only_where_they_differ_and_levels_add_up() -> None:
+    assert not list(ChannelDistiller(spec(6), spec(6), mix=UNEQUAL).parameters())
     mixed = ChannelDistiller(spec(4), spec(6))
     assert [name for name, _ in mixed.named_parameters()] == ["adapters.p3.mix.weight"]  # the softmax undoes a bias
     teacher, student = random_maps()
-    two = ChannelDistiller(spec(6, strides=(8, 16)), spec(6, strides=(8, 16)), gain=0.5)
-    one = ChannelDistiller(spec(6), spec(6)).losses(step(student, teacher))["cwd_loss"]
+    two = ChannelDistiller(spec(6, strides=(8, 16)), spec(6, strides=(8, 16)), gain=0.5, mix=UNEQUAL)
+    one = ChannelDistiller(spec(6), spec(6), mix=UNEQUAL).losses(step(student, teacher))["cwd_loss"]
     both = two.losses(step(view([student, student]), view([teacher, teacher])))["cwd_loss"]
     assert both.item() == pytest.approx(one.item(), rel=1e-6)  # 0.5 * (1 + 1)
 
@@ -67,7 +68,7 @@ def test_the_student_is_pulled_and_every_parameter_trained() -> None:
 
 def test_large_features_and_half_precision_are_finite_float32() -> None:
     teacher, student = random_maps()
-    distiller = ChannelDistiller(spec(6), spec(6))
+    distiller = ChannelDistiller(spec(6), spec(6), mix=UNEQUAL)
     loss = distiller.losses(step((student * 1e4).bfloat16(), (teacher * 1e4).bfloat16()))["cwd_loss"]
     assert torch.isfinite(loss) and loss.dtype == torch.float32
 

@@ -12,13 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from pairs import spec, step  # noqa: E402
-from small import detector  # noqa: E402
+from pairs import spec, step
+from small import detector
 
-from distill.base import METHODS  # noqa: E402
-from distill.cells import centred, mean_square, over_channels, softmax_over_cells  # noqa: E402
-from distill.model import TrainingModel  # noqa: E402
-from distill.networks import FrozenTeacher, spec_of  # noqa: E402
+from distill.base import METHODS
+from distill.cells import centred, mean_square, over_channels, softmax_over_cells
+from distill.model import TrainingModel
+from distill.networks import FrozenTeacher, spec_of
 
 SHAPE = (2, 6, 4, 5)
 

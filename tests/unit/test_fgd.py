@@ -12,6 +12,7 @@ from pairs import BOXES, WHOLE_IMAGE, arrays, assert_pulls, cells, random_maps, 
 from torch import nn
 
 from cfg import UserError
+from distill.adapters import UNEQUAL
 from distill.methods.fgd import FocalGlobalDistiller, Relation, attention
 
 TERMS = ["fgd_fg_loss", "fgd_bg_loss", "fgd_att_loss", "fgd_global_loss"]
@@ -19,7 +20,7 @@ TERMS = ["fgd_fg_loss", "fgd_bg_loss", "fgd_att_loss", "fgd_global_loss"]
 
 def same_width(channels: int = 6, **options: Any) -> FocalGlobalDistiller:
     torch.manual_seed(1)
-    return awake(FocalGlobalDistiller(spec(channels), spec(channels), **options))
+    return awake(FocalGlobalDistiller(spec(channels), spec(channels), **{"mix": UNEQUAL} | options))
 
 
 def awake(distiller: FocalGlobalDistiller) -> FocalGlobalDistiller:

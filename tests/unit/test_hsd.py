@@ -10,19 +10,20 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
-from small import batch, detector, pair, stock  # noqa: E402
+from small import batch, detector, pair, stock
 
-from cfg import UserError  # noqa: E402
-from distill.assignment import detection_loss, of_task_aligned  # noqa: E402
-from distill.base import Level, Spec, Step, View  # noqa: E402
-from distill.localisation import level_logits, level_points, side_divergence  # noqa: E402
-from distill.methods.hsd import HSDDistiller  # noqa: E402
-from distill.model import FrozenTeacher, TrainingModel, spec_of, view_of  # noqa: E402
-from engine.training.build import build_detector  # noqa: E402
-from models.detector import raw_output  # noqa: E402
-from models.points import PointAssignment  # noqa: E402
-from ultralytics.cfg import get_cfg  # noqa: E402
-from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from cfg import UserError
+from distill.assignment import detection_loss, of_task_aligned
+from distill.base import Level, Spec, Step, View
+from distill.localisation import level_logits, level_points, side_divergence
+from distill.methods.hsd import HSDDistiller
+from distill.model import FrozenTeacher, TrainingModel, spec_of, view_of
+from engine.training.build import build_detector
+from models.detector import raw_output
+from models.points import PointAssignment
+
+from ultralytics.cfg import get_cfg
+from ultralytics.nn.tasks import DetectionModel
 
 GFL = ["GFLDetect", ["nc"]]
 
@@ -168,7 +169,7 @@ def test_odd_batches_are_finite(kind: str, rows: list) -> None:
 
 def test_a_stock_pair_learns_from_box_distributions() -> None:
     model = pair(HSDDistiller, stock(8, 1), stock(16, 2), {}).train()
-    total, items = model(batch(3))
+    _total, items = model(batch(3))
     assert items["hsd_loss"] > 0 and model.distiller.bins == model.student.model[-1].reg_max
     assert model.distiller.pairs == list(model.spec.levels)
 
@@ -196,7 +197,7 @@ def test_the_assignment_is_the_losses_own(name: str) -> None:
     assert torch.equal(vector, expected) and list(items) == list(named)
     assignment = get()
     loss = getattr(model.criterion, "one2many", model.criterion)
-    (positive, index, boxes, *_), _, _ = loss.get_assigned_targets_and_loss(raw_output(preds), whole)
+    (positive, index, _boxes, *_), _, _ = loss.get_assigned_targets_and_loss(raw_output(preds), whole)
     assert torch.equal(assignment.target >= 0, positive) and positive[0].any() and not positive[1].any()
     image, point = assignment.positives()
     row = assignment.target[image, point]

@@ -11,9 +11,9 @@ import yaml
 from torchvision.models import detection
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
-from tiny import write_data, write_model  # noqa: E402
+from tiny import write_data, write_model
 
-from benchmarks.harness.plan import Question, _torchvision_weights, examine, parse_methods  # noqa: E402
+from benchmarks.harness.plan import Question, _torchvision_weights, examine, parse_methods
 
 
 @pytest.fixture

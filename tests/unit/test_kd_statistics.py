@@ -14,7 +14,14 @@ from benchmarks.harness.plot import plot
 from benchmarks.harness.report import said, write
 from benchmarks.harness.runs import folder_name
 from benchmarks.harness.statistics import (
-    HELPS, HURTS, MOST_SEEDS, NOT_SHOWN, images_needed, paired_t, seeds_needed, verdict,
+    HELPS,
+    HURTS,
+    MOST_SEEDS,
+    NOT_SHOWN,
+    images_needed,
+    paired_t,
+    seeds_needed,
+    verdict,
 )  # fmt: skip
 from cfg import UserError
 from engine.validation import average_precision as ap

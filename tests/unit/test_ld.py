@@ -11,14 +11,14 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from small import batch, pair, stock  # noqa: E402
-from test_hsd import naive_divergence, spec, step_of, view  # noqa: E402
-from test_points import SHAPES, STRIDES, iou, random_boxes  # noqa: E402
+from small import batch, pair, stock
+from test_hsd import naive_divergence, spec, step_of, view
+from test_points import SHAPES, STRIDES, iou, random_boxes
 
-from cfg import UserError  # noqa: E402
-from distill.methods.ld import LDDistiller, valuable_region  # noqa: E402
-from models.losses.iou import diou  # noqa: E402
-from models.points import PointGrid  # noqa: E402
+from cfg import UserError
+from distill.methods.ld import LDDistiller, valuable_region
+from models.losses.iou import diou
+from models.points import PointGrid
 
 
 def naive_region(boxes: list[list[float]], gamma: float) -> list[bool]:

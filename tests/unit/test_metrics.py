@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from engine.validation.coco_metrics import Boxes, coco_metrics, detection_limit, fullest
 from engine.profile import profile
+from engine.validation.coco_metrics import Boxes, coco_metrics, detection_limit, fullest
 
 # Class 0: a large object (100 x 100) found exactly, a small one (10 x 10) found with IoU 0.62, and a small false alarm
 # ranked between the two. Class 1 exists but nothing of it is labelled.
@@ -140,6 +140,7 @@ def test_profile_leaves_the_model_alone():
 
 def test_profile_agrees_with_ultralytics():
     import models  # noqa: F401
+
     from ultralytics.nn.tasks import DetectionModel
     from ultralytics.utils.torch_utils import get_flops
 

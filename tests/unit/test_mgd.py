@@ -12,12 +12,13 @@ from pairs import arrays, assert_pulls, cells, random_maps, set_identity, spec, 
 from torch import Tensor, nn
 
 from cfg import UserError
+from distill.adapters import UNEQUAL
 from distill.methods.mgd import MaskedGenerativeDistiller, random_mask
 
 
 def same_width(channels: int = 6, **options: float) -> MaskedGenerativeDistiller:
     torch.manual_seed(1)
-    return MaskedGenerativeDistiller(spec(channels), spec(channels), **options)
+    return MaskedGenerativeDistiller(spec(channels), spec(channels), **{"mix": UNEQUAL} | options)
 
 
 def naive_conv(x: np.ndarray, conv: nn.Conv2d) -> np.ndarray:

@@ -9,6 +9,7 @@ import torch
 
 from engine.validation import nms
 from engine.validation.nms import capacity, complete_nms, select_classes
+
 from ultralytics.utils.nms import non_max_suppression
 
 

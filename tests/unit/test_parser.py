@@ -12,12 +12,12 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import description  # noqa: E402
+from small import description
 
-from cfg import UserError  # noqa: E402
-from distill.networks import attention_of, spec_of  # noqa: E402
-from models.detector import Detector  # noqa: E402
-from models.parser import build, read_model, scaler  # noqa: E402
+from cfg import UserError
+from distill.networks import attention_of, spec_of
+from models.detector import Detector
+from models.parser import build, read_model, scaler
 
 
 def changed(**keys: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from pairs import arrays, assert_pulls, random_maps, spec, step
 
 from cfg import UserError
+from distill.adapters import UNEQUAL
 from distill.methods.pkd import PearsonDistiller, standardised
 
 
@@ -19,7 +20,7 @@ def naive(teacher: torch.Tensor, student: torch.Tensor) -> float:
 
 def loss(teacher: torch.Tensor, student: torch.Tensor, gain: float = 1.0) -> float:
     channels = teacher.shape[1]
-    found = PearsonDistiller(spec(channels), spec(channels), gain).losses(step(student, teacher))
+    found = PearsonDistiller(spec(channels), spec(channels), gain, UNEQUAL).losses(step(student, teacher))
     assert list(found) == ["pkd_loss"]
     return found["pkd_loss"].item()
 
@@ -54,7 +55,7 @@ def test_a_channel_that_is_the_same_everywhere_is_finite() -> None:
     teacher, student = random_maps()
     student[:, 0], teacher[:, 1] = 4.0, 0.0
     student.requires_grad_(True)
-    value = PearsonDistiller(spec(6), spec(6)).losses(step(student, teacher))["pkd_loss"]
+    value = PearsonDistiller(spec(6), spec(6), mix=UNEQUAL).losses(step(student, teacher))["pkd_loss"]
     value.backward()
     assert torch.isfinite(value) and torch.isfinite(student.grad).all()
     flat = torch.full((1, 1, 40, 40), 4.1) + torch.tensor([0.0, 1e-7]).repeat(800).view(40, 40)  # rounding, no pattern

@@ -17,6 +17,7 @@ from engine import plots
 from engine.host_plots import PLOTS, shield_plots
 from engine.plots import shielded
 from engine.training.report import plot_weights
+
 from ultralytics.models.yolo.detect import train as host_train
 from ultralytics.models.yolo.detect import val as host_val
 from ultralytics.utils import metrics

@@ -11,15 +11,15 @@ import pytest
 from onnx import TensorProto, helper
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
-from tiny import write_image  # noqa: E402
+from tiny import write_image
 
-from cfg.errors import UserError  # noqa: E402
-from engine.export.calibration import Calibration, calibration_files  # noqa: E402
-from engine.export import int8_table  # noqa: E402
-from engine.export.int8 import check_loss  # noqa: E402
-from engine.export.int8_table import Measured, columns  # noqa: E402
-from engine.export.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise  # noqa: E402
-from export import loss, parse  # noqa: E402
+from cfg.errors import UserError
+from engine.export import int8_table
+from engine.export.calibration import Calibration, calibration_files
+from engine.export.int8 import check_loss
+from engine.export.int8_table import Measured, columns
+from engine.export.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise
+from export import loss, parse
 
 
 def conv(*inputs: str) -> Node:

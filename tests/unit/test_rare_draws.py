@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
 
 from data.rare.draws import draw, draw_weights
+from engine.settings import Rare
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.repeat import seed_epoch
+
 from ultralytics.data.build import InfiniteDataLoader
 
 EMPTY = np.zeros(0)
@@ -92,9 +92,8 @@ class Numbers(Dataset):
 
 
 def loader(**options) -> InfiniteDataLoader:
-    args = Namespace(seed=0, **({"repeat_threshold": None, "background_share": None, "min_steps": 0} | options))
     plain = InfiniteDataLoader(Numbers(), batch_size=4, shuffle=True, generator=torch.Generator())
-    return balanced(plain, args, 2, 4, 0, 1)
+    return balanced(plain, Rare(**options), 0, 2, 4, 0, 1)
 
 
 def test_off_is_ultralytics_loader():

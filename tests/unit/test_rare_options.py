@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cfg import UserError, read_yaml
-from engine.rare import OPTIONS, chooses_draws
-from engine.settings import complete, known_names, read_command_line
+from engine.settings import Rare, Settings, complete, known_names, read_command_line
 from engine.training.build import small_boxes_note
 
 TRAIN = Path(__file__).resolve().parents[2] / "cfg/train"
@@ -22,9 +22,10 @@ def labels_of(sides: np.ndarray, shape: int) -> list[dict]:
 
 
 def test_off_but_in_the_recipe():
-    assert not chooses_draws(OPTIONS) and not OPTIONS["paste"]
-    recipes = {path.stem: read_yaml(path).keys() & OPTIONS.keys() for path in TRAIN.glob("*.yaml")}
-    assert recipes.pop("rare") == OPTIONS.keys()
+    assert not Rare().chooses_draws and not Rare().paste
+    options = {one.name for one in fields(Rare)}
+    recipes = {path.stem: read_yaml(path).keys() & options for path in TRAIN.glob("*.yaml")}
+    assert recipes.pop("rare") == options
     assert not any(recipes.values())
 
 
@@ -49,7 +50,7 @@ def test_wrong_values(changes, said):
 def test_a_recipe_can_be_overruled():
     tokens = ["--repeat-threshold", "None", "--background-share=None", "--min-steps", "0", "--rect", "True", "--recipe", "rare"]
     settings = complete(GIVEN | read_command_line(tokens, known_names()))
-    assert not chooses_draws(settings) and settings["paste"] > 0
+    assert not Settings.of(settings).rare.chooses_draws and settings["paste"] > 0
 
 
 def test_small_boxes_are_told():

@@ -158,7 +158,7 @@ def test_equal_is_more_than_not_different(shift, spread, loses_at_most, equal):
     drawn = np.random.default_rng(1).normal(shift, spread, 2000)
     got = equivalence(drawn, 0.01)
     assert (got.loses_at_most, got.equal) == (loses_at_most, equal)
-    assert got.equal == (-0.01 < got.interval.low and got.interval.high < 0.01)
+    assert got.equal == (got.interval.low > -0.01 and got.interval.high < 0.01)
 
 
 def test_units_are_drawn_whole():

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 
+from distill.base import Level, Spec
 from engine.training.report import (
     NO_TEACHER,
     TensorBoard,
+    append_results,
     column,
+    curve,
     header,
     heading,
+    plot_results,
     plot_weights,
     read_results,
     trim_results,
 )
-
-from distill.base import Level, Spec  # isort: skip
+from engine.training.summary import BY_KD, table
 
 
 def test_columns_of_the_weights():
@@ -65,6 +68,36 @@ def test_plot_of_the_weights(tmp_path):
     path.write_text("epoch,weight/box,weight/focal\n1,1,1\n2,0.5,1.5\n")
     plot_weights(path, tmp_path / "weights.png")
     assert (tmp_path / "weights.png").stat().st_size > 5000
+
+
+def test_an_epoch_without_validation_has_empty_fields_and_no_point(tmp_path, monkeypatch):
+    path = tmp_path / "results.csv"
+    for epoch, score in enumerate((None, 0.123456789, None, 0.5), start=1):
+        append_results(path, epoch, 2.0 * epoch, {"train/box_loss": 1 / epoch, "metrics/mAP50(B)": score, "val/box_loss": score})
+    rows = path.read_text().splitlines()
+    assert rows[0] == "epoch,time,train/box_loss,metrics/mAP50(B),val/box_loss"
+    assert rows[1] == "1,2,1,," and rows[2] == "2,4,0.5,0.123457,0.123457"
+    assert curve(*read_results(path), "metrics/mAP50(B)") == ([2.0, 4.0], [0.123457, 0.5])
+    from matplotlib.axes import Axes
+
+    drawn, plot = [], Axes.plot
+    monkeypatch.setattr(Axes, "plot", lambda self, x, y, **more: (drawn.append((more["label"], y)), plot(self, x, y, **more))[1])
+    plot_results(path, tmp_path / "results.png")
+    assert (tmp_path / "results.png").stat().st_size > 5000
+    assert dict(drawn) == {"train": [1, 0.5, 0.333333, 0.25], "val": [0.123457, 0.5], "metrics": [0.123457, 0.5]}
+
+
+def test_table_of_teacher_and_student():
+    names, sizes = {"teacher": "t.pt", "student": "s-model.yaml"}, {"teacher": 20_000_000, "student": 5_000_000}
+    scores = {"teacher": {"metrics/mAP50(B)": 0.8, "metrics/mAP50-95(B)": 0.5}, "student": {"metrics/mAP50(B)": 0.75, "metrics/mAP50-95(B)": 0.52}}
+    lines = table(names, scores, sizes)
+    assert [line.split() for line in lines[:4]] == [
+        ["mAP50", "mAP50-95", "parameters"], ["teacher", "t.pt", "0.8000", "0.5000", "20.00", "M"],
+        ["student", "s-model.yaml", "0.7500", "0.5200", "5.00", "M"],
+        ["student", "to", "teacher", "-5.0", "points", "+2.0", "points", "x", "0.25"]]  # fmt: skip
+    assert lines[4] == BY_KD and len({len(line) for line in lines[:3]}) == 1
+    without = table(names, scores | {"teacher": {}}, sizes)
+    assert without[1].split() == ["teacher", "t.pt", "-", "-", "20.00", "M"] and without[3] == BY_KD
 
 
 def test_tensorboard_is_named_when_absent(tmp_path, monkeypatch):

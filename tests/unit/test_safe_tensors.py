@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "contract"))
-from small import detector  # noqa: E402
+from small import detector
 
-from cfg import UserError  # noqa: E402
-from engine.checkpoint import VERSION, load_detector, pack, read  # noqa: E402
-from engine.safe_tensors import read_safetensors, save_safetensors, shapes_of  # noqa: E402
-from data.drawn.families import FAMILIES  # noqa: E402
-from engine.start.shipped import FOLDER, shipped_for  # noqa: E402
-from engine.start.source import read_source  # noqa: E402
-from models.detector import Detector  # noqa: E402
+from cfg import UserError
+from data.drawn.families import FAMILIES
+from engine.checkpoint import VERSION, load_detector, pack, read
+from engine.safe_tensors import read_safetensors, save_safetensors, shapes_of
+from engine.start.shipped import FOLDER, shipped_for
+from engine.start.source import read_source
+from models.detector import Detector
 
 
 @pytest.fixture

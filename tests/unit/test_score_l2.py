@@ -12,7 +12,7 @@ from cfg import UserError
 from distill.methods.score_l2 import Projector, ScoreDistiller
 from models.losses.host import score_weighted_l2
 
-from ultralytics.nn.distill_model import DistillationModel  # isort: skip
+from ultralytics.nn.distill_model import DistillationModel
 
 NOISE = torch.Generator().manual_seed(3)
 
@@ -91,7 +91,7 @@ def test_projector_has_the_librarys_shape() -> None:
     assert [source.index(row) for row in rows] == sorted(source.index(row) for row in rows)
     projector = Projector(spec(4).levels["p3"], spec(6).levels["p3"])
     assert [tuple(p.shape) for p in projector.parameters()] == [(6, 4, 1, 1), (6,), (6, 6, 1, 1), (6,)]
-    assert projector(torch.randn(2, 4, 7, 5), (14, 10)).shape == (2, 6, 14, 10)
+    assert projector(torch.randn(2, 4, 7, 5), torch.zeros(2, 6, 14, 10)).shape == (2, 6, 14, 10)
 
 
 def test_the_student_is_pulled_and_every_parameter_trained() -> None:

@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-from small import batch, detector, pair  # noqa: E402
+from small import batch, detector, pair
 
-from cfg import UserError  # noqa: E402
-from distill.base import METHODS, Level  # noqa: E402
-from distill.methods.lgd import LGDDistiller, standardised, student_adaptor  # noqa: E402
-from distill.methods.sdd import SDDDistiller, softened_kl  # noqa: E402
-from distill.model import TrainingModel  # noqa: E402
-from distill.networks import spec_of  # noqa: E402
+from cfg import UserError
+from distill.base import METHODS, Level
+from distill.methods.lgd import LGDDistiller, standardised, student_adaptor
+from distill.methods.sdd import SDDDistiller, softened_kl
+from distill.model import TrainingModel
+from distill.networks import spec_of
 
 
 def distilling(name: str = "sdd", **options) -> TrainingModel:

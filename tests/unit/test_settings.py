@@ -135,6 +135,7 @@ def test_optimizers_are_those_of_the_host():
     import inspect
 
     import models.environment  # noqa: F401
+
     from ultralytics.engine.trainer import BaseTrainer
 
     source = inspect.getsource(BaseTrainer.build_optimizer)

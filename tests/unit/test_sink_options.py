@@ -37,7 +37,8 @@ def test_brokers(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
 
 
 def test_plcs() -> None:
-    assert (read := read_modbus("10.0.0.7:502/3?register=100")).unit == 3 and read.register == 100 and read.port == 502
+    read = read_modbus("10.0.0.7:502/3?register=100")
+    assert read.unit == 3 and read.register == 100 and read.port == 502
     assert read_modbus("plc").shown == "modbus://plc:502/1?register=0"
     assert read_modbus(f"plc?register={65536 - COUNT}").register == 65536 - COUNT
     with pytest.raises(FrozenInstanceError):

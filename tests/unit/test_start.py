@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from cfg import UserError
 from distill.networks import FrozenTeacher
 from engine.checkpoint import pack, save_student
 from engine.safe_tensors import save_safetensors
-from engine.settings import OWN_DEFAULTS
+from engine.settings import Network, Settings
 from engine.start import start as start_module
 from engine.start.selection import select
 from engine.start.shipped import shipped_for
@@ -25,6 +26,7 @@ from engine.start.start import Start, start_from_file, start_from_teacher, start
 from models.detector import Detector
 from models.parser import read_model
 from models.wiring import wiring_of
+
 from ultralytics.nn.tasks import DetectionModel
 
 REAL = Path(__file__).resolve().parents[3] / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
@@ -57,8 +59,12 @@ def saved(path: Path, content: Any) -> str:
     return str(path)
 
 
+def network(**given: Any) -> Network:
+    return Settings.of(given).network
+
+
 def from_file(student: Detector, path: str, model: str = "s-model-fast.yaml") -> Start:
-    return start_from_file(student, path, OWN_DEFAULTS | {"model": model, "data": "d.yaml"}, dict(student.names))
+    return start_from_file(student, path, network(model=model), dict(student.names))
 
 
 def rows_of(start: Start) -> dict[str, tuple[str, str]]:
@@ -222,7 +228,7 @@ def test_the_real_yolov5n_starts_ours_as_it_is(tmp_path: Path) -> None:
 # -- from our own, and from the teacher ---------------------------------------------------------------------------------
 
 
-def teacher_of(model: Detector, label: str = "t.pt") -> FrozenTeacher:
+def teacher_of(model: Detector, label: str = "teacher t.pt") -> FrozenTeacher:
     return FrozenTeacher(model, label)
 
 
@@ -238,7 +244,7 @@ def trained(name: str, names: dict[int, str] = NAMES, **changes: Any) -> Detecto
 
 def test_s_is_selected_from_t_whole() -> None:
     teacher, student = trained(T_SMALL), Detector(S_SMALL, nc=2, names=NAMES)
-    start = start_from_teacher(student, teacher_of(teacher), "t.pt", "select")
+    start = start_from_teacher(student, teacher_of(teacher), "select")
     total = len(student.state_dict())
     assert f"({total} of {total} tensors" in start.lines[0] and "the teacher t.pt, by weight selection" in start.lines[0]
     own, given = student.state_dict(), teacher.state_dict()
@@ -258,7 +264,7 @@ def test_s_is_selected_from_t_whole() -> None:
 def test_classes_are_selected_by_name() -> None:
     teacher = trained(T_SMALL, names={0: "patches", 1: "inclusion", 2: "crazing"})
     student = Detector(S_SMALL, nc=2, names=NAMES)
-    start_from_teacher(student, teacher_of(teacher), "t.pt", "select")
+    start_from_teacher(student, teacher_of(teacher), "select")
     given = teacher.state_dict()["model.28.m.0.class_out.bias"].view(3, 3)
     assert torch.equal(student.state_dict()["model.22.m.0.class_out.bias"].view(3, 2), given[:, [2, 0]])
 
@@ -268,7 +274,7 @@ def test_a_checkpoint_as_weights_and_as_teacher_start_alike(tmp_path: Path) -> N
     save_student(path, teacher, {})
     one, other = (Detector(S_SMALL, nc=2, names=NAMES) for _ in range(2))
     start = from_file(one, path, S_SMALL)
-    start_from_teacher(other, teacher_of(teacher), path, "select")
+    start_from_teacher(other, teacher_of(teacher), "select")
     assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
     assert rows_of(start)["bottom-up 16 C3"] == ("30/30", "sliced") and "(t-small.yaml)" in start.lines[0]
 
@@ -277,18 +283,18 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     teacher = teacher_of(trained("s-model-fast.yaml"))
     student = Detector(S_SMALL, nc=2, names=NAMES)
     before = deepcopy(student.state_dict())
-    line = start_from_teacher(student, teacher, "t.pt", "select").lines[0]
+    line = start_from_teacher(student, teacher, "select").lines[0]
     assert line.startswith("start: nothing from the teacher t.pt: it has no ") and "--teacher-init True" in line
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     stock = FrozenTeacher(DetectionModel("yolov8n.yaml", nc=2, verbose=False), "v8")
-    assert "it is laid out otherwise" in start_from_teacher(student, stock, "v8.pt", "select").lines[0]
+    assert "it is laid out otherwise" in start_from_teacher(student, stock, "select").lines[0]
     # A smaller teacher has not what a larger student needs.
-    assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "t.pt", "select").lines[0]
+    assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
 
 
 def test_a_stock_pair_of_one_layout_starts_alike() -> None:
     models = [DetectionModel("yolov8n.yaml", nc=2, verbose=False) for _ in range(2)]
-    line = start_from_teacher(models[0], FrozenTeacher(models[1], "v8"), "v8.pt", "select").lines[0]
+    line = start_from_teacher(models[0], FrozenTeacher(models[1], "teacher v8.pt"), "select").lines[0]
     total = len(models[0].state_dict())
     assert line == f"start: {total} of {total} tensors of the teacher v8.pt fit the student by name and shape"
 
@@ -299,12 +305,12 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 ])  # fmt: skip
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
     path = saved(tmp_path / "v5.pt", as_published(yolov5(width=0.125))) if weights else None
-    settings = OWN_DEFAULTS | {"model": S_SMALL, "teacher": "t.pt", "teacher_init": mode, "weights": path}
+    settings = network(model=S_SMALL, teacher_init=mode, weights=path)
     student = Detector(S_SMALL, nc=2, names=NAMES)
     starts = start_of(student, teacher_of(trained(T_SMALL)), settings, NAMES)
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
     untrained = FrozenTeacher(trained(T_SMALL), "t", trained=False)
-    (start,) = start_of(student, untrained, settings | {"weights": None}, NAMES)
+    (start,) = start_of(student, untrained, replace(settings, weights=None), NAMES)
     assert start.lines == ["start: random numbers; --weights FILE starts s-small.yaml from trained ones"]
 
 
@@ -316,14 +322,14 @@ def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, 
     save_safetensors(tmp_path / "s.safetensors", pack(shipped, {}))
     monkeypatch.setattr(start_module, "shipped_for", lambda student: shipped_for(student, tmp_path))
     student, other = Detector(S_SMALL, nc=3), Detector("s-model-fast.yaml", nc=3)
-    settings = OWN_DEFAULTS | {"model": S_SMALL, "teacher": "t.pt", "teacher_init": mode}
+    settings = network(model=S_SMALL, teacher_init=mode)
     starts = start_of(student, teacher_of(trained(T_SMALL)), settings, dict(enumerate("abc")))
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
     if mode is False:
         state, source = student.state_dict(), shipped.state_dict()
         assert torch.allclose(state["model.0.conv.weight"], source["model.0.conv.weight"], rtol=1e-3)
         assert "class outputs" in starts[0].lines[1] and "none taken, it has 2 classes and the data 3" in starts[0].lines[1]
-    (alone,) = start_of(student, None, settings | {"weights": None}, dict(enumerate("abc")))
+    (alone,) = start_of(student, None, replace(settings, weights=None), dict(enumerate("abc")))
     (none_shipped,) = start_of(other, None, settings, dict(enumerate("abc")))
     assert "random numbers" in alone.lines[0] and "random numbers" in none_shipped.lines[0]
 

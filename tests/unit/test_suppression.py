@@ -11,6 +11,7 @@ import torch
 
 import models.environment  # noqa: F401  (before ultralytics)
 from engine.detection.suppression import use_compiled_suppression
+
 from ultralytics.utils.nms import TorchNMS
 
 ROOT = Path(__file__).parents[2]

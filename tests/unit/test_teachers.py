@@ -13,6 +13,7 @@ from torch import nn
 sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ("contract", "flow")]
 from small import ROOT, batch, detector  # noqa: E402
 from tiny_foreign import NAMES, RTDETR_YAML, add_to_torchvision, described, trained  # noqa: E402
+from torchvision.models import detection  # noqa: E402
 
 from cfg import UserError  # noqa: E402
 from distill.base import METHODS  # noqa: E402
@@ -23,7 +24,7 @@ from engine.detectors import build_detector  # noqa: E402
 from engine.training.teachers import load_teacher  # noqa: E402
 from models.foreign import torchvision_fpn  # noqa: E402
 from models.foreign.base import FeaturePyramid  # noqa: E402
-from torchvision.models import detection  # noqa: E402
+
 from ultralytics import RTDETR, YOLO  # noqa: E402
 
 GOOD = "weights: w.pt\nnames: [dark, bright]\n"  # of a torchvision teacher's YAML

@@ -3,9 +3,9 @@
 import codecs
 
 import pytest
+from converting import ROW, coco, convert, labelme, picture, put, voc
 
 from cfg import UserError, read_lines, read_text, read_yaml
-from converting import ROW, coco, convert, labelme, picture, put, voc
 from data.split import main as split
 from data.split import read_names
 
@@ -74,7 +74,7 @@ def test_all_converters(tmp_path, kind, encoding):
         put(source / ("a.xml" if kind == "voc" else "a.json"), text.encode(encoding))
     lists = put(tmp_path / "list.txt", ("1" if kind == "deeppcb" else image).encode(encoding))
     done = convert(kind, source, "--splits", f"train={lists}")
-    assert [row[1:] for row in list(done.boxes.values())[0]] == [tuple(ROW)] and done.status == 0
+    assert [row[1:] for row in next(iter(done.boxes.values()))] == [tuple(ROW)] and done.status == 0
     if kind != "deeppcb":
         assert done.labels == {image: [NAME]}
         assert ("files read as Windows-1252" in done.said) == (encoding == "cp1252")

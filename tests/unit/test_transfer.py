@@ -12,7 +12,7 @@ import models  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import read_state, save_student
 from engine.detectors import build_detector
-from engine.settings import OWN_DEFAULTS
+from engine.settings import Settings
 from engine.training.build import build_networks
 from engine.training.classes import start_from
 from engine.training.teachers import load_teacher
@@ -20,7 +20,7 @@ from engine.transfer import transfer
 from models.class_rows import class_rows
 from models.detector import Detector
 
-from ultralytics.nn.tasks import DetectionModel  # isort: skip
+from ultralytics.nn.tasks import DetectionModel
 
 TINY = {
     "nc": 2,
@@ -122,11 +122,11 @@ class Place:
 
     def settings(self, **changes):
         weights = {"weights": str(self.folder / "w.pt")}
-        return OWN_DEFAULTS | {"model": str(self.model), "data": "d.yaml"} | weights | changes
+        return Settings.of({"model": str(self.model), "data": "d.yaml"} | weights | changes)
 
     def start(self, *names: str, **changes) -> tuple[nn.Module, list[str]]:
         student = self.student(*names)
-        return student, start_from(student, str(self.folder / "w.pt"), self.settings(**changes), numbered(*names))
+        return student, start_from(student, str(self.folder / "w.pt"), self.settings(**changes).network, numbered(*names))
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def same_scores(student: nn.Module, weights: nn.Module, source: list[int]) -> No
 @every_head
 def test_another_order_is_refused_or_copied_by_name(place: Place) -> None:
     weights = place.weights("scratch", "pit", "patch")
-    message = r"w\.pt: expected the classes of d\.yaml, got the same in another order \(class 0 is 'pit' in the data, "
+    message = r"w\.pt: expected the classes of the data set, got the same in another order \(class 0 is 'pit' in the data, "
     with pytest.raises(UserError, match=message + r"'scratch' in the model, and 2 more\); say --map-classes"):
         place.start("pit", "patch", "scratch")
     student, notes = place.start("pit", "patch", "scratch", map_classes=True)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from engine.detection.results_files import (
+from data.result_files import (
     CocoWriter,
     CsvWriter,
     Detections,

@@ -37,6 +37,7 @@ class Detections:
         scores: (n,) from 0 to 1.
         classes: (n,) class indices.
         verdict: on the picture, where there is a decision plan.
+        address: of a picture that lies in a store; empty for a path.
     """
 
     path: Path
@@ -48,6 +49,12 @@ class Detections:
     scores: np.ndarray
     classes: np.ndarray
     verdict: Verdict | None = None
+    address: str = ""
+
+    @property
+    def image(self) -> str:
+        """How result files call the picture."""
+        return self.address or self.relative.as_posix()
 
     @property
     def decision(self) -> dict[str, Any]:
@@ -104,7 +111,7 @@ class JsonLists:
         self.file: IO[str] = path.open("w", **TEXT)
         self.parts: dict[str, IO[str]] = {lists[0]: self.file}
         for name in lists[1:]:
-            self.parts[name] = tempfile.TemporaryFile("w+", **TEXT, dir=path.parent)
+            self.parts[name] = tempfile.TemporaryFile("w+", **TEXT, dir=path.parent)  # noqa: SIM115 (until `close`)
         self.started: set[str] = set()
         fields = [f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},\n" for key, value in header.items()]
         self.file.write("{" + "".join(fields) + f"{json.dumps(lists[0])}: [\n")
@@ -149,7 +156,7 @@ class JsonWriter:
             }
             for box, score, index in rows
         ]
-        entry: dict[str, Any] = {"image": found.relative.as_posix(), "width": found.width, "height": found.height}
+        entry: dict[str, Any] = {"image": found.image, "width": found.width, "height": found.height}
         if found.frame is not None:
             entry["frame"] = found.frame
         self.lists.append("images", entry | found.decision | {"detections": detections})
@@ -179,7 +186,7 @@ class CsvWriter:
         self.rows.writerow(self.COLUMNS + self.DECIDED * decided)
 
     def add(self, found: Detections) -> None:
-        image, frame = found.relative.as_posix(), "" if found.frame is None else found.frame
+        image, frame = found.image, "" if found.frame is None else found.frame
         verdict, size = list(found.decision.values()), [found.width, found.height]
         for box, score, index in zip(found.boxes_xyxy, found.scores, found.classes, strict=True):
             corners = [f"{value:.2f}" for value in box]
@@ -212,7 +219,7 @@ class CocoWriter:
 
     def add(self, found: Detections) -> None:
         self.images += 1
-        image = {"id": self.images, "file_name": found.relative.as_posix()}
+        image = {"id": self.images, "file_name": found.image}
         image |= {"width": found.width, "height": found.height} | found.decision
         self.lists.append("images", image if found.frame is None else image | {"frame": found.frame})
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)

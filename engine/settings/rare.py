@@ -1,37 +1,23 @@
-"""Training arguments for rare defects, all off by default; the recipe `rare` sets them."""
+"""Values that the arguments for rare defects may have."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from cfg import UserError
 from cfg.errors import is_number
-
-OPTIONS: dict[str, Any] = {
-    "repeat_threshold": None,  # t of repeat-factor sampling: classes in less than a share t of the images are drawn more often
-    "background_share": None,  # largest share of images without objects among those that are drawn
-    "min_steps": 0,  # least batches in an epoch: images of small data sets are drawn several times
-    "paste": 0.0,  # probability with which an image to train on gets defects cut out of others of the training part
-}
+from engine.settings.parts import Rare
 
 
-def chooses_draws(options: Mapping[str, Any]) -> bool:
-    """Whether an epoch is to draw something else than every image once."""
-    return options["repeat_threshold"] is not None or options["background_share"] is not None or options["min_steps"] > 0
-
-
-def check_rare(options: Mapping[str, Any], rect: bool = False) -> None:
+def check_rare(rare: Rare, rect: bool = False) -> None:
     """Refuse values of a wrong type or outside their range.
 
     Args:
-        options: values for all of `OPTIONS`.
+        rare: as given.
         rect: whether batches are to be of images of like shape.
 
     Raises:
         UserError: names the argument, what was expected and what was given.
     """
-    threshold, share, steps, chance = (options[name] for name in OPTIONS)
+    threshold, share, steps, chance = rare.repeat_threshold, rare.background_share, rare.min_steps, rare.paste
     if threshold is not None and not (is_number(threshold) and 0 < threshold <= 1):
         raise UserError(f"repeat_threshold: expected a share of the images above 0, at most 1, or None, got {threshold!r}; try 0.3")
     if share is not None and not (is_number(share) and 0 <= share <= 1):
@@ -40,6 +26,6 @@ def check_rare(options: Mapping[str, Any], rect: bool = False) -> None:
         raise UserError(f"min_steps: expected a whole number of batches of at least 0, got {steps!r}; try 50")
     if not is_number(chance) or not 0 <= chance <= 1:
         raise UserError(f"paste: expected a probability from 0 to 1, got {chance!r}; try 0.5")
-    if rect and chooses_draws(options):
+    if rect and rare.chooses_draws:
         raise UserError("rect: batches of images of like shape cannot be drawn by class, background_share or min_steps; leave rect "
                         "out, or say --repeat-threshold None --background-share None --min-steps 0")  # fmt: skip

@@ -1,0 +1,151 @@
+"""`--ray`: Ray Data hands the shards to a pool of workers, on one machine or a cluster. What it repeats changes nothing: a shard that
+is done is not done again, and one that two workers do has one file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from cfg.errors import UserError
+from data.shards.extras import needed
+from data.shards.folders import Folder, open_folder
+from data.shards.manifest import Job, check_same, find_job
+from data.shards.parts import done_shards, part_facts
+from engine.detection.detect_run import DetectOptions
+from engine.shards.looking import Looker
+from engine.shards.run import Outcome, do_shard, finish, settled_job, told
+from models.environment import available_cpus
+
+if TYPE_CHECKING:
+    from engine.shards.run import ShardOptions
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_SENT = ["/runs", "/datasets", "/.venv", "/.git", "/tests", "/docs", "*.pt", "*.onnx"]  # of the program's folder, to other machines
+STORE_BYTES = 2**28  # of Ray's memory for objects on this machine: only the weights are in it
+# No usage reports, no bars, and not the notes of its C++ part, which tell of workers that were lost and of which it takes care.
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+
+
+class ShardWorker:
+    """A worker of the pool: the model is loaded once, at its start.
+
+    Args:
+        files: weights, and plan where there is a file of it, as `packed`.
+        options: of detect.py.
+        place, fingerprint: the job's folder, and what the job in it must be.
+    """
+
+    def __init__(self, files: dict[str, bytes], options: DetectOptions, place: str, fingerprint: str) -> None:
+        self.temporary = tempfile.TemporaryDirectory(prefix="tandem-weights-")
+        self.looker = Looker(unpacked(files, options, Path(self.temporary.name)))
+        job = find_job(open_folder(place))
+        if job is None or job.fingerprint != fingerprint:
+            raise UserError(f"--shards {place}: expected the job's folder on every machine, got another or none on {os.uname().nodename}; "
+                            "use a shared folder, or a store as s3://")  # fmt: skip
+        check_same(job, self.looker.facts, job.size)
+        self.job = job
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Do one shard, unless it is done: Ray repeats what it is not sure of."""
+        shard = int(row["shard"])
+        facts = part_facts(self.job, shard) or do_shard(self.looker, self.job, shard)
+        return {"shard": shard, "images": facts["images"], "errors": facts["errors"], "seconds": facts["seconds"]}
+
+
+def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> bool:
+    """Do a job's shards on a cluster. Returns and raises as `engine.shards.run.detect_shards`."""
+    os.environ.update(QUIET)  # before Ray is imported
+    ray = needed("ray", "--ray")
+    needed("ray.data", "--ray")
+    find_job(folder)
+    looker = Looker(replace(options, device="cpu"))  # the workers have the GPUs
+    job = settled_job(folder, looker.facts, options.source, shards.size)
+    del looker
+    left = sorted(set(range(job.shards)) - done_shards(job))
+    print(f"{folder.place}: {job.images} images in {job.shards} shards, {len(left)} of them left", flush=True)
+    outcome, began = Outcome(), perf_counter()
+    if left:
+        with connected(ray, shards.ray):
+            for row in results(ray, options, job, left, shards.actors):
+                outcome.add(row)
+                print(told(job, row["shard"], row), flush=True)
+    outcome.seconds = perf_counter() - began
+    return finish(job, range(job.shards), outcome)
+
+
+@contextmanager
+def connected(ray: Any, address: str) -> Iterator[None]:
+    """Be connected with a cluster, or with one of this machine alone. Raises `UserError` where there is none, or a worker raises it."""
+    local: dict[str, Any] = {"num_cpus": available_cpus(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
+    remote = {"address": address, "runtime_env": {"working_dir": str(ROOT), "excludes": NOT_SENT}}
+    try:
+        ray.init(**(local if address == "local" else remote), log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise UserError(f"--ray {address}: expected a Ray cluster there ({reason}); start one with ray start --head, or say --ray local") from None
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise as_user_error(error, ray) from error
+    finally:
+        ray.shutdown()
+
+
+def as_user_error(error: Exception, ray: Any) -> Exception:
+    """The `UserError` of a worker behind what Ray made of it; without one, what Ray says: the shards that are done stay."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, UserError):
+            return UserError(*cause.args)
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(error, ray.exceptions.RayTaskError):
+        return error  # a bug of ours, with its traceback
+    return UserError(f"--ray: the cluster gave up ({' '.join(str(error).split())[:160]}); start again: the shards that are done stay")
+
+
+def results(ray: Any, options: DetectOptions, job: Job, left: list[int], actors: int | None) -> Iterator[dict[str, Any]]:
+    """Yield what each shard's worker returns, in the order in which they end."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    there = ray.cluster_resources()
+    gpus = int(there.get("GPU", 0)) if options.device != "cpu" else 0
+    most = min(actors or gpus or int(there.get("CPU", 1)), len(left))
+    given = {"files": packed(options), "options": options, "place": job.folder.place, "fingerprint": job.fingerprint}
+    shards = ray.data.from_items([{"shard": shard} for shard in left], override_num_blocks=len(left))
+    pool = ray.data.ActorPoolStrategy(min_size=1, max_size=most, max_tasks_in_flight_per_actor=1)
+    done = shards.map(ShardWorker, fn_constructor_kwargs=given, compute=pool, num_cpus=0 if gpus else 1, num_gpus=1 if gpus else 0)
+    yield from done.iter_rows()
+
+
+def packed(options: DetectOptions) -> dict[str, bytes]:
+    """Weights, and plan where a file was named, by relative path: machines of a cluster need not have them."""
+    files: dict[str, bytes] = {}
+    for kind, name in (("weights", options.weights), ("decision", options.decision)):
+        path = Path(name) if name else None
+        if path is not None and path.suffix == ".xml":
+            path = path.parent
+        if path is not None:
+            for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+                if file.is_file():
+                    files[f"{kind}/{file.relative_to(path.parent)}"] = file.read_bytes()
+    return files
+
+
+def unpacked(files: dict[str, bytes], options: DetectOptions, folder: Path) -> DetectOptions:
+    """Write `files` into a folder; return the options with the paths that they have there."""
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    weights = Path(options.weights)
+    name = weights.parent.name if weights.suffix == ".xml" else weights.name
+    decision = str(folder / "decision" / Path(options.decision).name) if options.decision else None
+    return replace(options, weights=str(folder / "weights" / name), decision=decision)

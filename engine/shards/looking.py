@@ -1,0 +1,94 @@
+"""A model that is loaded once and looks at shard after shard, as detect.py looks at images."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path, PurePath
+from typing import Any
+
+from cfg.version import VERSION
+from data.shards.folders import as_path, is_address, read_picture
+from data.shards.parts import Rows
+from engine.decision.plans import find_plan
+from engine.detection.detect_run import DetectOptions, detections
+from engine.detection.pipeline import THREADS
+from engine.detection.predictor import look
+from engine.detection.settled import cut, settle
+from engine.detection.sources import MediaSource
+from engine.locate import locate_weights
+from engine.weights import open_backend, pick_device, tell_precision
+from inspection.identity import identify
+from inspection.plan_file import plan_content
+from inspection.tiles import tiling_asked
+
+READERS = 16  # threads that fetch images of a store: most of the time they wait
+
+
+class Numbers:
+    """The images of a shard, called by their numbers in it: two may have one name."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+
+    def __iter__(self) -> Iterator[tuple[Path, PurePath]]:
+        for number in range(self.total):
+            yield Path(str(number)), PurePath(str(number))
+
+
+def source_of(images: list[str], rows: Rows) -> MediaSource:
+    """The images of a shard as a source; what cannot be read, or in part only, goes to the rows."""
+    return MediaSource(
+        Numbers(len(images)),
+        skip=lambda number, reason: rows.errors.update({int(str(number)): reason}),
+        lose=lambda number, note: rows.notes.update({int(str(number)): note}),
+        read=lambda number: read_picture(images[int(str(number))]),
+        readers=READERS if any(map(is_address, images)) else THREADS,
+    )
+
+
+class Looker:
+    """Weights, plan and options, ready to look at images.
+
+    Args:
+        options: of detect.py; of `source` only the names count, which are among the facts.
+
+    Attributes:
+        facts: all that the results depend on beside the images: a job's (`data.shards.manifest.Job`).
+
+    Raises:
+        UserError: weights, plan or options are wrong, or do not fit each other.
+    """
+
+    def __init__(self, options: DetectOptions) -> None:
+        weights = locate_weights(options.weights)
+        tiling_asked(options.tile, options.overlap)
+        self.backend, trained = open_backend(weights, pick_device(options.device), options.precision)
+        self.names: dict[int, str] = dict(self.backend.names)
+        plan = None if options.no_decision else find_plan(weights, options.decision, self.names)
+        tell_precision(options.precision, self.backend.computes_in)
+        self.settled = settled = settle(options, self.backend, trained, plan)
+        options, decider, model = settled.options, settled.decider, identify(weights)
+        facts = {
+            "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": settled.size,
+            "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
+            "conf": decider.conf if decider else options.conf,
+            "iou": options.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
+            "precision": options.precision, "tile": options.tile, "overlap": settled.tiling.overlap if settled.tiling else None,
+            "decision": plan_content(plan) if plan else None, "tandem": VERSION,
+        }  # fmt: skip
+        self.facts: dict[str, Any] = json.loads(json.dumps(facts))
+
+    def rows(self, images: list[str]) -> Rows:
+        """Look at the images of a shard. Raises `UserError` where a store does not answer."""
+        decider = self.settled.decider
+        rows = Rows(images, self.names, decider is not None)
+        source, options = cut(source_of(images, rows), self.settled), replace(self.settled.options, conf=self.settled.conf)
+        with closing(look(self.backend, source, options, self.settled.size, self.settled.classes)) as results:
+            for result in results:
+                found = detections(result.cpu().numpy(), result.item)
+                rows.found[int(str(result.item.relative))] = decider.judge(found)[0] if decider else found
+        return rows

@@ -1,0 +1,70 @@
+"""The table that ends a distilled run: teacher and student on the same validation images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import models.environment  # noqa: F401  (before ultralytics)
+from cfg import UserError
+from cfg.class_names import shown
+from distill.networks import FrozenTeacher
+from engine.training.teachers import load_teacher
+from engine.validation.validator import Validator
+
+from ultralytics.utils import LOGGER
+
+SCORES = {"mAP50": "metrics/mAP50(B)", "mAP50-95": "metrics/mAP50-95(B)"}
+BY_KD = "whether distillation helped: benchmarks/kd.py trains the student alone too and compares"
+
+
+def log_summary(trainer: Any) -> None:
+    """Validate the teacher as best.pt has just been, and log both with their difference; nothing for a run without teacher.
+
+    A teacher without boxes of the run's classes has no score.
+    """
+    path = trainer.args.teacher
+    if not path or trainer.networks.teacher is None:
+        return
+    teacher, student = trainer.networks.teacher, trainer.networks.student
+    scores = {"teacher": _teacher_scores(trainer, path), "student": trainer.metrics}
+    sizes = {"teacher": _parameters(teacher.model), "student": _parameters(student)}
+    names = {"teacher": Path(path).name, "student": Path(trainer.args.model).name}
+    LOGGER.info("\n" + "\n".join(table(names, scores, sizes)))
+
+
+def table(names: dict[str, str], scores: dict[str, dict[str, float]], sizes: dict[str, int]) -> list[str]:
+    """Lines of the table.
+
+    Args:
+        names, scores, sizes: of `teacher` and `student`: what it is called, ultralytics' metrics (empty where there are none), and
+            parameters.
+    """
+    width = max(len(f"{role} {shown(name)}") for role, name in names.items())
+    lines = [f"{'':<{width}}" + "".join(f"{head:>12}" for head in (*SCORES, "parameters"))]
+    for role, name in names.items():
+        cells = [f"{scores[role][key]:.4f}" if scores[role] else "-" for key in SCORES.values()]
+        lines.append(f"{f'{role} {shown(name)}':<{width}}" + "".join(f"{cell:>12}" for cell in (*cells, f"{sizes[role] / 1e6:.2f} M")))
+    if scores["teacher"]:
+        points = [100 * (scores["student"][key] - scores["teacher"][key]) for key in SCORES.values()]
+        cells = [*(f"{value:+.1f} points" for value in points), f"x {sizes['student'] / sizes['teacher']:.2f}"]
+        lines.append(f"{'student to teacher':<{width}}" + "".join(f"{cell:>12}" for cell in cells))
+    return [*lines, BY_KD]
+
+
+def _teacher_scores(trainer: Any, path: str) -> dict[str, float]:
+    """The teacher's metrics on the run's validation images, empty where it has none there."""
+    try:  # from its file: in the run, its head may be gone
+        teacher: FrozenTeacher = load_teacher(path, trainer.data["nc"], trainer.data["names"], trainer.args.map_classes)
+    except UserError:  # moved away in the meantime
+        return {}
+    known = dict(enumerate(teacher.model.names.values())) == dict(enumerate(trainer.data["names"].values()))
+    if not known or not teacher.trained or teacher.spec.headless:
+        return {}
+    validator = Validator(trainer.test_loader, save_dir=trainer.save_dir, args=vars(trainer.args) | {"plots": False})
+    validator.collect = True  # prints no table of its own
+    return validator(model=teacher.model)
+
+
+def _parameters(model: Any) -> int:
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,179 @@
+"""Workers, drivers and machines of a Ray cluster killed at random moments: no image is lost, and none is there twice. Slow."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -r requirements-scale.txt")
+sys.path.insert(0, str(Path(__file__).parent))
+from jobs import command, job_of, place, rows_of, run
+
+from data.shards.parts import done_shards
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 398
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = place(tmp_path_factory.mktemp("killed"), IMAGES)
+    run(folder, folder / "whole")
+    return folder
+
+
+def start(folder: Path, job: Path, *more: str) -> subprocess.Popen[str]:
+    """detect.py in a process of its own; its lines can be read."""
+    return subprocess.Popen([sys.executable, ROOT / "detect.py", *command(folder, job, *more)], cwd=folder, env=os.environ | QUIET, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+
+
+def until(driver: subprocess.Popen[str], sign: str) -> str:
+    """Read lines until one has the sign; return all of them."""
+    lines = ""
+    for line in driver.stdout:
+        lines += line
+        if sign in line:
+            return lines
+    raise AssertionError(lines)
+
+
+def times(job: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in (job / "parts").glob("part-*")}
+
+
+def check_whole(folder: Path, job: Path) -> None:
+    """Every image once, with the results of a job that nothing interrupted, in whole parts that data.results can read."""
+    rows = rows_of(job_of(job))
+    assert len(rows) == len({row["image"] for row in rows}) == IMAGES + 2
+    assert rows == rows_of(job_of(folder / "whole"))
+    assert {path.name for path in (job / "parts").iterdir() if not path.name.startswith(".")} == set(times(job))
+
+
+def test_a_driver_killed_at_twenty_moments(folder: Path, tmp_path: Path) -> None:
+    chance, job, kept = random.Random(0), tmp_path / "job", {}
+    for _ in range(20):
+        driver = start(folder, job, "--shard-size", "2")
+        until(driver, "shard ")  # the first one that is done
+        time.sleep(chance.uniform(0, 0.3))
+        driver.kill()
+        driver.wait()
+        now = times(job)
+        assert kept.items() <= now.items()  # what was done is not done again
+        kept = now
+    assert 0 < len(done_shards(job_of(job))) == len(kept) < job_of(job).shards, "the job was over before the last kill"
+    driver = start(folder, job, "--shard-size", "2")
+    assert "200 of 200 shards" in driver.communicate()[0] and driver.returncode == 1
+    assert kept.items() <= times(job).items()
+    check_whole(folder, job)
+
+
+def test_four_workers_of_slurm_killed_and_started_again(folder: Path, tmp_path: Path) -> None:
+    chance, job = random.Random(1), tmp_path / "job"
+    for _ in range(5):
+        workers = [start(folder, job, "--shard-size", "2", "--shard", f"{index}/4") for index in range(4)]
+        until(workers[chance.randrange(4)], "shard ")
+        time.sleep(chance.uniform(0, 0.5))
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+    for worker in [start(folder, job, "--shard-size", "2", "--shard", f"{index}/4") for index in range(4)]:
+        worker.communicate()
+        assert worker.returncode in (0, 1)
+    check_whole(folder, job)
+
+
+def test_torchrun_shares_the_shards_out(folder: Path, tmp_path: Path) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", ROOT / "detect.py"]
+    given = [*command(folder, tmp_path / "job", "--shard-size", "20", "--shard", "auto")]
+    done = subprocess.run([*launcher, *given], cwd=folder, env=os.environ | QUIET, capture_output=True, text=True, check=False)
+    assert done.stdout.count("20 shards, 10 of them here") == 2, done.stderr[-2000:]
+    check_whole(folder, tmp_path / "job")
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Three machines on this one: a head without workers, and two with a core each."""
+    os.environ.update(QUIET)
+    utilities = pytest.importorskip("ray.cluster_utils", reason="needs ray: pip install -r requirements-scale.txt")
+    cluster = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2**27})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    cluster.wait_for_nodes()
+    yield cluster
+    cluster.shutdown()
+
+
+def actors() -> list[psutil.Process]:
+    """The cluster's processes that look at images."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        try:
+            if process.name().startswith("ray::MapWorker") or "ray::MapWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.NoSuchProcess:
+            pass
+    return found
+
+
+def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(folder: Path, tmp_path: Path, cluster: Any) -> None:
+    chance, job, killed = random.Random(2), tmp_path / "job", {"worker": 0, "machine": 0, "driver": 0}
+    kinds = ["worker"] * 10 + ["machine"] * 4 + ["driver"] * 6
+    chance.shuffle(kinds)
+    given = ("--shard-size", "2", "--ray", cluster.address)
+    machines = list(cluster.worker_nodes)
+    driver = None
+    for kind in kinds:
+        if driver is None or driver.poll() is not None:
+            driver = start(folder, job, *given)
+            until(driver, "shard ")  # the first line of a shard that is done
+        time.sleep(chance.uniform(0, 0.3))
+        if kind == "driver":
+            driver.send_signal(signal.SIGKILL)
+            driver.wait()
+        elif kind == "machine":
+            machine = machines.pop(chance.randrange(2))
+            cluster.remove_node(machine, allow_graceful=False)
+            machines.append(cluster.add_node(num_cpus=1, object_store_memory=2**27))
+        elif there := actors():
+            chance.choice(there).kill()
+        else:
+            continue  # all of them were being started again
+        killed[kind] += 1
+    if driver.poll() is None:
+        output = driver.communicate()[0]
+    else:
+        output = start(folder, job, *given).communicate()[0]
+    print(killed, output[-500:])
+    assert "200 of 200 shards" in output and killed["worker"] >= 5 and killed["machine"] == 4 and killed["driver"] == 6
+    check_whole(folder, job)
+
+
+def test_a_cluster_does_what_one_process_does(folder: Path, tmp_path: Path, cluster: Any) -> None:
+    job = tmp_path / "job"
+    driver = start(folder, job, "--shard-size", "20", "--ray", cluster.address)
+    output = driver.communicate()[0]
+    assert driver.returncode == 1 and "20 of 20 shards" in output and "2 unreadable" not in output.splitlines()[-1]
+    check_whole(folder, job)
+    (folder / "text.pt").write_text("no weights")
+    driver = start(folder, tmp_path / "other", "--weights", "text.pt", "--ray", cluster.address)
+    assert "error: " in driver.communicate()[0] and driver.returncode == 2
+
+
+def test_no_cluster_there(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="needs ray: pip install -r requirements-scale.txt")
+    driver = start(folder, tmp_path / "job", "--ray", "127.0.0.1:1")
+    output = driver.communicate(timeout=300)[0]
+    assert driver.returncode == 2 and "--ray 127.0.0.1:1: expected a Ray cluster there" in output
