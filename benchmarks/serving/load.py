@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import math
 import threading
 import time
@@ -25,6 +26,7 @@ class Load:
     Attributes:
         seconds: of each picture with a verdict, from sending to the whole answer.
         refused: of each answer 503.
+        undecided: how many verdicts were UNDEFINED, as of pictures that waited for longer than `--timeout`; their times count too.
         failed: other answers, and connections that broke.
         elapsed: seconds that the clients asked.
         processor: seconds of processor time that the service spent, or whoever looked at the pictures.
@@ -32,6 +34,7 @@ class Load:
 
     seconds: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
+    undecided: int = 0
     failed: int = 0
     elapsed: float = 0.0
     processor: float = math.nan
@@ -40,8 +43,9 @@ class Load:
         """Pictures per second, and percentiles in ms."""
         times = np.array(self.seconds or [np.nan]) * 1e3
         told = {f"p{share}": float(np.percentile(times, share)) for share in (50, 95, 99)}
-        return {"pictures": len(self.seconds), "per_second": len(self.seconds) / self.elapsed, **told,
-                "processor_ms": 1e3 * self.processor / max(len(self.seconds), 1), "refused": len(self.refused), "failed": self.failed}  # fmt: skip
+        rates = {"pictures": len(self.seconds), "per_second": len(self.seconds) / self.elapsed}
+        spent = {"processor_ms": 1e3 * self.processor / max(len(self.seconds), 1)}
+        return rates | told | spent | {"undecided": self.undecided, "refused": len(self.refused), "failed": self.failed}
 
 
 def closed_loop(service: Service, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
@@ -71,7 +75,7 @@ def bare_network(weights: Path, threads: int, pictures: Sequence[bytes], seconds
 def together(parts: Sequence[Load]) -> Load:
     """Several measurements as one."""
     seconds, refused = ([one for part in parts for one in getattr(part, name)] for name in ("seconds", "refused"))
-    return Load(seconds, refused, *(sum(getattr(part, name) for part in parts) for name in ("failed", "elapsed", "processor")))
+    return Load(seconds, refused, *(sum(getattr(part, name) for part in parts) for name in ("undecided", "failed", "elapsed", "processor")))
 
 
 def _timed(load: Load, work: Callable[[], object]) -> None:
@@ -103,11 +107,12 @@ def _client(load: Load, lock: threading.Lock, port: int, pictures: Sequence[byte
         start = time.perf_counter()
         if start - began >= seconds:
             break
-        status = _ask(connection, pictures[number % len(pictures)])
+        status, verdict = _ask(connection, pictures[number % len(pictures)])
         spent, number = time.perf_counter() - start, number + 1
         with lock:
             if status == 200:
                 load.seconds.append(spent)
+                load.undecided += verdict == "UNDEFINED"
             elif status == 503:
                 load.refused.append(spent)
             else:
@@ -117,13 +122,13 @@ def _client(load: Load, lock: threading.Lock, port: int, pictures: Sequence[byte
     connection.close()
 
 
-def _ask(connection: http.client.HTTPConnection, picture: bytes) -> int:
-    """The status of an answer, 0 where the connection broke."""
+def _ask(connection: http.client.HTTPConnection, picture: bytes) -> tuple[int, str]:
+    """The status of an answer, 0 where the connection broke, and the verdict in it."""
     try:
         connection.request("POST", "/inspect", picture)
         answer = connection.getresponse()
-        answer.read()
-        return answer.status
+        content = json.loads(answer.read())
+        return answer.status, content["Verdict"]
     except (OSError, http.client.HTTPException):
         connection.close()
-        return 0
+        return 0, ""
