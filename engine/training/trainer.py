@@ -121,7 +121,7 @@ class Trainer(DetectionTrainer):
         table = self.networks.table
         if table:
             (self.save_dir / START_TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
-        return table if self.args.verbose else []
+        return table if self.settings.run.verbose else []
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""
