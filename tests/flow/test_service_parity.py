@@ -164,6 +164,7 @@ def test_ultralytics_as_a_client_finds_the_same(exports, place):
     for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "tritonclient.http"):
         pytest.importorskip(needed, reason=f"needs {needed}: pip install -r requirements-serve.txt tritonclient[http]")
     from serving import Service
+
     from ultralytics import YOLO
 
     service = Service("--weights", exports["any size"], "--no-decision")
