@@ -12,8 +12,8 @@ import numpy as np
 from cfg.class_names import shown
 from cfg.errors import UserError
 from data.images import read_pixels, write_pixels
+from data.result_files import Detections
 from engine.detection.detect_run import detections
-from engine.detection.results_files import Detections
 from engine.detection.settled import Settled
 from engine.locate import require
 from engine.plots import drawable

@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -69,13 +68,14 @@ class Looker:
         self.backend, trained = open_backend(weights, pick_device(options.device), options.precision)
         self.names: dict[int, str] = dict(self.backend.names)
         plan = None if options.no_decision else find_plan(weights, options.decision, self.names)
-        tell_precision(options.precision, self.backend.computes_in)
         self.settled = settled = settle(options, self.backend, trained, plan)
-        options, decider, model = settled.options, settled.decider, identify(weights)
+        tell_precision(options.precision, self.backend.computes_in)
+        options, self.decider = settled.options, settled.decider
+        model = identify(weights)
         facts = {
             "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": settled.size,
             "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
-            "conf": decider.conf if decider else options.conf,
+            "conf": self.decider.conf if self.decider else options.conf,
             "iou": options.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
             "precision": options.precision, "tile": options.tile, "overlap": settled.tiling.overlap if settled.tiling else None,
             "decision": plan_content(plan) if plan else None, "tandem": VERSION,
@@ -84,11 +84,10 @@ class Looker:
 
     def rows(self, images: list[str]) -> Rows:
         """Look at the images of a shard. Raises `UserError` where a store does not answer."""
-        decider = self.settled.decider
-        rows = Rows(images, self.names, decider is not None)
-        source, options = cut(source_of(images, rows), self.settled), replace(self.settled.options, conf=self.settled.conf)
-        with closing(look(self.backend, source, options, self.settled.size, self.settled.classes)) as results:
+        rows = Rows(images, self.names, self.decider is not None)
+        source = source_of(images, rows)
+        with closing(look(self.backend, cut(source, self.settled), self.settled)) as results:
             for result in results:
                 found = detections(result.cpu().numpy(), result.item)
-                rows.found[int(str(result.item.relative))] = decider.judge(found)[0] if decider else found
+                rows.found[int(str(result.item.relative))] = self.decider.judge(found)[0] if self.decider else found
         return rows

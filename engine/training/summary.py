@@ -23,7 +23,7 @@ def log_summary(trainer: Any) -> None:
 
     A teacher without boxes of the run's classes has no score.
     """
-    path = trainer.args.teacher
+    path = trainer.settings.distillation.teacher
     if not path or trainer.networks.teacher is None:
         return
     teacher, student = trainer.networks.teacher, trainer.networks.student
@@ -55,7 +55,7 @@ def table(names: dict[str, str], scores: dict[str, dict[str, float]], sizes: dic
 def _teacher_scores(trainer: Any, path: str) -> dict[str, float]:
     """The teacher's metrics on the run's validation images, empty where it has none there."""
     try:  # from its file: in the run, its head may be gone
-        teacher: FrozenTeacher = load_teacher(path, trainer.data["nc"], trainer.data["names"], trainer.args.map_classes)
+        teacher: FrozenTeacher = load_teacher(path, trainer.data["nc"], trainer.data["names"], trainer.settings.network.map_classes)
     except UserError:  # moved away in the meantime
         return {}
     known = dict(enumerate(teacher.model.names.values())) == dict(enumerate(trainer.data["names"].values()))

@@ -16,13 +16,14 @@ from cfg import UserError
 from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_atomic, save_student
+from engine.console import console
 from engine.dataset import record_left_out, use_own_data
 from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
 from engine.host_plots import shield_plots
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS, Settings
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
-from engine.training.console import console, table_head, table_row
+from engine.training.console import table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
@@ -121,7 +122,7 @@ class Trainer(DetectionTrainer):
         table = self.networks.table
         if table:
             (self.save_dir / START_TABLE).write_text("\n".join(table) + "\n", encoding="utf-8")
-        return table if self.args.verbose else []
+        return table if self.settings.run.verbose else []
 
     def make_model(self) -> TrainingModel:
         """What is optimised: the student, the distiller and the weights of the terms."""

@@ -16,6 +16,7 @@ from cfg import UserError
 from data import data_yaml, resolve
 from engine.backend import Backend
 from engine.checkpoint import check_head, install, load_detector
+from engine.console import console
 from engine.dataset import record_left_out, use_own_data
 from engine.decision.judging import Deployed, Judge
 from engine.decision.options import DecisionOptions
@@ -111,7 +112,7 @@ def evaluate(
     validator = TiledValidator(save_dir=save_dir, args=args) if tiled else Validator(save_dir=save_dir, args=args)
     validator.asked = tile, overlap
     validator.collect, validator.classes, validator.args.border = True, classes, border
-    with own_backend(precision, PassingBackend if tiled else Backend):
+    with console(), own_backend(precision, PassingBackend if tiled else Backend):
         validator(model=source if isinstance(source, nn.Module) else None)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")

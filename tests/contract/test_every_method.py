@@ -45,7 +45,9 @@ ODD_BOXES = {  # image, x, y, w, h of the whole image; two images
     "boxes smaller than a cell": [(i % 2, 0.1 * i + 0.05, 0.5, 1e-3, 1e-3) for i in range(10)],
 }
 every_case = pytest.mark.parametrize("case", CASES, ids=[f"{name}-{attention}" for name, _, attention in CASES])
-
+# Where the student's attention can make no difference: both kinds only for the methods that look at it.
+ONCE = [case for case in CASES if case[2] == "dual" or case[0] in ("attention", "auto")]
+every_method = pytest.mark.parametrize("case", ONCE, ids=[f"{name}-{attention}" for name, _, attention in ONCE])
 
 LABEL_FREE = [case for case in CASES if METHODS.get(case[1]["method"]).label_free and not case[1].get("predictions")]
 
@@ -92,7 +94,7 @@ def test_a_distillation_loss_of_the_first_image_only(case: tuple) -> None:
             assert items[name] != together[name], f"{name}: image {i} does not count"
 
 
-@every_case
+@every_method
 def test_a_distiller_that_changes_its_inputs(case: tuple) -> None:
     model, whole = built(case), batch(3)
     before = deepcopy(whole)
@@ -119,7 +121,7 @@ def test_an_adaptor_that_was_never_trained_nor_saved(case: tuple) -> None:
         assert parameter.grad is not None and parameter.grad.abs().sum() > 0, f"no gradient reaches {name}"
 
 
-@every_case
+@every_method
 def test_terms_that_come_and_go(case: tuple) -> None:
     model = built(case)
     names = [tuple(model.loss(batch(3, boxes_of=counts))[1]) for counts in ([1, 2, 3], [0, 0, 0], [0, 4, 0])]
@@ -132,7 +134,7 @@ def test_terms_that_come_and_go(case: tuple) -> None:
         assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-@every_case
+@every_method
 def test_boxes_that_make_a_loss_infinite(case: tuple) -> None:
     model = built(case).train()
     for kind, rows in ODD_BOXES.items():
@@ -201,7 +203,7 @@ def test_student_statistics_polluted_by_another_pass(case: tuple) -> None:
     assert same(dict(alone.named_buffers()), dict(model.student.named_buffers()))
 
 
-@every_case
+@every_method
 def test_a_loss_that_says_something_else_in_bfloat16(case: tuple) -> None:
     model, found = built(case).train(), []
     for model.bfloat16_cpu in (False, True):

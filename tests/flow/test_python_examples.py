@@ -1,4 +1,4 @@
-"""The examples of docs/python.md and the notebook run, from start to end, as they stand there."""
+"""The examples of docs/python.md run, with models of a test's size, and the notebook as it is."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import tandem  # noqa: F401  (the page imports it; here already, so that no example waits for it)
-from tests.flow.tiny import NAMES, save_tiny, write_data, write_image
+from tests.flow.tiny import NAMES, save_tiny, write_data, write_image, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOK = ROOT / "examples/quickstart.ipynb"
@@ -24,6 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny(place / "best.pt")
     for seed, name in enumerate(("a.png", "b.png")):
         write_image(place / "images" / name, seed)
+    write_model(place / "teacher.yaml")
+    write_model(place / "student.yaml", width=8)
     write_data(place / "mine", classes=tuple(NAMES.values()))
     for name in ("0", "1"):
         (place / f"mine/labels/val/{name}.txt").write_text("")
@@ -33,7 +35,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("example", EXAMPLES, ids=[re.findall(r"\.(\w+)\(", text)[-1] + str(i) for i, text in enumerate(EXAMPLES)])
 def test_page(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    exec(compile(example.replace('"TANDEM"', repr(str(ROOT))), "docs/python.md", "exec"), {})
+    for word, here in (("TANDEM", str(ROOT)), ("t-demo.yaml", "teacher.yaml"), ("s-demo.yaml", "student.yaml")):  # the notebook trains those
+        example = example.replace(f'"{word}"', repr(here))
+    exec(compile(example, "docs/python.md", "exec"), {})
 
 
 def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,7 +172,7 @@ def test_every_method_on_two_machines(place: Path, machines: Callable[[dict], Ma
     """Every method trains: none waits for a process that does something else."""
     if not (place / "runs/t/weights/best.pt").exists():
         train(training(place, model=str(write_model(place / "t.yaml")), name="t", epochs=1))
-    teacher = {"teacher": str(place / "runs/t/weights/best.pt")} if METHODS[method].uses_teacher else {}
+    teacher = {"teacher": str(place / "runs/t/weights/best.pt")} if METHODS.get(method).uses_teacher else {}
     group = machines(training(place, name=method, epochs=1, **teacher) | {"distill": method})
     agents = [group.start(f"{method}-{number}") for number in range(2)]
     for agent in agents:

@@ -9,7 +9,8 @@ import pytest
 
 import models.environment  # noqa: F401  (before ultralytics)
 from distill.base import Term
-from engine.training.console import Progress, Quiet, console, table_head, table_row
+from engine.console import Progress, Quiet, console
+from engine.training.console import table_head, table_row
 
 from ultralytics.engine import trainer as host_trainer
 from ultralytics.utils import LOGGER, TQDM
