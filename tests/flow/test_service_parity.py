@@ -155,9 +155,10 @@ def test_what_is_refused(exports, place, tmp_path):
         with pytest.raises(UserError, match=r"damaged|cannot be loaded"):
             open_network(read_exported(tmp_path / "bad.onnx"), 1)
     plan = Plan(tuple(NAMES.values()), (ClassRule(0.5),) * 3, model=ModelFile("0" * 64, "onnx"))
-    embed(exports["any size"], plan)
+    copy = Path(shutil.copy(exports["any size"], tmp_path / "copy.onnx"))
+    embed(copy, plan)
     with pytest.raises(UserError, match="got one for another file"):
-        ours(exports["any size"], Limits())
+        ours(copy, Limits())
 
 
 def test_ultralytics_as_a_client_finds_the_same(exports, place):
