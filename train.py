@@ -11,7 +11,7 @@ Arguments are `--name value`, `--name=value` or `name=value`:
     --teacher FILE   what to distil from: weights (.pt, ours, ultralytics', YOLOv5's), or a YAML that names a torchvision detector
     --unlabelled DIR pictures without labels to distil on (a folder, a list file, a data YAML's training part), in the place of
                      --data; then train on labels from the weights that come out: --weights runs/train/exp/weights/best.pt
-    --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: attention; lgd and
+    --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: auto; lgd and
                      sdd need no teacher)
     --kd-share X     gradient of distillation over detection's (default: 0.3; None: as the losses are)
     --kd-cap X       largest such share; --kd-until X, --kd-decay cosine: when distillation ends, and how

@@ -34,7 +34,7 @@ from ultralytics.utils.torch_utils import init_seeds
 
 
 def train(given: dict[str, Any], command: list[str] | None = None) -> Path | None:
-    """Train as the arguments say; return the run folder, or None where another process does so or the run is finished.
+    """Train as the arguments say; return the run folder, or None where another process does so.
 
     Images that were left out are named in the folder, in `engine.dataset.LEFT_OUT`.
 
@@ -49,8 +49,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     install()
     if given.get("resume") == AUTO:
         given = begun_or_new(given)
-        if given is None:
-            return None
+        if isinstance(given, Path):
+            return given if RANK in {-1, 0} else None
     checkpoint = student = None
     if given.get("resume"):
         flat, checkpoint, student = resumed(given)

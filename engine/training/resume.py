@@ -49,8 +49,9 @@ def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.M
     return settings, content, student
 
 
-def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | None:
-    """What `--resume auto` means: arguments that go on with the run in its folder, or begin it there; None where it is finished.
+def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | Path:
+    """What `--resume auto` means: arguments that go on with the run in its folder, or begin it there; the folder
+    where the run is finished.
 
     A scheduler, and torchrun after it has lost a machine, start the same command again.
 
@@ -74,7 +75,7 @@ def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | None:
                         "another --name")  # fmt: skip
     if content.get("format") != RUN:
         print(f"{folder}: this run is finished", flush=True)
-        return None
+        return folder
     return {name: asked[name] for name in asked if name in RESUMABLE and name != "save_dir"} | {"resume": str(last)}
 
 

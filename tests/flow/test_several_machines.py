@@ -56,7 +56,7 @@ def test_begun_gone_on_with_and_finished(place: Path, monkeypatch: pytest.Monkey
     folder = train(given | {"workers": 0})
     assert folder == place / "runs/auto" and [row["epoch"] for row in results(folder)] == [1, 2, 3]
     before = (folder / "weights/last.pt").read_bytes()
-    assert train(given) is None and "this run is finished" in capsys.readouterr().out
+    assert train(given) == folder and "this run is finished" in capsys.readouterr().out
     assert (folder / "weights/last.pt").read_bytes() == before and [path.name for path in (place / "runs").iterdir()] == ["auto"]
 
 
