@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from data.shards.parts import done_shards
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 398
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONUNBUFFERED": "1"}  # Ray's 15 starves its workers beside other tests
 
 
 @pytest.fixture(scope="module")
@@ -116,16 +116,18 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def actors() -> list[psutil.Process]:
-    """The cluster's processes that look at images."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.name().startswith("ray::MapWorker") or "ray::MapWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            pass
-    return found
+def actors(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The cluster's processes that look at images; waited for while all are being started again. Empty after the driver's end."""
+    while driver.poll() is None:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "ray::MapWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        if found:
+            return found
+        time.sleep(0.1)
+    return []
 
 
 def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(folder: Path, tmp_path: Path, cluster: Any) -> None:
@@ -134,30 +136,24 @@ def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(fold
     chance.shuffle(kinds)
     given = ("--shard-size", "2", "--ray", cluster.address)
     machines = list(cluster.worker_nodes)
-    driver = None
+    driver = start(folder, job, *given)
     for kind in kinds:
-        if driver is None or driver.poll() is not None:
-            driver = start(folder, job, *given)
-            until(driver, "shard ")  # the first line of a shard that is done
+        until(driver, "shard ")  # one more is done
         time.sleep(chance.uniform(0, 0.3))
         if kind == "driver":
-            driver.send_signal(signal.SIGKILL)
+            driver.kill()
             driver.wait()
+            driver = start(folder, job, *given)
         elif kind == "machine":
-            machine = machines.pop(chance.randrange(2))
-            cluster.remove_node(machine, allow_graceful=False)
+            cluster.remove_node(machines.pop(chance.randrange(2)), allow_graceful=False)
             machines.append(cluster.add_node(num_cpus=1, object_store_memory=2**27))
-        elif there := actors():
-            chance.choice(there).kill()
         else:
-            continue  # all of them were being started again
+            chance.choice(actors(driver)).kill()
         killed[kind] += 1
-    if driver.poll() is None:
-        output = driver.communicate()[0]
-    else:
-        output = start(folder, job, *given).communicate()[0]
-    print(killed, output[-500:])
-    assert "200 of 200 shards" in output and killed["worker"] >= 5 and killed["machine"] == 4 and killed["driver"] == 6
+        print(f"{time.strftime('%H:%M:%S')} {killed}, {len(done_shards(job_of(job)))} shards done", flush=True)
+    assert len(done_shards(job_of(job))) < job_of(job).shards, "the job was over before the last kill"
+    output = driver.communicate()[0]
+    assert "200 of 200 shards" in output and driver.returncode == 1, output[-2000:]
     check_whole(folder, job)
 
 
