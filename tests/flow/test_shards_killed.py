@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +25,7 @@ from data.shards.parts import done_shards
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 398
+SECONDS = 900  # for one detect.py, on a machine that does other work too
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONUNBUFFERED": "1"}  # Ray's 15 starves its workers beside other tests
 
 
@@ -35,9 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, job: Path, *more: str) -> subprocess.Popen[str]:
-    """detect.py in a process of its own; its lines can be read."""
-    return subprocess.Popen([sys.executable, ROOT / "detect.py", *command(folder, job, *more)], cwd=folder, env=os.environ | QUIET, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    """detect.py in a process of its own; its lines can be read. Killed after `SECONDS`: a hang is a failure."""
+    driver = subprocess.Popen([sys.executable, ROOT / "detect.py", *command(folder, job, *more)], cwd=folder, env=os.environ | QUIET, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    watch = threading.Timer(SECONDS, driver.kill)
+    watch.daemon = True
+    watch.start()
+    return driver
 
 
 def until(driver: subprocess.Popen[str], sign: str) -> str:
@@ -103,6 +109,14 @@ def test_torchrun_shares_the_shards_out(folder: Path, tmp_path: Path) -> None:
     check_whole(folder, tmp_path / "job")
 
 
+def add_machine(cluster: Any) -> Any:
+    """One more machine with a core. Ray gives its own processes 30 s to start, which a busy machine exceeds: tried three times."""
+    for _ in range(2):
+        with suppress(Exception):
+            return cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    return cluster.add_node(num_cpus=1, object_store_memory=2**27)
+
+
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """Three machines on this one: a head without workers, and two with a core each."""
@@ -110,8 +124,8 @@ def cluster() -> Iterator[Any]:
     utilities = pytest.importorskip("ray.cluster_utils", reason="needs ray: pip install -r requirements-scale.txt")
     cluster = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2**27})
     for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=2**27)
-    cluster.wait_for_nodes()
+        add_machine(cluster)
+    cluster.wait_for_nodes(timeout=300)
     yield cluster
     cluster.shutdown()
 
@@ -146,7 +160,7 @@ def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(fold
             driver = start(folder, job, *given)
         elif kind == "machine":
             cluster.remove_node(machines.pop(chance.randrange(2)), allow_graceful=False)
-            machines.append(cluster.add_node(num_cpus=1, object_store_memory=2**27))
+            machines.append(add_machine(cluster))
         else:
             chance.choice(actors(driver)).kill()
         killed[kind] += 1
