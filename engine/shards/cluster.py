@@ -28,10 +28,11 @@ if TYPE_CHECKING:
     from engine.shards.run import ShardOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-NOT_SENT = ["/runs", "/datasets", "/.venv", "/.git", "/tests", "/docs", "*.pt", "*.onnx"]  # of the program's folder, to other machines
+SENT = ("cfg", "data", "distill", "engine", "inspection", "models")  # to other machines: what a worker imports, and nothing of a user's beside it
 STORE_BYTES = 2**28  # of Ray's memory for objects on this machine: only the weights are in it
 # No usage reports, no bars, and not the notes of its C++ part, which tell of workers that were lost and of which it takes care.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DATA_DISABLE_PROGRESS_BARS": "1", "RAY_TQDM": "0", "RAY_BACKEND_LOG_LEVEL": "fatal"}
+ONE_TRY = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # of 40 s, where no cluster answers: Ray would try 20 times
 
 
 class ShardWorker:
@@ -62,7 +63,7 @@ class ShardWorker:
 
 def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> bool:
     """Do a job's shards on a cluster. Returns and raises as `engine.shards.run.detect_shards`."""
-    os.environ.update(QUIET)  # before Ray is imported
+    os.environ.update(QUIET if shards.ray == "local" else QUIET | ONE_TRY)  # before Ray is imported
     ray = needed("ray", "--ray")
     needed("ray.data", "--ray")
     find_job(folder)
@@ -85,7 +86,8 @@ def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> 
 def connected(ray: Any, address: str) -> Iterator[None]:
     """Be connected with a cluster, or with one of this machine alone. Raises `UserError` where there is none, or a worker raises it."""
     local: dict[str, Any] = {"num_cpus": available_cpus(), "object_store_memory": STORE_BYTES, "include_dashboard": False}
-    remote = {"address": address, "runtime_env": {"working_dir": str(ROOT), "excludes": NOT_SENT}}
+    rest = [f"/{path.name}" for path in ROOT.iterdir() if path.name not in SENT]
+    remote = {"address": address, "runtime_env": {"working_dir": str(ROOT), "excludes": rest}}
     try:
         ray.init(**(local if address == "local" else remote), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from engine.shards.cluster import SENT
+
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("train", "val", "detect", "export", "serve")
 PYTHON = {"tandem": set(SCRIPTS), "hubconf": {"tandem"}}  # of the scripts' side: what each may import beside the packages
@@ -57,6 +59,10 @@ def test_a_package_that_imports_what_is_built_on_it(path: Path) -> None:
     package = path.relative_to(ROOT).parts[0]
     allowed = MAY_IMPORT.get(package, set(MAY_IMPORT) | PYTHON.get(package.removesuffix(".py"), set()))
     assert not tops(path) & OURS - allowed
+
+
+def test_a_cluster_is_sent_what_its_workers_may_import() -> None:
+    assert set(SENT) == MAY_IMPORT["engine"]
 
 
 @pytest.mark.parametrize("path", files(), ids=ids)

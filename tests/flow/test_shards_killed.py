@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from data.shards.parts import done_shards
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 398
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+SECONDS = 900  # for one detect.py, on a machine that does other work too
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "PYTHONUNBUFFERED": "1"}  # Ray's 15 starves its workers beside other tests
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +37,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(folder: Path, job: Path, *more: str) -> subprocess.Popen[str]:
-    """detect.py in a process of its own; its lines can be read."""
-    return subprocess.Popen([sys.executable, ROOT / "detect.py", *command(folder, job, *more)], cwd=folder, env=os.environ | QUIET, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    """detect.py in a process of its own; its lines can be read. Killed after `SECONDS`: a hang is a failure."""
+    driver = subprocess.Popen([sys.executable, ROOT / "detect.py", *command(folder, job, *more)], cwd=folder, env=os.environ | QUIET, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)  # fmt: skip
+    watch = threading.Timer(SECONDS, driver.kill)
+    watch.daemon = True
+    watch.start()
+    return driver
 
 
 def until(driver: subprocess.Popen[str], sign: str) -> str:
@@ -103,6 +109,14 @@ def test_torchrun_shares_the_shards_out(folder: Path, tmp_path: Path) -> None:
     check_whole(folder, tmp_path / "job")
 
 
+def add_machine(cluster: Any) -> Any:
+    """One more machine with a core. Ray gives its own processes 30 s to start, which a busy machine exceeds: tried three times."""
+    for _ in range(2):
+        with suppress(Exception):
+            return cluster.add_node(num_cpus=1, object_store_memory=2**27)
+    return cluster.add_node(num_cpus=1, object_store_memory=2**27)
+
+
 @pytest.fixture
 def cluster() -> Iterator[Any]:
     """Three machines on this one: a head without workers, and two with a core each."""
@@ -110,22 +124,24 @@ def cluster() -> Iterator[Any]:
     utilities = pytest.importorskip("ray.cluster_utils", reason="needs ray: pip install -r requirements-scale.txt")
     cluster = utilities.Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 2**27})
     for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=2**27)
-    cluster.wait_for_nodes()
+        add_machine(cluster)
+    cluster.wait_for_nodes(timeout=300)
     yield cluster
     cluster.shutdown()
 
 
-def actors() -> list[psutil.Process]:
-    """The cluster's processes that look at images."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if process.name().startswith("ray::MapWorker") or "ray::MapWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.NoSuchProcess:
-            pass
-    return found
+def actors(driver: subprocess.Popen[str]) -> list[psutil.Process]:
+    """The cluster's processes that look at images; waited for while all are being started again. Empty after the driver's end."""
+    while driver.poll() is None:
+        found = []
+        for process in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                if "ray::MapWorker" in " ".join(process.cmdline()):
+                    found.append(process)
+        if found:
+            return found
+        time.sleep(0.1)
+    return []
 
 
 def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(folder: Path, tmp_path: Path, cluster: Any) -> None:
@@ -134,30 +150,24 @@ def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(fold
     chance.shuffle(kinds)
     given = ("--shard-size", "2", "--ray", cluster.address)
     machines = list(cluster.worker_nodes)
-    driver = None
+    driver = start(folder, job, *given)
     for kind in kinds:
-        if driver is None or driver.poll() is not None:
-            driver = start(folder, job, *given)
-            until(driver, "shard ")  # the first line of a shard that is done
+        until(driver, "shard ")  # one more is done
         time.sleep(chance.uniform(0, 0.3))
         if kind == "driver":
-            driver.send_signal(signal.SIGKILL)
+            driver.kill()
             driver.wait()
+            driver = start(folder, job, *given)
         elif kind == "machine":
-            machine = machines.pop(chance.randrange(2))
-            cluster.remove_node(machine, allow_graceful=False)
-            machines.append(cluster.add_node(num_cpus=1, object_store_memory=2**27))
-        elif there := actors():
-            chance.choice(there).kill()
+            cluster.remove_node(machines.pop(chance.randrange(2)), allow_graceful=False)
+            machines.append(add_machine(cluster))
         else:
-            continue  # all of them were being started again
+            chance.choice(actors(driver)).kill()
         killed[kind] += 1
-    if driver.poll() is None:
-        output = driver.communicate()[0]
-    else:
-        output = start(folder, job, *given).communicate()[0]
-    print(killed, output[-500:])
-    assert "200 of 200 shards" in output and killed["worker"] >= 5 and killed["machine"] == 4 and killed["driver"] == 6
+        print(f"{time.strftime('%H:%M:%S')} {killed}, {len(done_shards(job_of(job)))} shards done", flush=True)
+    assert len(done_shards(job_of(job))) < job_of(job).shards, "the job was over before the last kill"
+    output = driver.communicate()[0]
+    assert "200 of 200 shards" in output and driver.returncode == 1, output[-2000:]
     check_whole(folder, job)
 
 
