@@ -373,7 +373,6 @@ class Trainer(DetectionTrainer):
                 save_dynamic_teacher(self.wdir / "teacher.pt", self.ema.ema, meta)
         if not dist.is_initialized():  # else the launcher validates, in a process of its own: the host's would wait for all
             self._validate_best()
-            log_summary(self)
         if RANK in {-1, 0}:
             save_student(self.last, self.ema.ema.student, meta)
 
@@ -386,3 +385,4 @@ class Trainer(DetectionTrainer):
             self.epoch += 1  # loggers get the best epoch's figures as one more step
             self.run_callbacks("on_fit_epoch_end")
             self.epoch -= 1
+            log_summary(self)

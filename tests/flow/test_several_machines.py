@@ -18,7 +18,7 @@ from tiny import results, training, write_data, write_model
 
 from cfg import UserError
 from distill.base import METHODS
-from engine.settings import known_names, read_command_line
+from engine.settings import Settings, known_names, read_command_line
 from engine.training import processes
 from engine.training.launch import train
 from engine.training.trainer import Trainer
@@ -64,20 +64,21 @@ def test_the_command_of_several_gpus_can_be_read(monkeypatch: pytest.MonkeyPatch
     """It names the run's folder, which no user does."""
     commands = []
     monkeypatch.setattr(processes.subprocess, "run", lambda command, **_: commands.append(command) or subprocess.CompletedProcess(command, 0))
-    monkeypatch.setattr(processes, "devices_of", lambda settings: ["0", "1"])
-    processes.start_processes({"save_dir": str(tmp_path / "exp")}, ["--epochs", "3"])
+    monkeypatch.setattr(processes, "devices_of", lambda run: ["0", "1"])
+    processes.start_processes(Settings.of({"save_dir": str(tmp_path / "exp")}).run, ["--epochs", "3"])
     tokens = [str(token) for token in commands[0]]
     given = read_command_line(tokens[tokens.index(str(ROOT / "train.py")) + 1 :], known_names())
     assert given == {"epochs": 3, "save_dir": str(tmp_path / "exp")}
 
 
 def test_what_several_machines_cannot_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings.of({"device": "cpu", "unlabelled": "pictures", "batch": 8})
     monkeypatch.setenv("WORLD_SIZE", "4")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     with pytest.raises(UserError, match="^--unlabelled: expected one machine"):
-        processes.check_devices({"device": "cpu", "unlabelled": "pictures", "batch": 8})
+        processes.check_devices(settings.run, settings.data)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    processes.check_devices({"device": "cpu", "unlabelled": "pictures", "batch": 8})
+    processes.check_devices(settings.run, settings.data)
 
 
 # -- several machines on this one: an agent of torchrun each. Slow. ----------------------------------------------------

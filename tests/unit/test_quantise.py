@@ -19,7 +19,7 @@ from engine.export.calibration import Calibration, calibration_files
 from engine.export.int8 import check_loss
 from engine.export.int8_table import Measured, columns
 from engine.export.quantise import Node, float_nodes, onnx_graph, openvino_graph, quantise
-from export import loss, parse
+from export import loss, make_parser
 
 
 def conv(*inputs: str) -> Node:
@@ -191,9 +191,9 @@ def test_what_is_compared_depends_on_runtime_and_processor(tmp_path: Path, monke
 
 
 def test_values_of_the_arguments(capsys) -> None:
-    assert parse(["--weights", "x", "--max-loss", "none"]).max_loss is None
-    assert loss("1.5") == 1.5 and parse(["--weights", "x"]).max_loss == 0.5
+    assert make_parser().parse_args(["--weights", "x", "--max-loss", "none"]).max_loss is None
+    assert loss("1.5") == 1.5 and make_parser().parse_args(["--weights", "x"]).max_loss == 0.5
     for wrong in (["--max-loss", "-1"], ["--max-loss", "much"], ["--calibration-images", "0"]):
         with pytest.raises(SystemExit) as stopped:
-            parse(["--weights", "x", *wrong])
+            make_parser().parse_args(["--weights", "x", *wrong])
         assert stopped.value.code == 2 and wrong[0] in capsys.readouterr().err
