@@ -70,12 +70,12 @@ def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> 
     looker = Looker(replace(options, device="cpu"))  # the workers have the GPUs
     job = settled_job(folder, looker.facts, options.source, shards.size)
     del looker
-    left = sorted(set(range(job.shards)) - done_shards(job))
+    left = left_of(job)
     print(f"{folder.place}: {job.images} images in {job.shards} shards, {len(left)} of them left", flush=True)
     outcome, began = Outcome(), perf_counter()
     if left:
         with connected(ray, shards.ray):
-            for row in results(ray, options, job, left, shards.actors):
+            for row in persistent(ray, options, job, shards.actors):
                 outcome.add(row)
                 print(told(job, row["shard"], row), flush=True)
     outcome.seconds = perf_counter() - began
@@ -103,14 +103,38 @@ def connected(ray: Any, address: str) -> Iterator[None]:
 
 def as_user_error(error: Exception, ray: Any) -> Exception:
     """The `UserError` of a worker behind what Ray made of it; without one, what Ray says: the shards that are done stay."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return UserError(*cause.args)
-        cause = getattr(cause, "cause", None) or cause.__cause__
+    if told := caused_by(error, UserError):
+        return UserError(*told.args)
     if isinstance(error, ray.exceptions.RayTaskError):
         return error  # a bug of ours, with its traceback
     return UserError(f"--ray: the cluster gave up ({' '.join(str(error).split())[:160]}); start again: the shards that are done stay")
+
+
+def caused_by(error: BaseException, kind: type[BaseException]) -> BaseException | None:
+    """The first exception of a kind in an error and what it was raised from, on this machine or on another."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, kind):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return cause
+
+
+def left_of(job: Job) -> list[int]:
+    """The shards without a part."""
+    return sorted(set(range(job.shards)) - done_shards(job))
+
+
+def persistent(ray: Any, options: DetectOptions, job: Job, actors: int | None) -> Iterator[dict[str, Any]]:
+    """`results`; where Ray gives up, as it can with a lost machine, again for the shards that are left, as long as some get done between."""
+    left = left_of(job)
+    while left:
+        try:
+            yield from results(ray, options, job, left, actors)
+            return
+        except ray.exceptions.RayError as error:
+            before, left = len(left), left_of(job)
+            if len(left) == before or isinstance(as_user_error(error, ray), ray.exceptions.RayTaskError) or caused_by(error, UserError):
+                raise
+            print(f"Ray gave up ({type(error).__name__}); going on with {len(left)} shards", flush=True)
 
 
 def results(ray: Any, options: DetectOptions, job: Job, left: list[int], actors: int | None) -> Iterator[dict[str, Any]]:

@@ -152,7 +152,7 @@ def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(fold
     machines = list(cluster.worker_nodes)
     driver = start(folder, job, *given)
     for kind in kinds:
-        until(driver, "shard ")  # one more is done
+        print(until(driver, "shard ").strip().splitlines()[-2:], flush=True)  # one more is done
         time.sleep(chance.uniform(0, 0.3))
         if kind == "driver":
             driver.kill()
@@ -162,7 +162,9 @@ def test_workers_machines_and_drivers_of_a_cluster_killed_at_twenty_moments(fold
             cluster.remove_node(machines.pop(chance.randrange(2)), allow_graceful=False)
             machines.append(add_machine(cluster))
         else:
-            chance.choice(actors(driver)).kill()
+            there = actors(driver)
+            assert there, driver.communicate()[0][-2000:]
+            chance.choice(there).kill()
         killed[kind] += 1
         print(f"{time.strftime('%H:%M:%S')} {killed}, {len(done_shards(job_of(job)))} shards done", flush=True)
     assert len(done_shards(job_of(job))) < job_of(job).shards, "the job was over before the last kill"
