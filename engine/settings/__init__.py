@@ -1,14 +1,14 @@
 """Training arguments, from the words of a command line to typed parts.
 
-`command_line` reads the words, `complete` adds the recipe and checks (`checks`), `parts.Settings` sorts them for those that read them.
+`command_line` reads the words, `recipes` adds the recipe and checks (`checks`), `parts.Settings` sorts them for those that read them.
 Importing this costs nothing that a misspelt argument is not worth.
 """
 
 from engine.settings.checks import OPTIMIZERS, check
 from engine.settings.command_line import read_command_line
-from engine.settings.complete import complete
 from engine.settings.defaults import OWN_DEFAULTS, defaults, known_names
 from engine.settings.parts import SELECT, SHIPPED, Data, Distillation, Network, Rare, Run, Settings
+from engine.settings.recipes import complete
 
 __all__ = [
     "OPTIMIZERS", "OWN_DEFAULTS", "SELECT", "SHIPPED", "Data", "Distillation", "Network", "Rare", "Run", "Settings",
