@@ -98,14 +98,10 @@ def _deciding(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
         asked = rows[margins >= min(0.0, np.partition(margins, -FEW)[-FEW])]
         there = looked_at(plan.regions, found.boxes_xyxy[asked], height, width)
         if there.any():
-            return _mask(asked[there], len(keep))
-    return _mask(rows[looked_at(plan.regions, found.boxes_xyxy[rows], height, width)], len(keep))
-
-
-def _mask(rows: np.ndarray, length: int) -> np.ndarray:
-    mask = np.zeros(length, dtype=bool)
-    mask[rows] = True
-    return mask
+            keep[:] = False
+            keep[asked[there]] = True
+            return keep
+    return keep & looked_at(plan.regions, found.boxes_xyxy, height, width)
 
 
 def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
