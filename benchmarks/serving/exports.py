@@ -8,6 +8,7 @@ import models.environment  # noqa: F401  (before ultralytics)
 from engine.checkpoint import save_student
 from engine.export.export_check import ExportOptions
 from engine.export.exporter import export
+from engine.settings import Settings
 from engine.start.shipped import shipped_for
 from engine.start.start import start_from_file
 from inspection.embedded import embed
@@ -27,7 +28,7 @@ def make_exports(folder: Path) -> list[Path]:
         detector = Detector(f"{name}.yaml")
         detector.names = {index: f"class{index}" for index in range(detector.model[-1].nc)}
         shipped = str(shipped_for(detector))
-        start_from_file(detector, shipped, {"model": f"{name}.yaml", "weights": shipped, "map_classes": False}, detector.names)
+        start_from_file(detector, shipped, Settings.of({"model": f"{name}.yaml", "weights": shipped}).network, detector.names)
         save_student(folder / f"{name}.pt", detector.eval(), {"train_args": {"imgsz": SIDE}})
         files, _ = export(ExportOptions(weights=str(folder / f"{name}.pt"), format="onnx", check=False))
         names = tuple(detector.names.values())
