@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import threading
 import time
 from pathlib import Path
@@ -25,6 +26,7 @@ from service.journal import Journal  # noqa: E402
 from service.line import LOST, Busy, Duplicate, Ids, Line  # noqa: E402
 from service.metrics import Metrics  # noqa: E402
 from service.pool import Full, Pool  # noqa: E402
+from service.server import bind  # noqa: E402
 
 OK = Outcome(Verdict(Code.OK, "no box counts"), (), 4, 3)
 EVENT = Inspected("m", "2026-01-01T00:00:00Z", "http", "p", "r", "x", Code.NG, "scratch", 0.5, (Box(1, 2, 3, 4, 0.5, 0, "scratch"),), 8, 9, 1.5)
@@ -257,3 +259,9 @@ def test_the_largest_unfinished_body_makes_room_for_usual_ones():
         assert await hostile == 503 and intake.held == 0
 
     asyncio.run(check())
+
+
+def test_answers_do_not_wait_for_receipts():
+    """Only sockets of a named protocol get TCP_NODELAY from asyncio: without it head and body of an answer are 40 ms apart."""
+    with bind("127.0.0.1", 0, None) as listener:
+        assert listener.proto == socket.IPPROTO_TCP
