@@ -36,11 +36,14 @@ class Adapter(nn.Module):
         mixes = mix == ALWAYS or student.channels != teacher.channels
         self.mix = nn.Conv2d(student.channels, teacher.channels, 1, bias=bias) if mixes else nn.Identity()
         self.register_buffer("solved", torch.tensor(not mixes))  # kept: a resumed run does not start its conv anew
+        self.begun = False  # whether `solved` was looked at in training: to read a GPU's tensor at every step would wait for it
 
     def forward(self, features: Tensor, target: Tensor) -> Tensor:
         """Features (B, C_S, H_S, W_S) brought to the channels and grid of the target (B, C_T, H_T, W_T)."""
-        if self.training and not self.solved:
-            self.solve(features.detach(), target.detach())
+        if self.training and not self.begun:
+            if not self.solved:
+                self.solve(features.detach(), target.detach())
+            self.begun = True
         return resized(self.mix(features), target)
 
     @torch.no_grad()
