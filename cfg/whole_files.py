@@ -9,6 +9,14 @@ from pathlib import Path
 from cfg.errors import UserError
 
 
+def write_through(path: Path, data: bytes | memoryview) -> None:
+    """Write a file that is on the disk, not only in the system's memory, when this returns. Raises OSError."""
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def replace_file(path: str | Path, data: bytes | memoryview) -> None:
     """Write a file so that `path` holds the old or the new content, never half of one.
 
@@ -18,10 +26,7 @@ def replace_file(path: str | Path, data: bytes | memoryview) -> None:
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_through(part, data)
         os.replace(part, path)
     except OSError as error:
         reason = error.strerror or error

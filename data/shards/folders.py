@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from cfg import UserError
+from cfg.whole_files import write_through
 from data.decode import Unreadable
 from data.images import Picture, picture_of, read_image
 from data.shards.extras import needed
@@ -98,10 +99,7 @@ class DiskFolder:
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
         try:
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            write_through(part, data)
             yield part
             _sync(target.parent)
         finally:
