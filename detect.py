@@ -4,11 +4,11 @@
     python detect.py --weights runs/train/exp/weights/best.pt --source folder/of/images --save-json
     python detect.py --weights runs/train/exp/weights/best.pt --source s3://bucket/images --shards s3://bucket/job   # very many images
 
-With a decision plan (val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW, and the
-rule that decided; what could not be read is UNDEFINED, never OK.
+With a decision plan (made by val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW,
+and the rule that decided. An image that cannot be read is UNDEFINED, never OK.
 
-Exit status: 0 all pictures were looked at, 1 some could not be read, received or drawn, 2 wrong arguments or input,
-130 interrupted. Verdicts do not change it.
+Exit status: 0 done, 1 some images could not be read, received or drawn, 2 wrong arguments or input, 130 interrupted.
+Verdicts do not change it.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--weights", required=True, help="best.pt, or an exported .onnx, .torchscript or OpenVINO folder")
     add("--source", required=True, nargs="+", help="image, folder (recursive), glob, video, .txt list, camera, URL")
     add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained or exported)")
-    add("--conf", type=fraction, help="lowest confidence that is reported (default: 0.25, or the plan's lowest limit)")
-    add("--iou", type=fraction, help="overlap above which boxes are one object (default: 0.45, or as the plan was made)")
+    add("--conf", type=fraction, help="confidence threshold (default: 0.25, or the plan's lowest limit)")
+    add("--iou", type=fraction, help="IoU threshold of NMS (default: 0.45, or the plan's)")
     add("--max-det", type=count, default=300, help="most objects per image (default %(default)s)")
     add("--device", default="", help="cpu, or the number of a GPU (default: the first GPU, else cpu)")
     add("--batch", type=count, help="images at once (default: small ones together, as many pixels as one of 640 x 640)")
@@ -46,22 +46,22 @@ def make_parser() -> argparse.ArgumentParser:
     add("--save-json", action="store_true", help="results.json")
     add("--save-csv", action="store_true", help="results.csv")
     add("--save-coco", action="store_true", help="coco.json")
-    add("--report", action="store_true", help="report.html: one page for people, with charts and pictures; works offline")
+    add("--report", action="store_true", help="report.html: one page with verdicts, charts and images; works offline")
     add("--heatmap", choices=("evidence", "layercam", "attention", "drise"),
-        help="pictures of what the model answers to: its scores, gradients of each box, its attention, or (exports) random masks")
+        help="what the model looks at: scores of the head, gradients of each box, attention, or random masks (exports too)")
     add("--no-draw", dest="draw", action="store_false", help="no annotated images or videos")
-    add("--line-width", type=count, help="of the drawn boxes, in pixels (default: by image size)")
+    add("--line-width", type=count, help="line width of the drawn boxes, in pixels (default: by image size)")
     add("--project", default="runs/detect", help="folder of the runs (default %(default)s)")
     add("--name", default="exp", help="name of this run; numbered when it exists (default %(default)s)")
     add("--exist-ok", action="store_true", help="write into an existing run folder")
     add("--view", action="store_true", help="show the results in a window; q ends the run")
     add("--reconnect", type=seconds, default=30.0,
-        help="seconds in which a stream that has broken off is connected again or given up (default %(default)g)")
+        help="seconds to try to connect a broken stream again (default %(default)g)")
     add("--decision", metavar="FILE", help="decide by this plan (default: the one inside the weights)")
-    add("--no-decision", action="store_true", help="find boxes only, also where the weights hold a plan")
+    add("--no-decision", action="store_true", help="report boxes only, even if the weights hold a plan")
     add("--sort-into", metavar="OK,NG,REVIEW", help="put a link to each image into the folder of its verdict, as ok,ng,review; a fourth "
-        "folder takes what could not be read")  # fmt: skip
-    add("--sort-copy", action="store_true", help="copies in the place of links")
+        "folder takes images that could not be read")  # fmt: skip
+    add("--sort-copy", action="store_true", help="with --sort-into: copies instead of links")
     add_shards(parser)
     return parser
 

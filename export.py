@@ -1,14 +1,14 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Export a trained model to ONNX, TorchScript or OpenVINO, and prove on real images that it still says the same.
+"""Export a trained model to ONNX, TorchScript or OpenVINO, and compare it with PyTorch on real images.
 
     python export.py --weights runs/train/exp/weights/best.pt --format onnx
 
-The exported model is run beside PyTorch; above 0.01 px or 0.001 in score (float32) the export fails and leaves no file.
+If boxes differ by more than 0.01 px or scores by more than 0.001 (float32), the export fails and leaves no file.
 
     python export.py --weights best.pt --format onnx,openvino --int8 --data neu-det.yaml
 
-makes INT8 models, calibrated on training images. That limit holds for the float32 model they are made from; of INT8 the
-mAP on the validation images is measured beside float32's, and the export fails when it loses more than --max-loss.
+makes INT8 models too, calibrated on training images. Both float32 and INT8 are validated; the export fails if INT8 loses more
+than --max-loss points of mAP50-95.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ def make_parser() -> argparse.ArgumentParser:
     add("--format", default="onnx", help="onnx, torchscript, openvino, or a comma list (default %(default)s)")
     add("--imgsz", type=image_size, help="input size: 640, or height,width (default: as trained)")
     add("--batch", type=count, default=1, help="images at once (default %(default)s)")
-    add("--opset", type=count, help="of ONNX (default: the best one for this torch)")
+    add("--opset", type=count, help="ONNX opset (default: the best one for this torch)")
     add("--dynamic", action="store_true", help="any batch, height and width")
     add("--simplify", action=argparse.BooleanOptionalAction, default=True, help="slim the ONNX graph with onnxslim")
     add("--half", action="store_true", help="float16 weights; checked within 1 %% of the image side and 0.02 in score")
-    add("--int8", action="store_true", help="8 bits, for ONNX and OpenVINO; needs --data")
+    add("--int8", action="store_true", help="INT8 beside float32, for ONNX and OpenVINO; needs --data")
     add("--data", help="with --int8: data YAML; training images calibrate, validation images measure the loss")
-    add("--calibration-images", type=count, default=300, help="with --int8: how many (default %(default)s)")
-    add("--max-loss", type=loss, default=0.5, help="with --int8: points of mAP50-95 it may lose, of 100; none: any "
+    add("--calibration-images", type=count, default=300, help="with --int8: number of calibration images (default %(default)s)")
+    add("--max-loss", type=loss, default=0.5, help="with --int8: largest loss in points of mAP50-95; none: any "
         "(default %(default)s)")  # fmt: skip
     add("--nms", action="store_true", help="put non-maximum suppression into the model")
-    add("--conf", type=fraction, default=0.25, help="with --nms: lowest confidence (default %(default)s)")
-    add("--iou", type=fraction, default=0.45, help="with --nms: overlap of one object (default %(default)s)")
+    add("--conf", type=fraction, default=0.25, help="with --nms: confidence threshold (default %(default)s)")
+    add("--iou", type=fraction, default=0.45, help="with --nms: IoU threshold (default %(default)s)")
     add("--max-det", type=count, default=300, help="with --nms: most objects per image (default %(default)s)")
     add("--device", default="cpu", help="cpu, or the number of a GPU (default %(default)s)")
     add("--out", help="file or folder (default: beside the weights)")

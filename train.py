@@ -1,43 +1,51 @@
 # PYTHON_ARGCOMPLETE_OK
 """Train a detector, alone or distilled from a teacher.
 
-    python train.py --cfg t-model.yaml --data neu-det.yaml
-    python train.py --cfg s-model.yaml --teacher runs/train/exp/weights/best.pt --data neu-det.yaml
+    python train.py --cfg t-model.yaml --data neu-det.yaml --name teacher
+    python train.py --cfg s-model.yaml --data neu-det.yaml --teacher runs/train/teacher/weights/best.pt
 
-Arguments are `--name value`, `--name=value` or `name=value`:
+Arguments are `--name value`, `--name=value` or `name=value`. The run's folder is runs/train/NAME.
 
+model and data
     --cfg FILE       model YAML: a name below cfg/models, an ultralytics model (yolo11n.yaml), or a path
-    --data FILE      data YAML: a name below cfg/data, or a path
-    --teacher FILE   what to distil from: weights (.pt, ours, ultralytics', YOLOv5's), or a YAML that names a torchvision detector
-    --unlabelled DIR pictures without labels to distil on (a folder, a list file, a data YAML's training part), in the place of
-                     --data; then train on labels from the weights that come out: --weights runs/train/exp/weights/best.pt
-    --distill NAME   how, a configuration below cfg/distill or several as attention+0.5*output (default: auto; lgd and
-                     sdd need no teacher)
-    --kd-share X     gradient of distillation over detection's (default: 0.3; None: as the losses are)
-    --kd-cap X       largest such share; --kd-until X, --kd-decay cosine: when distillation ends, and how
-    --kd-project B   give detection back what distillation takes from it where the two are opposed (default: True)
-    --adaptive MODE  weights of the loss terms of a distilled run: none (default), stable, paper, uncertainty
-    --recipe NAME    training recipe below cfg/train: paper (default), quick, rare (few defects, many good parts), hsd, sdd
-    --repeat-threshold T, --background-share X, --min-steps N, --paste P    for few defects among many good parts: classes in less than
-                     a share T of the images are drawn more often; images without objects are at most a share X of the draws; an epoch
-                     has N batches or more; an image gets defects cut out of others of the training part with probability P
-    --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
-    --weights FILE   what to start from: shipped (default: ours, where there are some for the model), none (random numbers), or
-                     a file (ours, ultralytics', YOLOv5's), block by block or by name and shape
-    --teacher-init B start the student from its teacher: select (default; chosen channels where the two are laid out alike), True (what
-                     fits by name and shape), False
-    --map-classes    pair the classes of --weights and --teacher with the data's by name (default: refuse another order)
+    --data FILE      data YAML: a path, or a name below cfg/data
+    --recipe NAME    training recipe below cfg/train: paper (default), quick (CPU), rare (few defects, many good parts), hsd, sdd, start
+    --weights FILE   start weights: shipped (default: ours, where there are some for the model), none (random), or
+                     a file (ours, ultralytics', YOLOv5's)
+    --map-classes    pair the classes of --weights and --teacher with the data's by name (default: another order is refused)
+    --tile N         large images: cut the data into tiles of N pixels first (as python -m data.tile), and train on them
+    --overlap X      with --tile: share of a tile that its neighbour also shows (default: 0.2, up to 0.5 if defects are long)
     --auto-anchors B refit the anchors to the training boxes when their recall is low (default: True)
-    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest such); auto: begin the run --name, or go on with it
-    --amp MODE       arithmetic of the forward passes: True (default; on a CPU bfloat16 where it is fast at it, or what TANDEM_BF16=0|1
-                     says), bf16, fp32; a resumed run keeps it
-    --tile N         large images: cut the data into tiles of N pixels first (python -m data.tile), into the run's folder, and train on
-                     these at --imgsz; --overlap X: share of a tile that its neighbour shows too (default: 0.2, or more)
+
+distillation
+    --teacher FILE   weights (.pt, ours, ultralytics', YOLOv5's), or a YAML that names a torchvision detector
+    --distill NAME   method below cfg/distill, or several as attention+0.5*output (default: auto; lgd and sdd need no teacher)
+    --teacher-init B start the student from the teacher's weights: select (default; chosen channels, if the layouts match),
+                     True (tensors of the same name and shape), False
+    --unlabelled DIR distil on images without labels (a folder, a list file, a data YAML's training part), without --data; then
+                     train on labels with --weights runs/train/NAME/weights/best.pt
+    --kd-share X     gradient ratio: distillation over detection (default: 0.3; None: each loss is weighted by its own gain)
+    --kd-cap X       upper limit of the ratio of all methods together (default: None)
+    --kd-project B   raise detection's weight where the two gradients oppose each other (default: True)
+    --kd-warmup X, --kd-until X, --kd-decay cosine    how distillation begins and ends, in fractions of training
+    --adaptive MODE  weights of the losses: none (default), stable, paper, uncertainty
+
+few defects among many good parts (set by --recipe rare)
+    --repeat-threshold T    repeat images of classes that are in less than this share of the images
+    --background-share X    images without objects are at most this share of an epoch
+    --min-steps N           an epoch has at least so many batches
+    --paste P               probability that an image gets defects cut out of other training images
+
+the run
+    --resume [FILE]  continue an interrupted run from its last.pt (default: the newest one); auto: start the run --name, or continue it
+    --amp MODE       True (default; on a CPU: bfloat16 if the processor has it, TANDEM_BF16=0|1 overrides), bf16, fp32
+    --lr-steps LIST  fractions of training at which the learning rate falls to a tenth, as [0.67,0.89]
     --tensorboard    write TensorBoard events to the run folder
+    --verbose        show every loss, weight and gradient ratio
     --info           print layers, parameters, size and GFLOPs of --cfg, and stop
 
 and every training argument of ultralytics: epochs, imgsz, batch, device, workers, optimizer, lr0, patience, project, name,
-seed, amp, cache, mosaic, ... (https://docs.ultralytics.com/usage/cfg). Several GPUs: --device 0,1, or torchrun train.py ...
+seed, cache, mosaic, ... (https://docs.ultralytics.com/usage/cfg). Several GPUs: --device 0,1, or torchrun train.py ...
 """
 
 import os

@@ -20,33 +20,33 @@ from engine.locate import locate_weights
 
 def make_parser() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--weights", help=".pt, .onnx, .torchscript or an OpenVINO folder")
-    which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="what changes from A to B on the same images: two weights, or two "
-                       "files of --detections; verdicts too where both hold a plan, or with --decision")  # fmt: skip
+    which.add_argument("--compare", nargs=2, metavar=("A", "B"), help="compare two weights, or two files of --detections, on the same "
+                       "images; verdicts too where both hold a plan, or with --decision")  # fmt: skip
     parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
     parser.add_argument("--imgsz", type=count, help="input size in pixels (default: as trained or exported)")
-    parser.add_argument("--batch", type=count, default=16, help="images per batch (exported models: as exported)")
+    parser.add_argument("--batch", type=count, default=16, help="images per batch (default: 16; exported models: as exported)")
     parser.add_argument("--device", help="cpu or a GPU number (default: first GPU, else cpu)")
-    parser.add_argument("--split", default="val", choices=("train", "val", "test"))
-    parser.add_argument("--conf", type=fraction, default=0.001, help="score threshold; AP needs a low one")
-    parser.add_argument("--iou", type=fraction, default=0.7, help="NMS IoU threshold")
+    parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the data set (default: val)")
+    parser.add_argument("--conf", type=fraction, default=0.001, help="confidence threshold; AP needs a low one (default: 0.001)")
+    parser.add_argument("--iou", type=fraction, default=0.7, help="IoU threshold of NMS (default: 0.7)")
     parser.add_argument("--border", action="store_true", help="leave a grey border of half a stride around every image, "
                         "as ultralytics' own validation does (default: none, as in detect.py)")  # fmt: skip
-    parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name, where "
-                        "they are in another order or more (default: refuse)")  # fmt: skip
+    parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name "
+                        "(default: another order is refused)")  # fmt: skip
     add_precision(parser)
     add_tiling(parser)
-    parser.add_argument("--json", metavar="FILE", help="write the results as JSON; - prints nothing else to stdout")
-    parser.add_argument("--detections", metavar="FILE", help="write every image's boxes, true and found, as .npz")
-    parser.add_argument("--report", action="store_true", help="report.html: one page for people, with charts and pictures; "
-                        "works offline")  # fmt: skip
+    parser.add_argument("--json", metavar="FILE", help="write the results as JSON; with - as the only output on stdout")
+    parser.add_argument("--detections", metavar="FILE", help="write labels and detections of every image as .npz")
+    parser.add_argument("--report", action="store_true", help="write report.html: one page with charts and images, works "
+                        "offline")  # fmt: skip
     parser.add_argument("--eval-teacher", action="store_true", help="score the run's dynamic teacher too (SDD, LGD)")
     _add_decisions(parser)
-    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves")
-    parser.add_argument("--project", default="runs/val", help="folder of the run folders")
-    parser.add_argument("--name", default="exp", help="run folder; numbered when it exists")
+    parser.add_argument("--plots", action=argparse.BooleanOptionalAction, default=True, help="draw curves (default: yes)")
+    parser.add_argument("--project", default="runs/val", help="folder of the run folders (default: runs/val)")
+    parser.add_argument("--name", default="exp", help="run folder; numbered when it exists (default: exp)")
     parser.add_argument("--save-dir", help="exact run folder, instead of project/name")
     return parser
 
@@ -61,15 +61,15 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def _add_decisions(parser: argparse.ArgumentParser) -> None:
     """Add the arguments about OK and NG."""
     add = parser.add_argument_group("decisions: OK, NG or REVIEW for every image").add_argument
-    add("--decide", action="store_true", help="choose thresholds on these very weights, for a promise; writes decision.yaml")
+    add("--decide", action="store_true", help="choose thresholds that keep --max-escape, for exactly this file; writes decision.yaml")
     add("--max-escape", type=fraction, help="largest share of NG images that may pass as OK")
-    add("--confidence", type=fraction, default=0.95, help="of the promise, and of intervals")
-    add("--max-overkill", type=fraction, help="largest share of OK images that may be rejected; what lies between goes to REVIEW")
-    add("--per-class", action="store_true", help="a threshold for each class, each with the promise (default: one for all)")
-    add("--decision", metavar="FILE", help="plan to judge by (default: the one inside the weights); with --decide, to start from")
+    add("--confidence", type=fraction, default=0.95, help="confidence of the guaranteed rates and of intervals (default: 0.95)")
+    add("--max-overkill", type=fraction, help="largest share of OK images that may be rejected; scores between the two thresholds go to REVIEW")
+    add("--per-class", action="store_true", help="a threshold for each class, each with the guaranteed rate (default: one for all)")
+    add("--decision", metavar="FILE", help="decision plan (default: the one inside the weights); with --decide, the one to start from")
     add("--group-by", metavar="COLUMN", help="count parts or lots, not images: a column of --groups")
     add("--groups", metavar="FILE", help="CSV with the columns image and COLUMN (default: groups.csv beside the data YAML)")
-    add("--margin", type=fraction, default=0.01, help="with --compare: the most that B may lose of mAP; 0.01 is a point")
+    add("--margin", type=fraction, default=0.01, help="with --compare: largest loss of mAP that counts as equal (default: 0.01, a point)")
     add("--embed", action="store_true", help="put the plan into the weights too (.pt, .onnx, OpenVINO)")
 
 

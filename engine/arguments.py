@@ -91,10 +91,10 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
 
 def add_tiling(parser: argparse.ArgumentParser) -> None:
     """Add ``--tile`` and ``--overlap`` (`inspection.tiles.Tiling`)."""
-    parser.add_argument("--tile", type=count, help="look at large images in tiles of so many pixels, each scaled to --imgsz "
-                        "(default: at the whole image)")  # fmt: skip
-    parser.add_argument("--overlap", type=float, help="share of a tile that its neighbour sees too, 0 to 0.9; best at least the "
-                        "length of a defect (default: 0.2; where labels are known, up to 0.5 if their lengths ask for it)")  # fmt: skip
+    parser.add_argument("--tile", type=count, help="cut large images into tiles of this many pixels, each scaled to "
+                        "--imgsz (default: the whole image at once)")  # fmt: skip
+    parser.add_argument("--overlap", type=float, help="share of a tile that its neighbour also shows, 0 to 0.9; at least the "
+                        "length of a defect is best (default: 0.2; where labels are known, up to 0.5 for long defects)")  # fmt: skip
 
 
 def seconds(text: str) -> float:
@@ -116,9 +116,9 @@ FEW = ("save_txt", "save_conf", "save_json", "save_csv", "save_coco", "report", 
 def add_shards(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of very many images (`engine.shards.run`)."""
     add = parser.add_argument_group("very many images").add_argument
-    add("--shards", metavar="DIR", help="job folder, or its address: results in Parquet, each image exactly once; the same command goes on "
-        "where an earlier one ended")  # fmt: skip
-    add("--shard", metavar="I/N", help="this worker does every n-th shard from the i-th on (0 to n - 1); auto: as SLURM or torchrun says")
+    add("--shards", metavar="DIR", help="job folder, or its address: results in Parquet, each image exactly once; the same command resumes "
+        "an interrupted job")  # fmt: skip
+    add("--shard", metavar="I/N", help="this worker takes every n-th shard from the i-th on (0 to n - 1); auto: from SLURM's or torchrun's variables")
     add("--shard-size", type=count, help="images in a shard (default: 5000)")
     add("--ray", metavar="ADDRESS", help="on a Ray cluster: its address, auto, or local for this machine")
     add("--actors", type=count, help="workers of Ray (default: one for each GPU, else for each core)")
