@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
         epilog="Every other argument goes to train.py: --recipe quick --epochs 12 --imgsz 128 --kd-cap 0.3 ...",
     )  # fmt: skip
     parser.add_argument("--cfg", help="the student's YAML")
-    parser.add_argument("--ablation", help="a published table, one of cfg/ablations (ts-3 ... sdd-6), in the place of "
+    parser.add_argument("--ablation", help="a published table, one of cfg/ablations (ts-3 ... sdd-6), instead of "
                                            "--cfg, --methods and --baseline")  # fmt: skip
     parser.add_argument("--data", required=True, help="data YAML: a path or a name in cfg/data")
     parser.add_argument("--teacher", help="the teacher's weights")

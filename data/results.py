@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def merge(job: Job, options: argparse.Namespace, folder: Path) -> Summary:
-    """Go through the shards that are done, write what was asked for, return what was counted."""
+    """Go through the shards that are done, write the requested files, return the counts."""
     summary, kinds = Summary(job), dict.fromkeys(options.kinds)
     if kinds or options.report:
         folder.mkdir(parents=True, exist_ok=True)

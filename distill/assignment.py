@@ -20,7 +20,7 @@ def detection_loss(
     End-to-end heads have two losses; the assignment is that of the one that gives a box several points (one2many).
 
     Args:
-        batch: `batch_idx` (N,), in rising order as ultralytics' loss wants it.
+        batch: `batch_idx` (N,), in rising order as ultralytics' loss expects it.
     """
     if getattr(student, "criterion", None) is None:
         student.criterion = student.init_criterion()  # ultralytics makes it in the first call of `loss`

@@ -1,8 +1,8 @@
-"""How hard distillation may pull at the student, beside the detection loss.
+"""How strong distillation is beside the detection loss: gradient ratios, a limit, and compensation of detection.
 
-Losses of different methods have units of their own: the same coefficient is a whisper for one pair of networks and drowns the
-detection loss for another. What counts for the student is the gradient that arrives at the parameters it has in common with
-detection, its trunk, so that is what is set, limited and reported here.
+Losses of different methods have different scales: the same coefficient is far too small for one pair of networks and far too
+large for another. What the student learns depends on the gradients at the parameters that distillation and detection share,
+those of backbone and neck (the trunk). So their ratio is set, limited and reported here.
 """
 
 from __future__ import annotations
@@ -15,40 +15,40 @@ from torch import Tensor, nn
 
 from cfg import UserError, is_number, nearest
 from distill.base import Term, portions_of
-from distill.gradients import Pulls
+from distill.gradients import GradientProducts
 from distill.schedule import DECAYS, Schedule
 
 LATEST = 0.5  # weight of a measurement in the running mean that a gain follows
-FASTEST = math.log(4.0)  # what it may differ by from that mean: a batch in which a loss has hardly a gradient is an exception
-SETTLED = 6  # measurements after which a gain stays, unless it is to go on following
+FASTEST = math.log(4.0)  # largest change of that mean by one measurement: in some batches a loss has hardly a gradient
+SETTLED = 6  # measurements after which a gain stays, without `hold`
 
 
 class Balance(nn.Module):
-    """Gains of the distillation terms, a limit on their gradient, and what keeps them from working against detection.
+    """Gains of the distillation terms, a limit on their gradient, and the compensation of detection.
 
-    A term's *share* is the Euclidean length of its gradient at the parameters of the student's trunk over that of the detection
-    loss. Terms that share an adaptive weight form a group and get one gain. Between two measurements all stays as it is.
+    A term's *share* is its gradient ratio: the Euclidean norm of its gradient at the parameters of the student's trunk over that
+    of the detection loss. Terms with one adaptive weight form a group and get one gain. Nothing changes between two measurements.
 
     Differs from the papers, which give each loss a fixed coefficient: by default gains follow the gradients, so that the
-    groups of a method pull with `share` together, each with an equal part, from the first step to the last. A coefficient that
+    groups of a method have the ratio `share` together, each an equal part, from the first step to the last. A coefficient that
     was right at the start is not later: while the detection loss's gradient falls, that of a feature loss may grow (from a
-    tenth to four times the detection loss's within three epochs, see benchmarks/neu-det.md). `hold=False` settles gains at
-    the start only, `share=None` keeps the methods' own coefficients. Shares are not those at the neck's maps: a pull that is
-    the same at every cell, as a shift of a channel's mean or a divergence over all cells, adds up in the parameters.
+    tenth to four times the detection loss's within three epochs, see benchmarks/neu-det.md). `hold=False` sets gains at
+    the start only, `share=None` keeps the methods' own coefficients. Ratios are not measured at the neck's feature maps: a
+    gradient that is equal at every cell (a shift of a channel's mean, a divergence over all cells) adds up in the parameters.
 
     Differs from the papers also in `project`: where the sum D of all distillation terms opposes the detection loss L, the
-    student is trained on (1 + c) L + D with c = max(0, -<g_D, g_L> / |g_L|^2), so that at the trunk nothing of D is
-    left against L (as PCGrad, Yu et al. 2020, does with two tasks' gradients).
+    student is trained on (1 + c) L + D with c = max(0, -<g_D, g_L> / |g_L|^2), so that at the trunk the component of D
+    that opposes L is cancelled (as PCGrad, Yu et al. 2020, does with two tasks' gradients).
 
-    Adaptive weights multiply on top of gains, and parts add up as vectors do: the share of all is at most the sum of theirs.
+    Adaptive weights multiply the gains. Gradients add up as vectors: the ratio of all terms is at most the sum of theirs.
 
     Args:
-        terms: of the method; those that train the method itself are left alone. A group's `portion` is its part of its
+        terms: of the method; those that train the method itself are ignored. A group's `portion` is its part of its
             method's share, its `strength` a factor on its share or, without one, on its loss.
-        share: of each method, or None.
-        hold: whether gains go on following the gradients after the first `SETTLED` measurements.
-        cap: largest share of all terms together; None: no limit.
-        project: whether detection is given back what distillation takes from it.
+        share: gradient ratio of each method, or None.
+        hold: whether gains follow the gradients after the first `SETTLED` measurements.
+        cap: largest ratio of all terms together; None: no limit.
+        project: whether the detection loss is compensated as above.
         warmup, until, decay: of `Schedule`.
         every: steps between two measurements, each of which costs a backward pass per term. At the start, where gradients change
             quickly, steps 1, 2, 4, 8 ... are measured too.
@@ -106,7 +106,7 @@ class Balance(nn.Module):
         return self._times(self.gains, terms)
 
     def plain(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms times their groups' strengths, as they are reported: gains move, and what moves with them says nothing."""
+        """Terms times their groups' strengths, as they are reported: gains change, so gained losses would not compare between epochs."""
         return self._times(self.strengths, terms)
 
     def _times(self, factors: Tensor, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -120,33 +120,33 @@ class Balance(nn.Module):
         doubled = count < self.every and count & (count - 1) == 0
         return bool(self.terms) and (doubled or count % self.every == 1 % self.every)
 
-    def update(self, pulls: Pulls, weights: Mapping[str, Tensor], left: float = 1.0) -> None:
-        """Settle gains, limit and what is given back, and note shares and cosines, from the gradients of one step.
+    def update(self, products: GradientProducts, weights: Mapping[str, Tensor], left: float = 1.0) -> None:
+        """Set gains, limit and compensation, and note ratios and cosines, from the gradients of one step.
 
         Args:
-            pulls: of all detection terms with their weights, and of the method's terms before gains and weights.
+            products: of all detection terms with their weights, and of the method's terms before gains and weights.
             weights: adaptive weight by group.
-            left: of distillation in this step, by the schedule.
+            left: factor of the schedule in this step, 0 to 1.
         """
-        if not pulls.known:
+        if not products.known:
             return
-        self._settle(pulls)
+        self._settle(products)
         group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * left
         factors = self.members.T @ group
         factors = torch.cat((factors.diag(), factors[None]))  # of each term, and of all together
-        shares, cosines = pulls.lengths(factors) / pulls.detection, pulls.cosines(factors)
+        shares, cosines = products.lengths(factors) / products.detection, products.cosines(factors)
         self.limit.fill_(min(1.0, self.cap / float(shares[-1])) if self.cap is not None and shares[-1] > 0 else 1.0)
         self.shares.copy_(shares * self.limit)
         self.cosines.copy_(cosines)
         self.given_back.copy_((-self.cosines[-1] * self.shares[-1]).clamp(min=0) * self.project)
 
-    def _settle(self, pulls: Pulls) -> None:
-        """Gain by which each group's gradient is its share of the detection loss's, as the two are of late."""
+    def _settle(self, products: GradientProducts) -> None:
+        """Set the gains by which each group has its gradient ratio, by a running mean of the measurements."""
         if self.share is None:
             return
-        lengths = pulls.lengths(self.members)
+        lengths = products.lengths(self.members)
         open_ = (lengths > 0) & ((self.measured < SETTLED) | self.hold)
-        moved = (pulls.detection / lengths.clamp(min=torch.finfo(torch.float32).tiny)).log() - self.ratios
+        moved = (products.detection / lengths.clamp(min=torch.finfo(torch.float32).tiny)).log() - self.ratios
         moved = torch.where(self.measured == 0, moved, LATEST * moved.clamp(-FASTEST, FASTEST))
         self.ratios += torch.where(open_, moved, 0.0)
         self.measured += open_

@@ -113,12 +113,12 @@ class Term:
     name: str  # as `losses` gives it
     weight: str  # the adaptive weight it has, alone or with others: these are a group, with one gain
     own: bool = False  # trains the method itself (a dynamic teacher) and not the student's features
-    portion: float | None = None  # of the group in its method's pull; None: an equal one
-    strength: float = 1.0  # factor on the group's pull
+    portion: float | None = None  # of the group in its method's gradient ratio; None: an equal one
+    strength: float = 1.0  # factor on the group's gradient ratio
 
 
 def portions_of(terms: Sequence[Term]) -> dict[str, float]:
-    """Weight -> its group's part of the pull, for the terms that act on the student."""
+    """Weight -> its group's part of the gradient ratio, for the terms that act on the student."""
     acting = {term.weight: term.portion for term in terms if not term.own}
     return {weight: 1 / len(acting) if portion is None else portion for weight, portion in acting.items()}
 

@@ -15,8 +15,8 @@ class Combined(Distiller):
     """The terms of several methods side by side, each with its own strength; what is costly in a step is shared.
 
     Args:
-        parts: method by the name it was asked for.
-        strengths: factor on each method's pull (see `Balance`), 1 where left out.
+        parts: method by its name in `--distill`.
+        strengths: factor on each method's gradient ratio (see `Balance`), 1 where left out.
         student: of all of them.
 
     Raises:

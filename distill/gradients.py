@@ -1,4 +1,4 @@
-"""How hard each loss pulls at the student: inner products of the gradients at the parameters of its trunk."""
+"""Gradients of the losses at the parameters of the student's backbone and neck (its trunk), and their inner products."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def trunk(student: nn.Module) -> list[nn.Parameter]:
 
 
 @dataclass(frozen=True)
-class Pulls:
+class GradientProducts:
     """Gradients of the detection loss and of n distillation terms in one step, by their inner products.
 
     Attributes:
@@ -34,7 +34,7 @@ class Pulls:
 
     @property
     def known(self) -> bool:
-        """Whether they say anything: without boxes detection may have no gradient, and a gradient may be no number."""
+        """Whether they can be used: without boxes detection may have no gradient, and a gradient may be NaN."""
         return bool(self.products.isfinite().all()) and bool(self.products[0, 0] > 0)
 
     @property
@@ -53,8 +53,8 @@ class Pulls:
         return torch.where(lengths > 0, along / lengths.clamp(min=torch.finfo(along.dtype).tiny), 0.0).clamp(-1, 1)
 
 
-def measure_pulls(detection: Tensor, terms: Sequence[Tensor], parameters: Sequence[Tensor], half: bool = False) -> Pulls:
-    """`Pulls` of 0-d losses at `parameters`, the mean over the processes of a distributed run: all come to the same.
+def measure_gradients(detection: Tensor, terms: Sequence[Tensor], parameters: Sequence[Tensor], half: bool = False) -> GradientProducts:
+    """`GradientProducts` of 0-d losses at `parameters`: the mean over the processes of a distributed run, so equal in all.
 
     Costs one backward pass per loss. The graph is kept for the step's own.
     """
@@ -62,7 +62,7 @@ def measure_pulls(detection: Tensor, terms: Sequence[Tensor], parameters: Sequen
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(products)
         products /= dist.get_world_size()
-    return Pulls(products)
+    return GradientProducts(products)
 
 
 def gradient_products(losses: Sequence[Tensor], parameters: Sequence[Tensor], half: bool = False) -> Tensor:
@@ -96,10 +96,10 @@ def _gradient(loss: Tensor, parameters: Sequence[Tensor]) -> Tensor:
 
 
 class StopGradient:
-    """Within this context, no gradient reaches these layers: what they give is cut off from what it was made of.
+    """Within this context, no gradient reaches these layers: their outputs are detached.
 
-    So frozen layers cost no backward pass, and an optimiser, which finds no gradient, leaves their parameters alone.
-    BatchNorm goes on counting: an untrained backbone's statistics would otherwise stay those of no image.
+    So frozen layers cost no backward pass, and the optimiser, without a gradient, does not change their parameters.
+    BatchNorm still updates its statistics: those of an untrained backbone would otherwise be of no image.
     """
 
     def __init__(self, layers: Iterable[nn.Module]) -> None:

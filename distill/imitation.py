@@ -56,7 +56,7 @@ class Imitation(TrainingModel):
 
 @contextmanager
 def headless(detector: nn.Module) -> Iterator[None]:
-    """Within this context, a detector shows what its head would read, in the place of predictions."""
+    """Within this context, a detector returns the features its head would read, instead of predictions."""
     head = detector.model[-1]
     tap(detector.model)
     try:

@@ -16,7 +16,7 @@ from distill.assignment import detection_loss
 from distill.balance import Balance
 from distill.base import Distiller, Step, View
 from distill.dynamic.statistics import HeadStatistics, copies_of
-from distill.gradients import Pulls, StopGradient, measure_pulls, trunk
+from distill.gradients import GradientProducts, StopGradient, measure_gradients, trunk
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
 from models.detector import raw_output
@@ -43,7 +43,7 @@ class TrainingModel(nn.Module):
         distiller: the method, or None.
         teacher: the frozen teacher, or None for methods without one.
         adaptive: mode of the adaptive weights (see `AdaptiveWeights`).
-        balance: options of `Balance`: how hard distillation may pull.
+        balance: options of `Balance`, the strength of distillation.
     """
 
     def __init__(
@@ -127,19 +127,19 @@ class TrainingModel(nn.Module):
         return {term.name: vector.new_zeros(()) for term in self.terms}
 
     def _weigh_up(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float, half: bool) -> None:
-        """Where this step is one to measure, let the balance see how hard each term pulls at the student's trunk."""
+        """In a step that measures, update the balance with the gradient of each term at the student's trunk."""
         if not left:
             self.balance.rest()
             self.weights.end(set(self.weights.names) - {self._weight_of(name) for name in detection})
         elif self.training and self.balance.due():
             weights = {name.removeprefix("w_"): w for name, w in self.weights.as_items().items()}
             weighted = torch.stack([weights[self._weight_of(name)] * term for name, term in detection.items()]).sum()
-            pulls = self._measure(weighted, [distilled[name] for name in self.balance.terms], half)
-            self.balance.update(pulls, weights, left)
+            products = self._measure(weighted, [distilled[name] for name in self.balance.terms], half)
+            self.balance.update(products, weights, left)
 
-    def _measure(self, detection: Tensor, terms: list[Tensor], half: bool) -> Pulls:
+    def _measure(self, detection: Tensor, terms: list[Tensor], half: bool) -> GradientProducts:
         """Gradients of these 0-d losses at the student's trunk."""
-        return measure_pulls(detection, terms, trunk(self.student), half)
+        return measure_gradients(detection, terms, trunk(self.student), half)
 
     def _total(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float) -> Tensor:
         """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""

@@ -112,7 +112,7 @@ class FrozenTeacher:
     def fold(self) -> None:
         """Let its blocks write their functions with fewer layers, for good: it is never trained."""
         fold(self.model)
-        self.model.eval().requires_grad_(False)  # the layers that were made in the place of others too
+        self.model.eval().requires_grad_(False)  # replaced layers too
 
     @property
     def multiple(self) -> int:

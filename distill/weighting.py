@@ -12,7 +12,7 @@ from cfg.errors import UserError, nearest
 
 MODES = ("stable", "paper", "none", "uncertainty")
 LOWEST, HIGHEST = 0.1, 10.0
-PART = -1.0  # in the place of a term's first mean: it was seen in a part of an epoch only
+PART = -1.0  # instead of a term's first mean: the term existed in a part of the epoch only
 LARGEST_RATIO = 2.0  # of a loss to its first epoch: one that spikes tenfold would weigh everything else down to the lowest
 
 
@@ -35,7 +35,7 @@ class AdaptiveWeights(nn.Module):
 
     Args:
         names: of the terms, in the order of the buffers.
-        mode: one of `MODES`; `none` unless another is asked for, so that a distilled run differs from one of the student alone,
+        mode: one of `MODES`; `none` by default, so that a distilled run differs from one of the student alone,
             which has no such weights, by its distillation only.
 
     Raises:

@@ -1,4 +1,4 @@
-"""ultralytics' AutoBackend on our terms: as many threads as torch has, and the arithmetic that was asked for."""
+"""ultralytics' AutoBackend with as many threads as torch has, and the requested precision."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Backend(AutoBackend):
 
     @property
     def computes_in(self) -> str:
-        """``fp32``, ``bf16`` or ``fp16``: what was to be had of the precision asked for."""
+        """``fp32``, ``bf16`` or ``fp16``: the requested precision, or the nearest that is possible."""
         if self.format == "openvino":
             kind = self.backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             return {"f32": "fp32", "f16": "fp16"}.get(kind, kind)

@@ -15,7 +15,7 @@ NAMED = {"cfg": "models", "data": "data", "distill": "distill", "recipe": "train
 
 
 def complete_at_tab(parser: argparse.ArgumentParser) -> None:
-    """Where the shell asks for completions, answer it and end the process; else nothing."""
+    """If the shell requests completions, print them and end the process; else do nothing."""
     if "_ARGCOMPLETE" not in os.environ:
         return
     try:

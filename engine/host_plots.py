@@ -26,7 +26,7 @@ PLOTS = (
 
 
 def shield_plots() -> None:
-    """Put the shielded functions in the place of ultralytics', once per process."""
+    """Replace ultralytics' functions by the shielded ones, once per process."""
     for owner, name, what in PLOTS:
         draw = getattr(owner, name)
         if not getattr(draw, "ours", False):

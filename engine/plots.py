@@ -34,7 +34,7 @@ def shielded(what: str) -> Callable[[Callable[..., T]], Callable[..., T | None]]
             try:
                 with _plain_text():
                     return draw(*map(_readable, args), **{key: _readable(value) for key, value in kwargs.items()})
-            except Exception as error:  # whatever it is, the run is worth more than its picture
+            except Exception as error:  # no plot may end a run
                 reason = f"{type(error).__name__}: {' '.join(str(error).split())}"[:REASON]
                 print(f"{what} was not drawn ({reason}); all else goes on", file=sys.stderr, flush=True)
                 for number in _open_figures() - before:

@@ -24,7 +24,7 @@ def has_fast_bfloat16() -> bool:
 
 
 def training_precision(amp: bool | str, on_cpu: bool) -> bool | str:
-    """What a run that is asked for `amp` computes in, to be kept with it.
+    """The precision that a run with `amp` computes in, stored with it.
 
     Args:
         amp: ultralytics' argument: True or fp16, bf16, False or fp32.

@@ -1,4 +1,4 @@
-"""A start from other weights: what fits by name and shape is copied, class outputs by class where that is asked for."""
+"""A start from other weights: what fits by name and shape is copied, class outputs by class on request."""
 
 from __future__ import annotations
 

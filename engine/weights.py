@@ -85,7 +85,7 @@ def open_backend(path: Path, device: torch.device, precision: str = "fp32") -> t
 
 
 def tell_precision(asked: str, got: str) -> None:
-    """Say so when a model computes in float32 (`Backend.computes_in`) though 16 bits were asked for (`Backend`)."""
+    """Say so when a model computes in float32 (`Backend.computes_in`) though 16 bits were requested (`Backend`)."""
     if asked != "fp32" and got == "fp32":
         flag = "--half" if asked == "half" else f"--precision {asked}"
         print(f"{flag}: not possible with these weights on this device, running in float32 (16 bits take a GPU and --half, "

@@ -65,7 +65,7 @@ def check_owner(plan: Plan, model: ModelFile, where: str, weights: Path) -> None
 
 
 def as_chosen(plan: Plan, asked: Settings) -> Settings:
-    """What was asked for, and what the plan was made with in the place of what was not; says on stderr where the two differ."""
+    """The requested options, the plan's own where none was requested; says on stderr where the two differ."""
     made = plan.model or ModelFile("", "")
     size = [made.imgsz] if made.imgsz else None
     for name, wanted, chosen in (("imgsz", asked.imgsz and sorted(set(asked.imgsz)), size), ("iou", asked.iou, made.iou),

@@ -33,7 +33,7 @@ def read_embedded(weights: Path) -> str | None:
 
 
 def embed(weights: Path, plan: Plan) -> None:
-    """Put a plan into an ONNX file or OpenVINO folder, in the place of an earlier one; whole or not at all.
+    """Put a plan into an ONNX file or OpenVINO folder, instead of an earlier one; completely or not at all.
 
     Raises:
         UserError: the file cannot be read or written.

@@ -176,7 +176,7 @@ class Plan:
 
     @cached_property
     def has_sizes(self) -> bool:
-        """Whether any class asks for a length or an area."""
+        """Whether any class has a rule on length or area."""
         return any(rule.min_length_mm or rule.min_area_mm2 for rule in self.rules)
 
     @property

@@ -11,7 +11,7 @@ import numpy as np
 from cfg.errors import UserError
 
 SMALLEST, MOST_OVERLAP = 32, 0.9  # side of a tile in pixels; share of it that two neighbours have in common
-USUAL_OVERLAP, LARGEST_USUAL = 0.2, 0.5  # without a word from the user; where the defects ask for more, at most
+USUAL_OVERLAP, LARGEST_USUAL = 0.2, 0.5  # default; at most, where defects are longer
 COMMON_SIZE = 95  # percentile of the defects' sizes that the overlap should hold
 
 
@@ -61,10 +61,10 @@ def _starts(length: int, side: int, step: int) -> np.ndarray:
 
 
 def tiling_asked(side: int | None, overlap: float | None, sizes: np.ndarray | None = None) -> Tiling | None:
-    """Return what ``--tile`` and ``--overlap`` ask for, None without a side; say which overlap the defects would need.
+    """Return the tiling of ``--tile`` and ``--overlap``, None without a side; print which overlap the defects need.
 
     Args:
-        overlap: None for the usual one, or what the defects ask for.
+        overlap: None for the default, or what the defects need.
         sizes: longer sides of the defects in pixels (n,), where the data are known.
 
     Raises:
@@ -104,5 +104,5 @@ def overlap_for(sizes: np.ndarray, side: int) -> float:
 
 
 def usual_overlap(sizes: np.ndarray, side: int) -> float:
-    """Return the overlap to use where the user names none: `USUAL_OVERLAP`, or what the defects ask for up to a half."""
+    """Return the overlap to use by default: `USUAL_OVERLAP`, or what the defects need, up to a half."""
     return min(max(USUAL_OVERLAP, overlap_for(sizes, side)), LARGEST_USUAL)

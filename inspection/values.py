@@ -21,7 +21,7 @@ def mapping(content: Any, where: str, known: Iterable[str] | None = None) -> dic
     if absent(content):
         return {}
     if not isinstance(content, Mapping):
-        raise UserError(f"{where}: expected key: value lines, got {str(content)[:60]!r}; see the README's example of a plan")
+        raise UserError(f"{where}: expected key: value lines, got {str(content)[:60]!r}; see the example of a plan in docs/inspection.md")
     content = {str(key): value for key, value in content.items()}
     allowed = content if known is None else list(known)
     for key in content:

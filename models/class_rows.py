@@ -17,7 +17,7 @@ def class_rows(detector: nn.Module, nc: int | None = None) -> dict[str, Tensor]:
 
     Args:
         detector: ours or a stock one.
-        nc: number of classes, where the rows of a detector like it with other classes are asked for.
+        nc: number of classes, for the rows of the same detector with other classes.
     """
     last = len(detector.model) - 1
     head = detector.model[last]

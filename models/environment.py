@@ -44,7 +44,7 @@ def quiet() -> Path:
     if os.environ.get("WORLD_SIZE", "1") == "1":  # torchrun with one process: ultralytics would look for others
         for name in RANKS:
             os.environ.pop(name, None)
-    # Left alone, ultralytics sets this to 1 and a CPU run uses one core whatever else is asked for.
+    # Left alone, ultralytics sets this to 1 and a CPU run uses one core whatever else is set.
     os.environ.setdefault("OMP_NUM_THREADS", str(available_cpus()))
     keep_freed_memory()
     inherited = os.environ.get("TANDEM_SETTINGS")
@@ -68,7 +68,7 @@ def _import_host() -> None:
     """Import ultralytics without its notice that it made a settings file: the file is temporary.
 
     Its trackers of runs, which it attaches to any trainer where their package is installed, are switched off in memory.
-    Its own `PIL.Image.open`, which wants a package for HEIF for every file that is no image, stays only where that is.
+    Its own `PIL.Image.open`, which needs a package for HEIF for every file that is no image, stays only if that is installed.
     """
     pillow_open = Image.open
     logging.disable(logging.INFO)
@@ -85,7 +85,7 @@ def _import_host() -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step; of no effect without glibc, or where the environment says otherwise.
 
-    Left alone, it gives the memory of a step's feature maps back, and the next step asks for it again, page by page. Kept,
+    Left alone, it gives the memory of a step's feature maps back, and the next step allocates it again, page by page. Kept,
     a CPU trains up to 8 % faster at the same peak (benchmarks/speed.md).
     """
     mallopt = of_libc("mallopt")

@@ -4,7 +4,7 @@ Every row is built and run at once on a small probe image, so that strides are m
 against real ones, and a mistake is reported with the row it stands in.
 
 A model YAML may name a `base:` YAML whose keys it overrides, and a row may use any top-level key (`nc`, `anchors`,
-`attention`, `fusion` ...) in the place of its block or of an argument: that is how an ablation is one line.
+`attention`, `fusion` ...) instead of its block or an argument: so an ablation is one line.
 """
 
 from __future__ import annotations

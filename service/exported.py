@@ -19,7 +19,7 @@ DEFAULT_SIZE, DEFAULT_STRIDE = 640, 32  # where a file of others does not say
 
 @dataclass(frozen=True)
 class Exported:
-    """An export and how it wants its input.
+    """An export and the input that it expects.
 
     Attributes:
         path: an .onnx file or an OpenVINO folder.

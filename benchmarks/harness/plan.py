@@ -24,7 +24,7 @@ FIXED = ("--val", "False", "--plots", "False", "--teacher-init", "False")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked for: one student, one data set, several ways to train it.
+    """A comparison: one student, one data set, several ways to train it.
 
     `arguments` are train.py's own, for every run; `rival_cfg` and `rival_teacher` are ultralytics' student and teacher
     where they are not these.

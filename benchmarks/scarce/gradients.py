@@ -1,4 +1,4 @@
-"""What pulls at a student's trunk when most images have no object: the gradients of the loss terms, and of objectness by its cells.
+"""What trains a student's backbone and neck when most images have no object: the gradients of the loss terms, and of objectness by its cells.
 
     python -m benchmarks.scarce.gradients --data datasets/line --imgsz 128
 

@@ -34,7 +34,7 @@ class Cell:
 
 
 def grid(models: Iterable[str], runtimes: list[str], precisions: list[str], batches: list[int]) -> list[Cell]:
-    """All cells, models next to each other: what is compared most is asked for in close succession."""
+    """All cells, models next to each other: models that are compared are timed in close succession."""
     return [Cell(m, r, p, b) for b, r, p, m in itertools.product(batches, runtimes, precisions, models)]
 
 
@@ -57,7 +57,7 @@ def why_not(runtime: str, precision: str, device: str, data: str | None) -> str 
     if runtime == "openvino" and device != "cpu":
         return "OpenVINO is timed on the CPU; say --device cpu"
     if runtime == "onnx" and device != "cpu" and not _onnx_has_cuda():
-        return "this ONNX Runtime has no CUDA: pip install onnxruntime-gpu in the place of onnxruntime"
+        return "this ONNX Runtime has no CUDA: pip install onnxruntime-gpu instead of onnxruntime"
     return _no_precision(runtime, precision, device, data)
 
 
@@ -78,7 +78,7 @@ def _no_precision(runtime: str, precision: str, device: str, data: str | None) -
 
 
 def no_bfloat16(device: str) -> str | None:
-    """Why bfloat16 is not worth timing on a device, None where it is."""
+    """Why bfloat16 is not timed on a device, None where it is."""
     import torch
 
     from engine.precision import has_fast_bfloat16

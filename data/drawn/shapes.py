@@ -61,7 +61,7 @@ def blob(rng: Rng, size: int, centre: np.ndarray, radius: float, ragged: float, 
         ragged: how far the outline strays from an ellipse, as a share of `radius`.
         stretch: length over width; `radius` is the half width, `angle` the direction of the length.
     """
-    half = int(2 * radius * stretch) + 2  # all of the shape; the rest of the picture is not worth computing
+    half = int(2 * radius * stretch) + 2  # only the part of the image that the shape can reach
     corner = np.floor(centre).astype(int) - half
     side = 2 * half + 1
     along, across = local(side, centre - corner, angle)

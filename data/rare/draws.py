@@ -27,7 +27,7 @@ def draw_weights(
     shown = [np.unique(np.asarray(c).astype(np.int64)) for c in classes]
     if repeat_threshold is not None:
         images = np.bincount(np.concatenate([np.zeros(0, np.int64), *shown]), minlength=nc)
-        share = np.maximum(images, 1) / max(len(classes), 1)  # a class without boxes: no image asks for its factor
+        share = np.maximum(images, 1) / max(len(classes), 1)  # a class without boxes: its factor is never used
         factors = np.maximum(1.0, np.sqrt(repeat_threshold / share))
         weights = np.array([factors[c].max() if len(c) else 1.0 for c in shown])
     empty = np.array([not len(c) for c in shown], dtype=bool)

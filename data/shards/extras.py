@@ -1,4 +1,4 @@
-"""Packages that only very many images need: asked for where they are used."""
+"""Packages that only very many images need: imported where they are used."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def find_job(folder: Folder) -> Job | None:
 
 
 def check_same(job: Job, facts: Mapping[str, Any], size: int) -> None:
-    """Raise `UserError` where a folder's job has other facts than those asked for now; says which."""
+    """Raise `UserError` where a folder's job has other facts than the requested ones; says which."""
     asked, had = {**facts, "shard-size": size}, {**job.facts, "shard-size": job.size}
     different = [name for name in {**had, **asked} if had.get(name) != asked.get(name)]
     if different:

@@ -105,7 +105,7 @@ class Summary:
 
 
 def open_writers(kinds: Iterable[str], folder: Path, job: Job) -> list[Writer]:
-    """The result files that were asked for. Raises OSError."""
+    """The requested result files. Raises OSError."""
     names = dict(enumerate(job.facts["names"]))
     header = {"tandem": job.facts["tandem"], "weights": job.facts["weights"], "imgsz": job.facts["imgsz"], "conf": job.facts["conf"]}
     decided = job.facts["decision"] is not None

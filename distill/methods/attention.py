@@ -63,7 +63,7 @@ class AttentionDistiller(Distiller):
 
     Differs from the paper: by default the student's channels get the teacher's mean and deviation first, in each image
     (`rescale`). Without it 72 to 81 % of eq. 13's gradient is a shift of channel means, which adds up over cells: at the student's
-    parameters it pulled 3.1 times as hard as at its neck, and against detection (NEU-DET, YOLOv5n, after 90 steps; cosine -0.67).
+    parameters its gradient ratio was 3.1 times that at the neck, and opposed detection (NEU-DET, YOLOv5n, after 90 steps; cosine -0.67).
 
     Silent in the paper, and so here: every object counts at every level, even where no anchor of the student fits it.
 

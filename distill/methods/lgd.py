@@ -26,7 +26,7 @@ def standardised(x: Tensor) -> Tensor:
 
 
 def in_a_row(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H * W * C): the distances do not ask for the order, and this one needs no copy."""
+    """(B, C, H, W) -> (B, H * W * C): the distances do not depend on the order, and this one needs no copy."""
     return channels_last(x).flatten(1)
 
 
@@ -48,12 +48,12 @@ class LGDDistiller(Distiller):
     only while the teacher is ahead (`ahead`): one that finds less than its student has nothing to teach.
 
     Args:
-        gain: lambda, of the term that pulls at the student.
+        gain: lambda, of the term that trains the student.
         virtual: whether each image has a virtual object that covers it.
         start: fraction of training before which nothing is distilled (the teacher learns from the beginning).
         freeze_until: fraction of training up to which no parameter of the student's backbone moves; a run whose student
-            starts from random weights sets it to 0 (`engine.training.build`): random features are not worth keeping.
-        ahead: pull at the student only while the teacher's detection loss, by a running mean, is below the student's own;
+            starts from random weights sets it to 0 (`engine.training.build`): there is no reason to keep random features.
+        ahead: distil only while the teacher's detection loss, by a running mean, is below the student's own;
             else only the student's adaptor learns. False: always, as in the paper.
     """
 

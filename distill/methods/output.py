@@ -37,7 +37,7 @@ class OutputDistiller(Distiller):
     """Teach the student the teacher's predictions at the same cell (and the anchor of the same number).
 
     Per image, over all paired levels, divided by the number of objects the teacher sees, the sum of its objectness (at
-    least 1, so that an image in which it sees none pulls little):
+    least 1, so that an image in which it sees none has a small gradient):
 
     * heads with objectness: `|p_T - p_S|^beta KL` of objectness at every prediction: background, easy for both, has a
       factor near 0. KL of the classes weighted by the teacher's objectness: background has no class.

@@ -51,7 +51,7 @@ class Judge:
     """Judges one set by one plan. What can be wrong with the plan and the groups is told at construction.
 
     Args:
-        options: what was asked for.
+        options: of `val.py`.
         deployed: the weights.
         data: the data YAML.
         split: the part of it.

@@ -1,4 +1,4 @@
-"""What val.py was asked for about decisions, checked before anything slow."""
+"""The decision options of val.py, checked before anything slow."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Sorter:
         text: ``--sort-into``: folders for OK, NG, REVIEW and, with a fourth, for what could not be decided; separated by commas;
             relative ones lie in the run folder.
         folder: the run folder.
-        copy: copies in the place of links.
+        copy: copies instead of links.
         roots: folders and files that are searched; no folder may lie in them, or the next run would find what this one sorted.
 
     Raises:

@@ -27,7 +27,7 @@ from inspection.rules import Code, Found
 from ultralytics.engine.results import Results
 from ultralytics.utils.checks import check_imshow
 
-if TYPE_CHECKING:  # a page that few runs ask for
+if TYPE_CHECKING:  # few runs write a report
     from engine.reporting import RunReport
 
 CONF, IOU = 0.25, 0.45  # without a decision plan that says otherwise
@@ -36,7 +36,7 @@ STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
 @dataclass
 class DetectOptions:
-    """What detect.py was asked for; the fields are its arguments."""
+    """The options of a detection run; the fields are detect.py's arguments."""
 
     weights: str
     source: list[str]
@@ -83,7 +83,7 @@ class Summary:
         passed_over: frames of cameras that came while the network was busy with an earlier one.
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
             under writing.
-        seconds: from the first picture asked for to the last file written, without loading the model.
+        seconds: from the first image read to the last file written, without loading the model.
         verdicts: how many there are of each, where there is a decision plan.
     """
 
@@ -101,7 +101,7 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every picture was looked at and, where asked for, drawn."""
+        """Whether every image was inspected and, if requested, drawn."""
         return not (self.skipped or self.losses or self.undrawn)
 
     def lines(self) -> list[str]:
@@ -246,7 +246,7 @@ class Run:
         return goes_on
 
     def _draw(self, item: Item, draw: Draw) -> bool:
-        """Show and save a drawing, as asked for; False when q was pressed in the viewer. No failure ends the run."""
+        """Show and save a drawing, as requested; False when q was pressed in the viewer. No failure ends the run."""
         goes_on = True
         if self.view:
             drawing = attempt(draw)

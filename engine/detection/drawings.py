@@ -88,7 +88,7 @@ class Drawings:
 
 
 def attempt(drawing: Callable[[], Result]) -> Result | str:
-    """Return what a step of drawing gives, or why it failed: no drawing is worth the results of a run."""
+    """Return the result of a drawing step, or why it failed: no drawing may end a run."""
     try:
         return drawing()
     except Exception as error:

@@ -1,4 +1,4 @@
-"""Pictures that a program hands over, in the place of files: arrays, tensors and Pillow images, as `Predictor` takes them."""
+"""Images from a Python program instead of files: arrays, tensors and Pillow images, as `Predictor` takes them."""
 
 from __future__ import annotations
 

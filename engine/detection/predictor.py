@@ -116,7 +116,7 @@ class Predictor(DetectionPredictor):
 
 
 def detect(options: DetectOptions) -> Summary:
-    """Run detection over everything in ``options.source``, write what was asked for, print as it goes.
+    """Run detection over everything in ``options.source``, write the requested files, print progress.
 
     What cannot be read, received or drawn is printed and counted, and ends nothing else. Memory does not grow with the
     number of pictures.

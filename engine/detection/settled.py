@@ -50,7 +50,7 @@ class Settled:
 
 
 def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], plan: Plan | None) -> Settled:
-    """Settle what the options leave open, and print what will be otherwise than asked for.
+    """Fill in options that were left open, and print those that cannot be as requested.
 
     Args:
         trained: input size that the model was trained or exported with.
@@ -68,14 +68,14 @@ def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], pla
 
 
 def cut(source: Source, settled: Settled) -> Source | TiledSource:
-    """The source in tiles where these were asked for, in batches as settled."""
+    """The source in tiles if requested, in batches as settled."""
     source = TiledSource(source, settled.tiling) if settled.tiling else source
     source.batch = settled.batch
     return source
 
 
 def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
-    """The options with what a plan was made with in the place of what was not asked for; says where the two differ.
+    """The options, with the plan's own where none was requested; says where the two differ.
 
     Raises:
         UserError: options that decide without a plan, or hide classes from it.

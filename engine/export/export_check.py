@@ -34,7 +34,7 @@ from ultralytics.utils import LOGGER
 
 @dataclass
 class ExportOptions:
-    """What export.py was asked for; the fields are its arguments."""
+    """The options of an export; the fields are export.py's arguments."""
 
     weights: str
     format: str = "onnx"

@@ -79,7 +79,7 @@ def export(options: ExportOptions) -> tuple[list[Path], int]:
     Raises:
         UserError: an argument or the weights are wrong, a package is missing, or the exported model differs from
             PyTorch, or in INT8 loses more accuracy than float32, by more than the limit. Then nothing of that format
-            is left behind, and a file that was there before is intact; formats asked for before it stay.
+            is left behind, and a file that was there before is intact; formats exported before it stay.
     """
     formats = parse_formats(options.format)
     for name in formats:
@@ -184,7 +184,7 @@ def _convert(detector: nn.Module, name: str, draft: Path, size: list[int], optio
 
 
 def exporter_arguments(name: str, size: list[int], options: ExportOptions) -> dict[str, Any]:
-    """Return the exporter's settings; what a format has no use for is left out, and said when it was asked for."""
+    """Return the exporter's settings; options that a format does not have are left out, with a message if they were given."""
     table = export_formats()
     known = dict(zip(table["Argument"], table["Arguments"], strict=True))[name]
     overrides: dict[str, Any] = {"mode": "export", "task": "detect", "format": name, "imgsz": size}
@@ -218,7 +218,7 @@ def has_onnxslim() -> bool:
 
 
 def _replace(made: Path, target: Path, scratch: Path) -> None:
-    """Put a file or folder in the place of an older one, which stays until the new one is there."""
+    """Replace an older file or folder, which stays until the new one is complete."""
     if target.is_dir():
         os.replace(target, scratch / "replaced")
     try:

@@ -174,7 +174,7 @@ def _name_all(model: Any) -> None:
 
 
 def _reader(inputs: Iterable[np.ndarray], name: str) -> Any:
-    """Return `inputs` as onnxruntime's calibration wants them: one after the other, by the input's name."""
+    """Return `inputs` as onnxruntime's calibration expects them: one after the other, by the input's name."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):

@@ -1,7 +1,7 @@
 """Training arguments, from the words of a command line to typed parts.
 
 `command_line` reads the words, `recipes` adds the recipe and checks (`checks`), `parts.Settings` sorts them for those that read them.
-Importing this costs nothing that a misspelt argument is not worth.
+Importing this is fast, so that a misspelt argument is reported at once.
 """
 
 from engine.settings.checks import OPTIMIZERS, check

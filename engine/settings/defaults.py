@@ -25,7 +25,7 @@ def defaults() -> dict[str, Any]:
 
 @cache
 def _host_defaults() -> dict[str, Any]:
-    """Ultralytics' defaults, from its file: importing it takes seconds, which a misspelt argument is not worth."""
+    """Ultralytics' defaults, from its file: importing it takes seconds, and a misspelt argument should be reported at once."""
     spec = importlib.util.find_spec("ultralytics")
     if spec is None or spec.origin is None:
         raise UserError("expected the package ultralytics to be installed; pip install -r requirements.txt")

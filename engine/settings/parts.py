@@ -76,14 +76,14 @@ class Distillation:
     teacher: str | None = ours(None)  # .pt of ours or ultralytics', a YAML of cfg/teachers' kind, or of a model (untrained)
     distill: str | None = ours(None)  # configurations in cfg/distill: mgd, attention+0.5*ld; with a teacher: auto
     adaptive: str = ours("none")  # weights of the loss terms: stable, paper, none, uncertainty
-    kd_share: float | None = ours(0.3)  # gradient of distillation at the student's trunk over detection's; None: as losses are
-    kd_hold: bool = ours(True)  # hold that share throughout; False: settle it at the start
-    kd_cap: float | None = ours(None)  # largest such share of all distillation losses together
-    kd_project: bool = ours(True)  # give detection back what distillation takes from it where the two oppose each other
-    kd_warmup: float = ours(0.0)  # fraction of training over which distillation comes up to its share, while adapters learn
+    kd_share: float | None = ours(0.3)  # gradient ratio, distillation over detection; None: losses weighted by their gains
+    kd_hold: bool = ours(True)  # keep that ratio throughout; False: set it at the start
+    kd_cap: float | None = ours(None)  # largest ratio of all distillation losses together
+    kd_project: bool = ours(True)  # raise detection's weight where the two gradients oppose each other
+    kd_warmup: float = ours(0.0)  # fraction of training over which the ratio rises from 0
     kd_until: float = ours(1.0)  # fraction of training after which distillation is off
     kd_decay: str = ours("none")  # cosine: distillation fades from the start to kd_until
-    kd_every: int = ours(50)  # steps between two measurements of the shares
+    kd_every: int = ours(50)  # steps between two measurements of the ratios
 
     @property
     def balance(self) -> dict[str, Any]:

@@ -25,7 +25,7 @@ SIZE = 5000  # images in a shard: minutes of work on a CPU, some hundred files f
 
 @dataclass(frozen=True)
 class ShardOptions:
-    """What `--shards` was asked for beside detect.py's own options.
+    """The options of `--shards`, beside detect.py's own.
 
     Attributes:
         folder: of the job, a path or an address.

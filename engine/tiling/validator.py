@@ -64,7 +64,7 @@ class TiledValidator(Validator):
     To be used with `engine.host.own_backend(..., kind=PassingBackend)`.
 
     Attributes:
-        asked: side and overlap as asked for (`inspection.tiles.tiling_asked`); to be set before the call.
+        asked: side and overlap as requested (`inspection.tiles.tiling_asked`); to be set before the call.
         tiling: what came of it and of the labels.
         tiles: how many each image had.
         seconds: what each took, from its pixels to its boxes.

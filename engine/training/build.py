@@ -90,7 +90,7 @@ def _check_student(network: Network, student: nn.Module) -> None:
 def distillation_note(
     wanted: str, distillation: Distillation, teacher: FrozenTeacher | None, distiller: Distiller, label_free: bool = False
 ) -> str:
-    """The header line that says what is distilled from what, and how hard it may pull."""
+    """The header line that says what is distilled from what, and how strongly."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
     given = {name: distillation.balance[name] for name in ("share", "hold", "cap", "project", "until", "decay")}
     usual = {"hold": True, "cap": None, "project": True, "until": 1.0, "decay": "none"}

@@ -36,7 +36,7 @@ class Draws(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        self.epoch += 1  # worker processes ask for the next epoch before this one ends
+        self.epoch += 1  # worker processes start the next epoch before this one ends
         return iter(draw(self.weights, self.length * self.processes, rng)[self.rank :: self.processes].tolist())
 
     def set_epoch(self, epoch: int, again: bool = False) -> None:

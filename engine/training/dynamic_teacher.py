@@ -22,7 +22,7 @@ from models.detector import raw_output
 class DynamicTeacher:
     """Images and their labels in, boxes out: the features it makes, decoded by the student's head.
 
-    No detector: it is told what it then finds. Its score says how much it has to teach.
+    No detector: the labels are its input. Its score is an upper limit of what it can teach.
     """
 
     def __init__(self, model: TrainingModel) -> None:
@@ -48,7 +48,7 @@ class DynamicValidator(Validator):
         return self.labelled
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
-        """The teacher's boxes in the place of the student's."""
+        """The teacher's boxes instead of the student's."""
         return super().postprocess(self.teacher(self.labelled))
 
 

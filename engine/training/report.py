@@ -115,7 +115,7 @@ def plot_results(results: Path, target: Path) -> None:
 
 PLOTS = {
     "weight/": "Adaptive weights of the loss terms",
-    "share/": "Gradient at the student's trunk over detection's",
+    "share/": "Gradient ratio at backbone and neck, over detection",
     "cosine/": "Its cosine with detection's",
 }
 

@@ -183,7 +183,7 @@ class Trainer(DetectionTrainer):
                 LOGGER.info(note)
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> InfiniteDataLoader:
-        """Ultralytics' loader; to train on, with the draws that the arguments ask for."""
+        """Ultralytics' loader; for training, with weighted draws as in the arguments."""
         loader = super().get_dataloader(dataset_path, batch_size, rank, mode)
         if mode != "train":
             return loader
@@ -204,7 +204,7 @@ class Trainer(DetectionTrainer):
         self, model: nn.Module, name: str = "auto", lr: float = 0.001, momentum: float = 0.9, decay: float = 1e-5,
         iterations: float = 1e5,
     ) -> torch.optim.Optimizer:  # fmt: skip
-        """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would pull weights to 1."""
+        """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would drive weights to 1."""
         optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
         if self.settings.distillation.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
             without_decay(optimizer, unwrap_model(model).weights.log_variances)

@@ -147,7 +147,7 @@ def evaluate(
 
 def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any], device: torch.device, imgsz: int, precision: str,
            classes: list[int] | None, data: str | Path, split: str) -> Judge | None:  # fmt: skip
-    """What judges the set, None where nothing was asked for and the weights hold no plan. Raises `UserError`."""
+    """What judges the set; None if no decision was requested and the weights hold no plan. Raises `UserError`."""
     if decision is None:
         return None
     deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision)
@@ -181,7 +181,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Modul
 def _read_data(data: str | Path, split: str) -> dict[str, Any]:
     """Return the data YAML with absolute paths and {index: name}; only `split` must be there."""
     content = resolve(data, require=(split,))
-    # The host asks for both keys, whatever is validated.
+    # The host reads both keys, whatever is validated.
     return {"train": content[split], "val": content[split]} | content
 
 

@@ -1,4 +1,4 @@
-"""ultralytics' validator with our training arguments, our suppression, and every box kept when asked for."""
+"""ultralytics' validator with our training arguments, our suppression, and every box kept on request."""
 
 from __future__ import annotations
 

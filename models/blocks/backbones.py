@@ -53,7 +53,7 @@ NETWORKS = {
 
 @BLOCKS.register("Backbone")
 class Backbone(nn.Module):
-    """A classifier's layers up to the coarsest stride asked for: `[-1, 1, Backbone, [resnet18, [8, 16, 32]]]`.
+    """A classifier's layers up to the coarsest requested stride: `[-1, 1, Backbone, [resnet18, [8, 16, 32]]]`.
 
     A row of several outputs: `Level` picks one, and blocks that read a pyramid (`FPN`, `HKN`) take them all. Tensors
     have torchvision's names, so that ImageNet weights given as a file (`--weights resnet18.pth`) fit.

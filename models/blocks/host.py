@@ -94,7 +94,7 @@ class Concat(nn.Module):
 
 @BLOCKS.register("First")
 class First(nn.Module):
-    """The first of its inputs, unchanged: put in the place of a fusion block, it removes the fusion."""
+    """The first of its inputs, unchanged: instead of a fusion block, it removes the fusion."""
 
     passes_on = 0  # position in `from` of the row whose output this is
 
@@ -111,7 +111,7 @@ class First(nn.Module):
 
 @BLOCKS.register("Last")
 class Last(First):
-    """The last of its inputs, unchanged: put in the place of a tower's block-N, it removes the tower."""
+    """The last of its inputs, unchanged: instead of a tower's block-N, it removes the tower."""
 
     passes_on = -1
 

@@ -21,7 +21,7 @@ class FeatureTap(nn.Module):
 
 
 def tap(layers: nn.Module) -> None:
-    """Put a `FeatureTap` in the place of the head, the last of an ultralytics model's `layers`, in place."""
+    """Replace the head, the last of an ultralytics model's `layers`, by a `FeatureTap`, in place."""
     head = layers[-1]
     shown = FeatureTap().train(head.training)
     shown.i, shown.f, shown.type = head.i, head.f, head.type

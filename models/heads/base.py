@@ -1,4 +1,4 @@
-"""What our heads have in common: ultralytics' `Detect` to those who ask for it, without its layers."""
+"""What our heads have in common: for `isinstance` they are ultralytics' `Detect`, without its layers."""
 
 from __future__ import annotations
 

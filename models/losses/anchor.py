@@ -21,7 +21,7 @@ APART = ("obj", "cls", "balance")  # gains of the two score terms that `joint` h
 
 @dataclass(frozen=True)
 class Gains:
-    """Base gains of the terms; `score` is that of the joint one, `obj` and `cls` are those of the two it stands for.
+    """Base gains of the terms; `score` of the joint one, `obj` and `cls` of the two terms of `score: apart`.
 
     The joint score needs no gain of its own for each data set: `score` is to `box` as in GFL (1 to 2 per match).
 
@@ -84,7 +84,7 @@ class AnchorLoss(nn.Module):
     the whole batch, so that an image's weight depends on its neighbours. And where several boxes share a predictor,
     its objectness target is the largest of their overlaps, not that of whichever was written last.
 
-    Differs from the paper: by default there is one score term in the place of eq. 14's two (`score`). Apart they are rivals whose
+    Differs from the paper: by default there is one score term instead of eq. 14's two (`score`). As two terms they compete, and their
     balance depends on the data: the best `gains: cls` was 2 on NEU-DET and 8 on DeepPCB.
 
     Args:

@@ -12,7 +12,7 @@ from models.assign import LevelAssignment
 
 
 def joint_quality_focal(objectness: Tensor, classes: Tensor, targets: Tensor, beta: float) -> Tensor:
-    """Quality focal loss of `p = sigma(objectness) sigma(class)` (Li et al. 2020, eq. 5, with this p in the place of one sigmoid).
+    """Quality focal loss of `p = sigma(objectness) sigma(class)` (Li et al. 2020, eq. 5, with this p instead of one sigmoid).
 
     `|y - p|^beta [-(1 - y) log(1 - p) - y log(p)]`, with `1 - p = sigma(-o) + sigma(o) sigma(-c)`, so that no logit overflows.
 

@@ -16,7 +16,7 @@ from small import batch, detector, distilling
 from cfg import UserError
 from distill.balance import SETTLED, Balance
 from distill.base import Distiller, Step, Term
-from distill.gradients import Pulls, gradient_products, trunk
+from distill.gradients import GradientProducts, gradient_products, trunk
 from distill.model import TrainingModel
 from distill.networks import FrozenTeacher, spec_of
 from distill.schedule import Schedule
@@ -31,13 +31,13 @@ def point(size: int = 2) -> torch.Tensor:
     return torch.zeros(size, requires_grad=True)
 
 
-def pulls_of(detection: list[float], *terms: list[float]) -> Pulls:
+def pulls_of(detection: list[float], *terms: list[float]) -> GradientProducts:
     """Of a detection loss and terms with these gradients."""
     rows = torch.tensor([detection, *terms], dtype=torch.float32)
-    return Pulls(rows @ rows.T)
+    return GradientProducts(rows @ rows.T)
 
 
-def along(detection: float, *terms: float) -> Pulls:
+def along(detection: float, *terms: float) -> GradientProducts:
     """Of gradients in one dimension."""
     return pulls_of([detection], *([term] for term in terms))
 
