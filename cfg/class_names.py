@@ -74,7 +74,7 @@ def check_classes(weights: str, known: Mapping[int, str], data: str, wanted: Map
 
 
 def unknown_note(weights: str, found: Comparison) -> str:
-    """What is said where names are placeholders: nothing can be compared but their number."""
+    """The message where names are placeholders: only their number can be compared."""
     if found.relation != UNKNOWN:
         return ""
     return f"class names of {weights} cannot be compared ({found.difference}): classes are taken by their numbers"

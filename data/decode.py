@@ -24,7 +24,7 @@ RANGES = (1, 255, 65535)  # what the largest value of a float image can stand fo
 _pillow = threading.Lock()  # it registers its formats at first use, which threads disturb
 
 Image.MAX_IMAGE_PIXELS = MOST_PIXELS  # its own limit is 179 million: large scans are no attack
-# A damaged file is told by us, with its name.
+# We report a damaged file ourselves, with its name.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -1,4 +1,4 @@
-"""Where ``--weights`` lie and whether they can be run here. Imports nothing slow: a wrong path is told at once."""
+"""Where ``--weights`` are and whether they can be run here. Imports nothing slow: a wrong path is reported at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Imports of large libraries without the garbage collector, which has nothing to find in them. Imports nothing slow."""
+"""Imports of large libraries with the garbage collector off, which would find nothing in them. Imports nothing slow."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Leave what is made inside to the end of the process: the collector looks at none of it, neither now nor later.
+    """Exclude objects made inside from garbage collection, now and later.
 
-    Of no effect where all of it had been imported before.
+    No effect on modules that were imported before.
 
     PyTorch and ultralytics make half a million objects that live as long as the process. Passing over them costs a
     tenth of the time of their import, again at every full collection, and half a second at the exit.

@@ -80,7 +80,7 @@ def parse_plan(content: Any, where: str, names: Mapping[int, str] | Sequence[str
         promise=_facts(Promise, content.get("promise"), f"{where}: promise"),
     )
     if plan.has_sizes and plan.mm_per_pixel is None:
-        raise UserError(f"{where}: expected mm_per_pixel beside rules in mm, got none; add mm_per_pixel: 0.05, or what it is")
+        raise UserError(f"{where}: expected mm_per_pixel beside rules in mm, got none; add for example mm_per_pixel: 0.05")
     if not plan.counting.any():
         raise UserError(f"{where}: expected a class that counts, got severity none for all; then every image would be OK")
     return plan

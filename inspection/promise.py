@@ -124,12 +124,12 @@ def _from_ng(scores: np.ndarray, wish: Wish, doubt: float, what: str) -> tuple[f
 
 
 def _too_few(n: int, lost: int, rate: float, doubt: float, what: str) -> str:
-    """What is said when `n` NG units, in `lost` of which nothing is found, do not show an escape rate of at most `rate`."""
+    """The message when `n` NG units, `lost` of them without any detection, do not show an escape rate of at most `rate`."""
     asked, sure = f"--max-escape {rate:g}", f"at {1 - doubt:.4g} confidence"
     needed, best = units_needed(rate, doubt), upper_limit(lost, n, doubt)
     if not n:
         return f"{asked}: expected at least {needed:,} NG {what} ({sure}, without a miss), got none; label some"
-    more = "collect more, or ask for " if best < 0.5 else "collect more"
+    more = "collect more, or accept " if best < 0.5 else "collect more"
     fix = f"{more}--max-escape {np.ceil(best * 1e4) / 1e4:g}" if best < 0.5 else more
     promised = f"{percent(best)} is the best that these can promise"
     if not lost:

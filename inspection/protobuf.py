@@ -40,7 +40,7 @@ def entry(value: memoryview) -> tuple[str, str]:
 
 
 def encode_entry(key: str, value: str) -> bytes:
-    """A metadata field as it stands in the file."""
+    """A metadata field as in the file."""
     parts = b"".join(_text(number, text.encode()) for number, text in ((1, key), (2, value)))
     return _text(METADATA, parts)
 

@@ -12,7 +12,7 @@ NOTHING = (None, "", "~", "null")  # how YAML says that there is no value
 
 
 def absent(value: Any) -> bool:
-    """Whether a value stands for none."""
+    """Whether a value means none."""
     return value is None or (isinstance(value, str) and value in NOTHING)
 
 

@@ -1,7 +1,7 @@
 """Quiet surroundings for the host libraries, set before ultralytics is first imported.
 
 ultralytics, matplotlib and torch look up hosts, download fonts, install packages and write to the home folder when they
-are imported or run. Tandem does none of that: settings go to a temporary folder that lives as long as the process (and
+are imported or run. Tandem does none of that: settings go to a temporary folder that exists as long as the process (and
 is shared with the processes it starts), and every switch that could reach the network or a package index is off.
 """
 

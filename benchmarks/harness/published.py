@@ -38,7 +38,7 @@ def _differences(table: dict[str, Any]) -> list[str]:
     if not rows:
         return []
     names = [name for name in ("mAP50", "mAP50-95") if any(name in row["difference"] for row in rows)]
-    lines = [f"Difference to {table['against']} in points; 'agrees' and 'contradicts' are said only where ours is "
+    lines = [f"Difference to {table['against']} in points; 'agrees' and 'contradicts' are printed only where ours is "
              "beyond chance (the verdict on mAP50-95 above):", ""]  # fmt: skip
     lines += [f"| row | {' | '.join(f'{name}, published | ours' for name in names)} | ours and the paper |"]
     lines += ["|" + "---|" * (2 * len(names) + 2)]

@@ -1,6 +1,6 @@
 """Processes that stay alive and time something when they are asked; a crash of one is an answer, not the end.
 
-Each thing that is timed lives in a process of its own, because libraries disturb one another within one (PyTorch after
+Each thing that is timed has a process of its own, because libraries disturb one another within one (PyTorch after
 OpenVINO runs on one thread) and because memory can only be told apart by process. A worker that waits blocks on its
 pipe: it costs no processor time.
 """

@@ -31,7 +31,7 @@ class Annotation:
         own_name: the name that the annotation file's own name stands for; empty where one file serves many images.
         hints: other names of the image (a path on another machine), which decide among several.
         folders: where the format keeps images, below the source or a folder above the annotation file.
-        size: (width, height) in pixels of the picture that was annotated, where that is said.
+        size: (width, height) in pixels of the annotated image, if the file names it.
         part: a split that the format knows.
         lost: how many annotations of this image could not be used.
         embedded: gives the image file that the annotation file holds, and its suffix; raises `ValueError`. ``None``
@@ -110,7 +110,7 @@ class Reader(ABC):
 
     @abstractmethod
     def read(self) -> Iterator[Annotation]:
-        """Yield what is said of each image; note unusable files in the log. Raises `UserError`."""
+        """Yield the annotation of each image; note unusable files in the log. Raises `UserError`."""
 
     def files(self, suffix: str) -> list[Path]:
         """Return the annotation files below the source, sorted, without hidden ones and without earlier output."""

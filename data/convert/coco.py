@@ -18,7 +18,7 @@ LISTS = ("images", "annotations", "categories")
 class CocoReader(Reader):
     """Reads one JSON file for each part (`--splits train=train.json val=val.json`) or one for all (`--annotations`).
 
-    Ids count within a file; classes are told apart by name, so that files may number them as they like.
+    Ids count within a file; classes are identified by name, so that each file may number them in its own way.
     """
 
     @staticmethod

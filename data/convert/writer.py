@@ -119,7 +119,7 @@ def write(records: Sequence[Record], names: Sequence[str], out: Path, comment: s
 
 
 def _rows(record: Record, image: Path, names: Sequence[str], log: Log) -> np.ndarray:
-    """Return the label rows (n, 5) of an image. Raises `ValueError` when it, or all that is said of it, is unusable.
+    """Return the label rows (n, 5) of an image. Raises `ValueError` when it, or all of its annotation, is unusable.
 
     An image is defect-free when its annotation says so, not when what it says cannot be used.
     """

@@ -1,4 +1,4 @@
-"""A surface while it is drawn, and what its defects need to know of it."""
+"""A surface while it is drawn, with what its defects need."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def _sync(folder: Path) -> None:
 
 class StoreFolder:
     """A folder in a store that fsspec knows. An object store shows an object as a whole or not at all; in others a file that a kill
-    cut off counts as missing, because Parquet keeps what it is at its end.
+    cut off counts as missing, because a Parquet file has its description at the end.
     """
 
     def __init__(self, place: str) -> None:
@@ -199,7 +199,7 @@ def read_picture(place: str) -> Picture:
 
     Raises:
         Unreadable: it is missing, not to be read by us, or no image that can be used.
-        UserError: the store does not answer: that says nothing about the image.
+        UserError: the store does not answer; the image may be fine.
     """
     if not is_address(place):
         return read_image(Path(place))

@@ -48,7 +48,7 @@ class Deployed:
 
 
 class Judge:
-    """Judges one set by one plan. What can be wrong with the plan and the groups is told at construction.
+    """Judges one set by one plan. The constructor reports errors in the plan and the groups.
 
     Args:
         options: of `val.py`.
@@ -57,7 +57,7 @@ class Judge:
         split: the part of it.
 
     Attributes:
-        plan: after `report` the one that was judged by; with it `evidence` and `words`, the set and what is said of it.
+        plan: after `report` the one that was judged by; with it `evidence` and `words`, the set and the sentences about it.
 
     Raises:
         UserError: plan, groups or options are wrong.

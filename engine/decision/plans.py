@@ -31,7 +31,7 @@ def read_embedded(weights: Path) -> str | None:
         return embedded.read_embedded(weights)
     try:
         content = torch.load(weights, map_location="cpu", weights_only=True, mmap=True)  # the tensors are not read
-    except Exception:  # a file of other programs, or a damaged one, which is told where it is loaded
+    except Exception:  # a file of other programs, or a damaged one, which is reported where it is loaded
         return None
     text = content["meta"].get(META) if is_own(content) else None
     return text if isinstance(text, str) else None

@@ -28,7 +28,7 @@ class DrawnVideo:
 
     Args:
         stem: the file without its extension.
-        source: how the source is called where the user reads of it.
+        source: name of the source in messages.
         fps: frames per second as the source tells them.
         taken: files that this run has written, which are not overwritten; the new ones are added.
         undrawn: told of drawings that are not in the files.
@@ -103,7 +103,7 @@ def _writer(file: Path, fps: float, size: tuple[int, int]) -> cv2.VideoWriter | 
     if os.fsencode(file).decode(errors="ignore") != str(file):  # OpenCV crashes on a name that is not UTF-8
         return None
     level = cv2_log.getLogLevel()
-    cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # what fails is said in our own words
+    cv2_log.setLogLevel(cv2_log.LOG_LEVEL_SILENT)  # failures are reported by our own messages
     try:
         writer = cv2.VideoWriter(str(file), cv2.CAP_FFMPEG, CODEC, fps, size[::-1])
     finally:

@@ -24,7 +24,7 @@ class Item:
         relative: where its outputs go below the run folder, with the source's own file name.
         kind: ``image``, ``video`` or ``stream``.
         label: how a progress line calls it, such as ``image 3/120``.
-        source: how the file or stream is called where the user reads of it.
+        source: name of the file or stream in messages.
         frame: number from 1 among the frames that were received of a video or stream, None for an image.
         fps: frames per second that a video or stream says it has, 0 for an image.
         prepared: the picture as the network takes it, (h, w, 3) BGR uint8.

@@ -55,7 +55,7 @@ class ShardWorker:
         self.job = job
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Do one shard, unless it is done: Ray repeats what it is not sure of."""
+        """Compute one shard, unless it is done: Ray may hand it out twice."""
         shard = int(row["shard"])
         facts = part_facts(self.job, shard) or do_shard(self.looker, self.job, shard)
         return {"shard": shard, "images": facts["images"], "errors": facts["errors"], "seconds": facts["seconds"]}
@@ -102,7 +102,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
 
 
 def as_user_error(error: Exception, ray: Any) -> Exception:
-    """The `UserError` of a worker behind what Ray made of it; without one, what Ray says: the shards that are done stay."""
+    """The `UserError` of a worker, out of Ray's exception; without one, Ray's message. Finished shards stay."""
     if told := caused_by(error, UserError):
         return UserError(*told.args)
     if isinstance(error, ray.exceptions.RayTaskError):
@@ -124,7 +124,7 @@ def left_of(job: Job) -> list[int]:
 
 
 def persistent(ray: Any, options: DetectOptions, job: Job, actors: int | None) -> Iterator[dict[str, Any]]:
-    """`results`; where Ray gives up, as it can with a lost machine, again for the shards that are left, as long as some get done between."""
+    """`results`; if Ray gives up, as it can with a lost machine, again for the remaining shards, as long as some are done in between."""
     left = left_of(job)
     while left:
         try:

@@ -136,7 +136,7 @@ def wiring_of_state(
     Raises:
         UserError: a row before the head lacks tensors, or has some of other shapes than the description says.
     """
-    with torch.random.fork_rng(devices=[]):  # the student's own start is not to depend on what it is filled from
+    with torch.random.fork_rng(devices=[]):  # the student's random weights must not depend on the file
         try:
             skeleton = Detector(description, ch=description.get("channels", 3), nc=description["nc"])
         except (UserError, KeyError) as error:

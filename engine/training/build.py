@@ -130,7 +130,7 @@ def box_sizes(labels: list[dict[str, Any]], imgsz: int) -> np.ndarray:
 
 
 def small_boxes_note(labels: list[dict[str, Any]], imgsz: int, stride: int) -> str:
-    """A header line where many boxes are smaller than a cell of the finest level: no draws, copies or epochs mend that.
+    """A header line where many boxes are smaller than a cell of the finest level: repeated images, pasting or epochs do not help against that.
 
     Args:
         labels: ultralytics' labels of the training images, as of `fit_to_labels`.

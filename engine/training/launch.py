@@ -132,7 +132,7 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
 def check_unlabelled(data: Data, going_on: bool) -> dict[int, str]:
     """Class names of a student that learns from pictures alone, after a look for these: those of `data` where it is given.
 
-    Its head is not trained, and a start from it leaves the head out: one class stands for all where none are known.
+    Its head is not trained, and a later start leaves the head out. Without known classes it has a single one.
     """
     if not going_on:
         find_unlabelled(data.unlabelled)

@@ -13,7 +13,7 @@ PROBE = 256  # side in pixels of the blank image on which strides are measured: 
 
 
 class FeatureTap(nn.Module):
-    """Stands in a head's place and shows what the head would read."""
+    """Replaces a head and returns the features that the head would read."""
 
     def forward(self, features: list[Tensor], batch: object = None) -> dict[str, list[Tensor]]:
         """Features (B, C, H, W) per level -> `{"feats": features}`; RT-DETR's head is given the `batch` too."""

@@ -181,7 +181,7 @@ class AnchorLoss(nn.Module):
     def _class_errors(self, logits: Tensor, assignment: Assignment) -> Tensor:
         """(M,) quality focal loss of the matches, mean over classes; 0 with one class, as in YOLOv5.
 
-        Targets are 0 and 1. Eq. 14 speaks of smoothed labels, and the paper gives no number: YOLOv5's default smooths nothing.
+        Targets are 0 and 1. Eq. 14 has smoothed labels, and the paper gives no number: YOLOv5's default does not smooth.
         """
         if self.head.nc == 1:
             return logits.sum(-1) * 0

@@ -1,4 +1,4 @@
-"""A block, a head with its loss, and a distillation method are each one new file and no edit: those of the documentation train a step."""
+"""A block, a head with its loss, a distillation method and a label format are each one new file: those of the documentation work."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import yaml
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from small import description
 
 ROOT = Path(__file__).resolve().parents[2]
+READER = "data/convert/boxes_csv.py"
 
 RUN = '''
 import sys
@@ -57,6 +59,7 @@ def test_adding_a_part_that_needs_an_edit_elsewhere(tmp_path: Path) -> None:
     (tmp_path / "new.yaml").write_text(yaml.safe_dump(rows))
     parts = documented_files()
     (tmp_path / "new-method.yaml").write_text(parts.pop("cfg/distill/mean-only.yaml"))
+    parts.pop(READER)
     assert len(parts) == 4
     for name, text in parts.items():
         package, _, module = name.rpartition("/")
@@ -68,3 +71,24 @@ def test_adding_a_part_that_needs_an_edit_elsewhere(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     expected = "Gate ['cos_all', 'cos_mean', 'focus_loss', 'mean_loss', 'share_all', 'share_mean', 'w_focus', 'w_mean'] ['focus', 'mean'] []"
     assert done.stdout.strip().splitlines()[-1] == expected
+
+
+def test_adding_a_label_format(tmp_path: Path) -> None:
+    import data.convert.__main__ as convert
+
+    source, out = tmp_path / "source", tmp_path / "out"
+    (source / "images").mkdir(parents=True)
+    for name in ("a.png", "b.png"):
+        Image.new("L", (40, 20)).save(source / "images" / name)
+    (source / "boxes.csv").write_text("image,class,x1,y1,x2,y2\na.png,pit,10,5,30,15\nb.png,scratch,0,0,20,10\nb.png,pit,20,10,40,20\n")
+    (source / "other.csv").write_text("x,y\n1,2\n")
+    known = dict(convert.READERS)
+    try:
+        exec(compile(documented_files()[READER], READER, "exec"), {})
+        status = convert.main(["--format", "csv", "--source", str(source), "--out", str(out)])
+    finally:
+        convert.READERS.clear()
+        convert.READERS.update(known)
+    assert status == 1, "the other file was not left out with a note"
+    rows = {path.stem: [[float(x) for x in line.split()] for line in path.read_text().splitlines()] for path in out.rglob("labels/**/*.txt")}
+    assert rows == {"a": [[0, 0.5, 0.5, 0.5, 0.5]], "b": [[1, 0.25, 0.25, 0.5, 0.5], [0, 0.75, 0.75, 0.5, 0.5]]}
