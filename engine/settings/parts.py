@@ -63,7 +63,7 @@ class Network:
     model: str
     freeze: int | list[int] | None
     cls_pw: float
-    weights: str | None = ours(SHIPPED)  # shipped, a file (ours, ultralytics', YOLOv5's), or None: random numbers
+    weights: str | None = ours(SHIPPED)  # shipped, a file (ours, ultralytics', YOLOv5's), or None: random weights
     teacher_init: bool | str = ours(SELECT)  # chosen channels of the teacher where layouts are alike; True: by name and shape
     map_classes: bool = ours(False)  # take the classes of weights and teacher by their names, where in another order
     auto_anchors: bool = ours(True)  # refit the anchors when the best possible recall on the training boxes is below 0.98

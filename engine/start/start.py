@@ -1,4 +1,4 @@
-"""What a new student starts from: a file (`--weights`), its teacher (`--teacher-init`), or random numbers."""
+"""What a new student starts from: a file (`--weights`), its teacher (`--teacher-init`), or random weights."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def start_of(student: nn.Module, teacher: FrozenTeacher | None, network: Network
         starts = [start] if start.whole else [*starts, start]
     if path:
         starts.append(start_from_file(student, path, network, names))
-    return starts or [Start([f"start: random numbers; --weights FILE starts {Path(network.model).name} from trained ones"])]
+    return starts or [Start([f"start: random weights; --weights FILE starts {Path(network.model).name} from trained ones"])]
 
 
 def start_from_file(student: nn.Module, path: str, network: Network, names: dict[int, str]) -> Start:

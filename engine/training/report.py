@@ -13,14 +13,18 @@ from cfg import UserError
 from distill.base import Spec
 from engine.plots import shielded
 
-NO_TEACHER = "distillation: off (give --teacher t.pt to switch it on)"
+NO_TEACHER = "distillation: off (--teacher t.pt switches it on)"
 
 
 def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str]:
-    """Lines that say what is about to be trained, from what, and how fast it can be."""
-    student = f"student: {model}, {spec.nc} classes, strides {spec.strides}"
-    distilled = notes if any(note.startswith("distillation") for note in notes) else [NO_TEACHER, *notes]
-    return [student, *distilled, f"forward pass in {precision}, {torch.get_num_threads()} threads"]
+    """The first lines of a run: what is trained, from what, in which precision and with how many threads."""
+    distilled = any(note.startswith("distillation") for note in notes)
+    what = f"{'student' if distilled else 'model'}: {model}, {_counted(spec.nc, 'class', 'es')}, strides {spec.strides}"
+    return [what, *([] if distilled else [NO_TEACHER]), *notes, f"forward pass in {precision}, {_counted(torch.get_num_threads(), 'thread', 's')}"]
+
+
+def _counted(number: int, noun: str, plural: str) -> str:
+    return f"{number} {noun}{plural if number != 1 else ''}"
 
 
 KINDS = {"w": "weight", "share": "share", "cos": "cosine"}  # of a loss item that is no loss: in its name, in results.csv

@@ -116,7 +116,7 @@ def test_an_untrained_teacher_is_the_same_each_time_and_named_so(model):
     assert teachers[0].spec.nc == 2 and not teachers[0].model.training
     notes = build_networks(settings(model, teacher=str(model)), 2, NAMES).notes
     assert any("UNTRAINED: a control, it teaches nothing" in note for note in notes)
-    assert [note.partition(";")[0] for note in notes if "start:" in note] == ["start: random numbers"]
+    assert [note.partition(";")[0] for note in notes if "start:" in note] == ["start: random weights"]
 
 
 @pytest.mark.parametrize("imgsz", [40, 96, 640])

@@ -300,7 +300,7 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 
 
 @pytest.mark.parametrize(("mode", "weights", "lines"), [
-    ("select", False, ["by weight selection"]), (True, False, ["by name and shape"]), (False, False, ["random numbers"]),
+    ("select", False, ["by weight selection"]), (True, False, ["by name and shape"]), (False, False, ["random weights"]),
     ("select", True, ["numbers from the weights"]), (True, True, ["by name and shape", "numbers from the weights"]),
 ])  # fmt: skip
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
@@ -311,7 +311,7 @@ def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool,
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
     untrained = FrozenTeacher(trained(T_SMALL), "t", trained=False)
     (start,) = start_of(student, untrained, replace(settings, weights=None), NAMES)
-    assert start.lines == ["start: random numbers; --weights FILE starts s-small.yaml from trained ones"]
+    assert start.lines == ["start: random weights; --weights FILE starts s-small.yaml from trained ones"]
 
 
 @pytest.mark.parametrize(("mode", "lines"), [
@@ -331,7 +331,7 @@ def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, 
         assert "class outputs" in starts[0].lines[1] and "none taken, it has 2 classes and the data 3" in starts[0].lines[1]
     (alone,) = start_of(student, None, replace(settings, weights=None), dict(enumerate("abc")))
     (none_shipped,) = start_of(other, None, settings, dict(enumerate("abc")))
-    assert "random numbers" in alone.lines[0] and "random numbers" in none_shipped.lines[0]
+    assert "random weights" in alone.lines[0] and "random weights" in none_shipped.lines[0]
 
 
 def test_the_rest_of_a_start_does_not_depend_on_what_is_filled_in(tmp_path: Path) -> None:
