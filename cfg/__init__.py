@@ -1,4 +1,4 @@
-"""What a person may write, and what we say when it is wrong.
+"""Configuration files: find and read them, and report errors of a user in one line.
 
 The YAML files beside this one hold numbers and choices; the modules find and read them (`find`), read text as other
 tools write it (`text`) and turn mistakes into one clear line (`errors`). Every other package may import this one; it

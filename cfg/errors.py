@@ -1,4 +1,4 @@
-"""Mistakes a user can make, told in one line: what was expected, what came, and the fix."""
+"""Errors of a user, reported in one line: what was expected, what came, and the fix."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one list of a data set's images and labels: what check, training, validation, calibration and kd.py all go by.
+"""The one list of a data set's images and labels: used by check, training, validation, calibration and kd.py.
 
 An image is used when it can be decoded (`data.decode`) and its label file has no error (`data.labels`), else it is left
 out with the reason. Decoding every image once takes about as long as an epoch's reading; what was found is kept in a file

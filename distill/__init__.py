@@ -1,3 +1,3 @@
-"""How knowledge moves from one network to another: masks, adapters, weights of the terms, and one file per method."""
+"""Knowledge distillation: masks, adapters, weights of the terms, and one file per method."""
 
 import models  # noqa: F401  (sets the environment before ultralytics is imported anywhere)

@@ -1,4 +1,4 @@
-"""How a network is seen by distillation: facts before training, views of a batch, and the frozen teacher."""
+"""What distillation sees of a network: its structure before training, its outputs on a batch, and the frozen teacher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The plan that weights are used with, and how it says that pictures are to be looked at."""
+"""Whether a plan belongs to weights, and the detection options that it sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every annotation format shares: what it says of one image, the log of what was mended, the list of readers."""
+"""Common to all annotation formats: the annotation of an image, the log of corrections, the list of readers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Box = tuple[str, tuple[float, float, float, float]]  # class name, (x1, y1, x2, 
 
 @dataclass
 class Annotation:
-    """What a format says of one image, before the image is looked for and any box is mended.
+    """The annotation of one image, before the image is found and any box is corrected.
 
     Args:
         origin: the annotation file.

@@ -1,4 +1,4 @@
-"""The picture that was annotated and the picture that is there: EXIF orientation and size, decided by what was written.
+"""Differences between the annotated image and the image file: EXIF orientation and size.
 
 Training sees a picture turned by its EXIF orientation (`data.images`). Some tools annotate it so, others as it is
 stored; where the two differ in size, the size in the annotation file tells which it was.

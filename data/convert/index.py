@@ -1,4 +1,4 @@
-"""Which image below a folder a name means: the very one that it names, or one that nothing else could be."""
+"""Which image below a folder a name means: the image of that name, or the only possible one."""
 
 from __future__ import annotations
 

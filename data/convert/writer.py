@@ -1,4 +1,4 @@
-"""From records to a YOLO data set: class indices, mending of boxes, writing."""
+"""From records to a YOLO data set: class indices, correction of boxes, writing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How often each image of a data set is drawn, so that rare classes are met often enough."""
+"""How often each image of a data set is drawn, so that rare classes are seen often enough."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One camera or network stream, read in a thread of its own: only what was received, and every loss told."""
+"""One camera or network stream, read in a thread of its own: only what was received, and every loss reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model that is loaded once and looks at shard after shard, as detect.py looks at images."""
+"""A model that is loaded once and run on shard after shard, as detect.py runs on images."""
 
 from __future__ import annotations
 

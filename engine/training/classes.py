@@ -1,4 +1,4 @@
-"""What a run does about the class names of the weights that it takes: compare them, copy by name, or refuse."""
+"""Class names of start weights and data: compare them, copy by name, or refuse."""
 
 from __future__ import annotations
 

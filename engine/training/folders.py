@@ -1,4 +1,4 @@
-"""The folder of a run: where it is, when it goes again, and what the system refuses there."""
+"""The folder of a run: its path, its removal, and errors of the file system."""
 
 from __future__ import annotations
 

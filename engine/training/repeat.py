@@ -1,4 +1,4 @@
-"""What an epoch comes from besides weights and images, made the same in a resumed run as in one that was not interrupted."""
+"""The random state of each epoch, equal in a resumed run and in one that was not interrupted."""
 
 from __future__ import annotations
 

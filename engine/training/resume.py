@@ -1,4 +1,4 @@
-"""Go on with an interrupted run: which one, with which arguments, from what it had."""
+"""Resume an interrupted run: which one, with which arguments, from which state."""
 
 from __future__ import annotations
 
