@@ -149,11 +149,11 @@ def run_folder(args: argparse.Namespace) -> Path:
 
 
 def fresh_folder(project: Path, name: str) -> Path:
-    """Return project/name, or the first of name2, name3 ... that does not exist."""
+    """Return project/name, or the first of name-2, name-3 ... that does not exist, as the other commands number theirs."""
     number, folder = 1, project / name
     while folder.exists():
         number += 1
-        folder = project / f"{name}{number}"
+        folder = project / f"{name}-{number}"
     return folder
 
 

@@ -104,7 +104,7 @@ def _new_folder(out: Path | None) -> Path:
     folder, number = out or Path("runs/review/exp"), 1
     while out is None and folder.exists():
         number += 1
-        folder = Path(f"runs/review/exp{number}")
+        folder = Path(f"runs/review/exp-{number}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

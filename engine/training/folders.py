@@ -20,14 +20,14 @@ NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 
 
 def run_folder(run: Run) -> Path:
-    """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp2, ... below `project`."""
+    """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp-2, ... below `project`."""
     from ultralytics.cfg import get_save_dir
 
     return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
 
 
 def exact_folder(run: Run) -> Path:
-    """Where a run of exactly this name writes: never exp2 for exp."""
+    """Where a run of exactly this name writes: never exp-2 for exp."""
     return run_folder(replace(run, exist_ok=True)).resolve()
 
 

@@ -137,7 +137,7 @@ def test_table_and_numbered_folder(place, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     for text in ("AP50-95", "scratch", "pit", "AR100", "GFLOPs at 640", "FPS"):
         assert text in printed
-    assert json.loads((tmp_path / "result.json").read_text())["settings"]["save_dir"] == str(tmp_path / "runs/val/exp2")
+    assert json.loads((tmp_path / "result.json").read_text())["settings"]["save_dir"] == str(tmp_path / "runs/val/exp-2")
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "onnx", "openvino"])
