@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Level, Spec, View, level_names
-from models.detector import fold, raw_output
+from models.detector import fold, fold_norms, raw_output
 from models.foreign.base import tap
 
 LEAST_MULTIPLE = 32  # pixels: layers between the head's levels may be as coarse, as in ultralytics' own size check
@@ -112,6 +112,7 @@ class FrozenTeacher:
     def fold(self) -> None:
         """Let its blocks write their functions with fewer layers, for good: it is never trained."""
         fold(self.model)
+        fold_norms(self.model)
         self.model.eval().requires_grad_(False)  # replaced layers too
 
     @property

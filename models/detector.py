@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
 
 from cfg import UserError
 from models.parser import build, read_model
 
+from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import initialize_weights
 
@@ -48,6 +50,14 @@ def fold(network: nn.Module) -> None:
     for module in list(network.modules()):
         if hasattr(module, "fold"):
             module.fold()
+
+
+def fold_norms(network: nn.Module) -> None:
+    """Put BatchNorm into the conv before it in ultralytics' blocks of both, for good, in place; the network must be in evaluation."""
+    for module in list(network.modules()):
+        if type(module).forward is Conv.forward and hasattr(module, "bn"):  # a subclass may run its layers in another way
+            module.conv, module.forward = fuse_conv_bn_eval(module.conv, module.bn), module.forward_fuse
+            del module.bn
 
 
 class Detector(DetectionModel):

@@ -69,6 +69,26 @@ def test_stock_detectors_are_teachers_and_students(name: str) -> None:
             assert feats[level].shape[-2:] == (-(-height // stride), -(-width // stride))
 
 
+@pytest.mark.parametrize("name", ["s-model.yaml", "yolov8n.yaml", "yolov10n.yaml"])
+def test_folding_a_teacher_leaves_fewer_layers_and_the_same_features(name: str) -> None:
+    torch.manual_seed(0)
+    network = build_detector(name, 2, NAMES)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):  # as after training: a fresh one does next to nothing
+            module.running_mean.uniform_(-0.1, 0.1)
+            module.running_var.uniform_(0.5, 2.0)
+    teacher, images = FrozenTeacher(network, name), torch.rand(1, 3, 64, 64)
+    before, norms = teacher.see(images).feats, count_norms(network)
+    teacher.fold()
+    for level, feats in teacher.see(images).feats.items():
+        assert torch.allclose(feats, before[level], rtol=1e-3, atol=1e-4 * float(before[level].std()))
+    assert count_norms(network) < norms / 4 and not any(p.requires_grad for p in network.parameters())
+
+
+def count_norms(network: nn.Module) -> int:
+    return sum(isinstance(module, torch.nn.BatchNorm2d) for module in network.modules())
+
+
 DEEP = """nc: 2
 backbone:
   [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]],
