@@ -29,11 +29,12 @@ from engine.arguments import count
 
 METHODS_HELP = """what to compare, with commas between: distillation configurations (attention), combinations
 (attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's weights block by
-block, as a distilled student does by default, learns without it), longer or longer:METHOD (alone, for as many seconds
+block, as a student that train.py distils does, and learns without it), longer or longer:METHOD (alone, for as many seconds
 as the dearest or the named method takes),
 random-teacher or random-teacher:METHOD (from an untrained teacher, see --teacher-cfg), ultralytics (a stock student,
 distilled by ultralytics' own trainer, beside ultralytics-none, the student that it trains alone). Arguments of train.py
-for one method follow it after spaces: "none,attention,attention kd_cap=0.3" """
+for one method follow it after spaces: "none,attention,attention kd_cap=0.3". All students of a seed start alike;
+with "auto teacher_init=select" one starts from its teacher, as train.py's do by default """
 
 
 def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]:

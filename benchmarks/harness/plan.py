@@ -17,9 +17,10 @@ from data.layout import label_path
 PLAIN = "none"
 TRAIN, RIVAL_SCRIPT = "train.py", "benchmarks/harness/rival.py"
 RIVAL, RIVAL_ALONE = "ultralytics", "ultralytics-none"  # its own trainer, with and without its own distillation
-OURS = ("seed", "val", "plots", "teacher_init", "project", "name", "save_dir", "exist_ok", "resume", "teacher",
+OURS = ("seed", "val", "plots", "project", "name", "save_dir", "exist_ok", "resume", "teacher",
         "distill", "info", "model", "data", "split", "tensorboard")  # fmt: skip
-FIXED = ("--val", "False", "--plots", "False", "--teacher-init", "False")
+FIXED = ("--val", "False", "--plots", "False")
+ONE_START = ("--teacher-init", "False")  # all students of a seed start alike, but those of methods that say otherwise
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,11 @@ def uses_teacher(wanted: str) -> bool:
 
 def command(question: Question, method: Method, seed: int, epochs: int | None = None) -> list[str]:
     """Arguments of train.py for one run, without the folder it writes to."""
-    given = ["--cfg", method.cfg or question.cfg, "--data", question.data, *question.arguments, *method.arguments]
-    given += [*FIXED, "--seed", str(seed)]
+    from engine.settings import known_names, read_command_line
+
+    own = [*question.arguments, *method.arguments]
+    start = () if "teacher_init" in read_command_line(own, known_names()) else ONE_START
+    given = ["--cfg", method.cfg or question.cfg, "--data", question.data, *own, *start, *FIXED, "--seed", str(seed)]
     return given + (["--epochs", str(epochs)] if epochs else [])
 
 

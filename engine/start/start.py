@@ -1,24 +1,25 @@
-"""What a new student starts from: a file (`--weights`), its teacher (`--teacher-init`), or random weights."""
+"""What a new student starts from: shipped weights, its teacher (`--teacher-init`), a file (`--weights`), or random weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
 from engine.settings import SELECT, SHIPPED, Network
-from engine.start.selection import Selection, isomorphic, select
+from engine.start.selection import Selection, fill, isomorphic, select
 from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source
 from engine.training.classes import start_from, start_note
 from engine.transfer import FIRST_ROW, transfer
 from models.detector import Detector
-from models.wiring import wiring_of
+from models.wiring import Wiring, wiring_of
 
 ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
+MOST = 0.5  # share of the student's numbers that a teacher of a partly equal layout must have
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,22 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | 
     if isinstance(student, Detector) and isinstance(teacher.model, Detector):
         wiring = wiring_of(teacher.model)
         missing = isomorphic(wiring_of(student), wiring)
-        if missing is None:
-            return Start([line_of(select(student, wiring, state), f"the {source}, by weight selection")], whole=True)
+        if missing is None or _has_most(student, wiring, state):
+            selection = select(student, wiring, state)
+            return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
         difference = f"it has no {missing} to select from"
     elif student.state_dict().keys() == state.keys():
         return Start([start_note(source, transfer(student, state))])
     else:
         difference = "it is laid out otherwise"
     return Start([f"start: nothing from the {source}: {difference} (--teacher-init True copies what fits by name and shape)"])
+
+
+def _has_most(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:
+    """Whether a teacher has most of the student's blocks, and all channels of those: what it lacks then learns to read the rest."""
+    trial = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    total = fill(trial, wiring_of(student), wiring, state).total
+    return total.numbers_taken >= MOST * total.numbers and not total.partial
 
 
 def _check_layout(student: nn.Module, source: Source, model: str) -> None:
