@@ -292,6 +292,18 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
 
 
+def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as_it_was() -> None:
+    teacher, student = trained("yolov5n.yaml"), trained("s-model-fast.yaml")
+    before = deepcopy(student.state_dict())
+    start = start_from_teacher(student, teacher_of(teacher), "select")
+    assert "the teacher t.pt, by weight selection (312 of 452 tensors, 312 of them whole)" in start.lines[0] and not start.whole
+    rows, state = rows_of(start), student.state_dict()
+    assert rows["backbone 32 Swin"] == ("0/13", "own start") and rows["bottom-up 32 C3"] == ("30/30", "whole")
+    assert torch.equal(next(student.parameters()), next(teacher.parameters()))
+    head = f"model.{student.model[-1].i}."
+    assert all(torch.equal(tensor, before[name]) for name, tensor in state.items() if name.startswith(head))
+
+
 def test_a_stock_pair_of_one_layout_starts_alike() -> None:
     models = [DetectionModel("yolov8n.yaml", nc=2, verbose=False) for _ in range(2)]
     line = start_from_teacher(models[0], FrozenTeacher(models[1], "teacher v8.pt"), "select").lines[0]
