@@ -12,7 +12,7 @@ from distill.networks import FrozenTeacher
 from engine.settings import SELECT, SHIPPED, Network
 from engine.start.selection import Selection, fill, isomorphic, select
 from engine.start.shipped import shipped_for
-from engine.start.source import Source, read_source
+from engine.start.source import Source, read_source, wiring_of_state, yolov5_layout
 from engine.training.classes import start_from, start_note
 from engine.transfer import FIRST_ROW, transfer
 from models.detector import Detector
@@ -89,8 +89,8 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | 
     state, source = teacher.model.state_dict(), teacher.spec.label
     if mode != SELECT:
         return Start([start_note(source, transfer(student, state))])
-    if isinstance(student, Detector) and isinstance(teacher.model, Detector):
-        wiring = wiring_of(teacher.model)
+    wiring = _wiring_of_teacher(teacher, state)
+    if isinstance(student, Detector) and wiring:
         missing = isomorphic(wiring_of(student), wiring)
         if missing is None or _has_most(student, wiring, state):
             selection = select(student, wiring, state)
@@ -101,6 +101,14 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | 
     else:
         difference = "it is laid out otherwise"
     return Start([f"start: nothing from the {source}: {difference} (--teacher-init True copies what fits by name and shape)"])
+
+
+def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiring | None:
+    """What each tensor of a detector of ours, or of ultralytics' YOLOv5u, is; None for other networks."""
+    if isinstance(teacher.model, Detector):
+        return wiring_of(teacher.model)
+    description = yolov5_layout(state)
+    return wiring_of_state(teacher.spec.label, description | {"nc": teacher.spec.nc}, dict(teacher.spec.names), state) if description else None
 
 
 def _has_most(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:

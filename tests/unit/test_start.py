@@ -304,6 +304,13 @@ def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.items() if name.startswith(head))
 
 
+def test_yolov5u_as_a_teacher_gives_its_backbone_and_neck() -> None:
+    teacher, student = DetectionModel("yolov5n.yaml", nc=2, verbose=False), Detector("s-model-fast.yaml", nc=2, names=NAMES)
+    start = start_from_teacher(student, FrozenTeacher(teacher, "teacher v5u.pt"), "select")
+    assert "the teacher v5u.pt, by weight selection (312 of 452 tensors, 312 of them whole)" in start.lines[0]
+    assert torch.equal(next(student.parameters()), next(teacher.parameters()))
+
+
 def test_a_stock_pair_of_one_layout_starts_alike() -> None:
     models = [DetectionModel("yolov8n.yaml", nc=2, verbose=False) for _ in range(2)]
     line = start_from_teacher(models[0], FrozenTeacher(models[1], "teacher v8.pt"), "select").lines[0]
