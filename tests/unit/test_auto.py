@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,13 @@ def test_predictions_are_compared_where_they_stand_for_the_same(teacher, predict
 
 
 def test_without_labels_only_features_are_compared() -> None:
+    student, teacher = spec_of(detector(8, "none", seed=1), "student"), spec_of(detector(16, seed=2), "teacher")
+    assert list(Auto(replace(student, headless="no labels"), teacher, predictions=["output"]).parts) == ["pkd"]
+
+
+def test_as_shipped_features_are_compared_and_the_teachers_head_is_not_run() -> None:
     student, teacher = detector(8, "none", seed=1), FrozenTeacher(detector(16, seed=2), "teacher")
-    assert not build_distiller("auto", student, teacher, "s", label_free=True).reads_head
+    assert not build_distiller("auto", student, teacher, "s").reads_head
 
 
 def test_auto_needs_a_teacher() -> None:
