@@ -284,7 +284,7 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     student = Detector(S_SMALL, nc=2, names=NAMES)
     before = deepcopy(student.state_dict())
     line = start_from_teacher(student, teacher, "select").lines[0]
-    assert line.startswith("start: nothing from the teacher t.pt: it has no ") and "--teacher-init True" in line
+    assert line.startswith("start: no weights of the teacher t.pt: its layout differs (no ") and "--teacher-init True" in line
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     stock = FrozenTeacher(DetectionModel("yolov8n.yaml", nc=2, verbose=False), "v8")
     assert "it is laid out otherwise" in start_from_teacher(student, stock, "select").lines[0]
