@@ -20,7 +20,7 @@ lint: $(VENV)/dev ## ruff and mypy, as configured in pyproject.toml
 
 docs: install ## docs/ as a web site in runs/docs
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
-	$(RUN) -m mkdocs build --quiet
+	$(RUN) -m mkdocs build --quiet --strict
 
 install: $(VENV)/installed
 

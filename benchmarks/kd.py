@@ -1,12 +1,12 @@
-r"""Did distillation help, on your data, beyond chance?
+r"""Does distillation help on your data, significantly?
 
-    python benchmarks/kd.py --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --seeds 3 \\
+    python benchmarks/kd.py --cfg s-model.yaml --teacher t.pt --data neu-det.yaml --seeds 3 \
         --methods none,attention,cwd --out runs/kd/neu --recipe quick --epochs 30
 
 Trains the student once per method and seed, each run with the same initial weights, data order and augmentation as the
-others of its seed, scores the averaged weights of the last epoch, and says of each method whether it helps: results.md,
-results.json and results.png in the folder of --out. An interrupted comparison goes on with the same command; finished
-runs are not repeated.
+others of its seed, scores the averaged weights of the last epoch, and prints HELPS, HURTS or NOT SHOWN for each method.
+results.md, results.json and results.png go to the folder of --out. The same command resumes an interrupted comparison;
+finished runs are not repeated.
 
     python benchmarks/kd.py --ablation ts-3 --data neu-det.yaml --seeds 2 --recipe quick --epochs 12 --imgsz 128
 
@@ -30,7 +30,7 @@ from engine.arguments import count
 METHODS_HELP = """what to compare, with commas between: distillation configurations (attention), combinations
 (attention+0.5*ld), none (the student alone), and controls: teacher-init (starts from the teacher's weights block by
 block, as a student that train.py distils does, and learns without it), longer or longer:METHOD (alone, for as many seconds
-as the dearest or the named method takes),
+as the slowest or the named method takes),
 random-teacher or random-teacher:METHOD (from an untrained teacher, see --teacher-cfg), ultralytics (a stock student,
 distilled by ultralytics' own trainer, beside ultralytics-none, the student that it trains alone). Arguments of train.py
 for one method follow it after spaces: "none,attention,attention kd_cap=0.3". All students of a seed start alike;
@@ -57,7 +57,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--split", default="val", choices=("val", "test"), help="part of the data to score")
     parser.add_argument("--out", default="runs/kd/exp", help="folder of the runs and results (default: runs/kd/exp)")
     parser.add_argument("--jobs", type=count, default=1, help="runs at a time: one per GPU, or sharing the cores")
-    parser.add_argument("--hours", type=float, help="time there is: estimates first, and runs as many seeds as fit")
+    parser.add_argument("--hours", type=float, help="time limit: estimates first, and runs as many seeds as fit")
     parser.add_argument("--resamples", type=count, default=1000, help="of the images, for the bootstrap")
     return parser.parse_known_args(argv)
 

@@ -86,7 +86,7 @@ def main() -> int:
     """Run the comparison; print one row per seed and the mean."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", help="the model that reviews")
-    parser.add_argument("--detections", help="in its place: boxes of val.py --detections")
+    parser.add_argument("--detections", help="instead of --weights: boxes of val.py --detections")
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--seeds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""How fast is it, beside others, on this machine?
+"""Speed on this machine: models in runtimes, training steps, and how time grows with size.
 
     python benchmarks/speed.py inference --models yolov5su.yaml,s-model.yaml --runtimes onnx,openvino --threads 2
     python benchmarks/speed.py training --models s-model.yaml --teacher t-model.yaml --distill attention
@@ -6,8 +6,8 @@
 
 inference: models in runtimes, at precisions and batch sizes, each divided by the first model. training: a student's
 step, the teacher's forward pass and the distilled step, beside ultralytics' own with and without distill_model.
-scaling: cost against image size, objects per image, batch and classes. Everything is measured in turns, A B C A B C
-..., so that what else goes on in the machine disturbs all alike. results.md and results.json go to the folder of --out;
+scaling: cost against image size, objects per image, batch and classes. Everything is measured in turn, A B C A B C
+..., so that other programs disturb all of them equally. results.md and results.json go to the folder of --out;
 Ctrl-C ends the measuring, and they have the rounds until then.
 """
 

@@ -1,7 +1,7 @@
 """`python -m data.review --weights best.pt --data data.yaml`: labels that a model disagrees with, most suspicious first.
 
 Writes suspects.csv and contact sheets, and on request the images for Label Studio, COCO or labelme. Labels are never changed.
-A model that was trained on the labels has learned some of their mistakes; one that was not finds more of them.
+A model that was trained on these labels has learned some of their mistakes: a model of other images finds more.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", help=".pt, .onnx, .torchscript or an OpenVINO folder; val.py runs it")
-    source.add_argument("--detections", metavar="FILE", help="in its place: boxes that val.py --detections wrote")
+    source.add_argument("--detections", metavar="FILE", help="instead of --weights: boxes that val.py --detections wrote")
     parser.add_argument("--data", required=True, help="data YAML, or its short name in cfg/data")
     parser.add_argument("--split", default="train", choices=PARTS, help="part to review (default: train)")
     parser.add_argument("--out", type=Path, help="new folder (default: runs/review/exp, numbered when it exists)")
@@ -40,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--export", nargs="+", default=[], choices=FORMATS, help="also write for these programs")
     parser.add_argument("--all-images", action="store_true",
                         help="export all images of the part, so that the set which is read back is complete")
-    parser.add_argument("--conf", type=float, default=0.25, help="lowest score of found boxes in exports (default: 0.25)")
+    parser.add_argument("--conf", type=float, default=0.25, help="confidence threshold of detections in exports (default: 0.25)")
     parser.add_argument("--imgsz", help="input size of the model (default: as trained or exported)")
     parser.add_argument("--device", help="cpu or a GPU number (default: first GPU, else cpu)")
     parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name")

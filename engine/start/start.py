@@ -78,7 +78,7 @@ def start_from_file(student: nn.Module, path: str, network: Network, names: dict
 
 
 def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | str) -> Start:
-    """Fill a student from its teacher: by weight selection where the two are laid out alike, or by name and shape.
+    """Fill a student from its teacher: by weight selection where the layouts match, or by name and shape.
 
     Args:
         mode: "select", or True: by name and shape whatever the layouts.
@@ -95,12 +95,12 @@ def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | 
         if missing is None or _has_most(student, wiring, state):
             selection = select(student, wiring, state)
             return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
-        difference = f"it has no {missing} to select from"
+        difference = f"its layout differs (no {missing})"
     elif student.state_dict().keys() == state.keys():
         return Start([start_note(source, transfer(student, state))])
     else:
-        difference = "it is laid out otherwise"
-    return Start([f"start: nothing from the {source}: {difference} (--teacher-init True copies what fits by name and shape)"])
+        difference = "its layout differs"
+    return Start([f"start: no weights of the {source}: {difference}; --teacher-init True copies those of the same name and shape"])
 
 
 def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiring | None:

@@ -28,8 +28,9 @@ def log_summary(trainer: Any) -> None:
     if not path or trainer.networks.teacher is None:
         return
     teacher, student = trainer.networks.teacher, trainer.networks.student
-    scores = {"teacher": _teacher_scores(trainer, path), "student": trainer.metrics}
-    sizes = {"teacher": _parameters(teacher.model), "student": _parameters(student)}
+    whole = _whole_teacher(trainer, path)
+    scores = {"teacher": _teacher_scores(trainer, whole) if whole else {}, "student": trainer.metrics}
+    sizes = {"teacher": _parameters((whole or teacher).model), "student": _parameters(student)}
     names = {"teacher": Path(path).name, "student": Path(trainer.args.model).name}
     LOGGER.info("\n" + "\n".join(table(names, scores, sizes)))
 
@@ -64,12 +65,16 @@ def _lead(scores: dict[str, dict[str, float]]) -> list[str]:
             "train it longer, larger or from start weights (docs/distillation.md)"]  # fmt: skip
 
 
-def _teacher_scores(trainer: Any, path: str) -> dict[str, float]:
+def _whole_teacher(trainer: Any, path: str) -> FrozenTeacher | None:
+    """The teacher from its file: in the run, its head may be gone. None where the file was moved away in the meantime."""
+    try:
+        return load_teacher(path, trainer.data["nc"], trainer.data["names"], trainer.settings.network.map_classes)
+    except UserError:
+        return None
+
+
+def _teacher_scores(trainer: Any, teacher: FrozenTeacher) -> dict[str, float]:
     """The teacher's metrics on the run's validation images, empty where it has none there."""
-    try:  # from its file: in the run, its head may be gone
-        teacher: FrozenTeacher = load_teacher(path, trainer.data["nc"], trainer.data["names"], trainer.settings.network.map_classes)
-    except UserError:  # moved away in the meantime
-        return {}
     known = dict(enumerate(teacher.model.names.values())) == dict(enumerate(trainer.data["names"].values()))
     if not known or not teacher.trained or teacher.spec.headless:
         return {}

@@ -284,12 +284,12 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     student = Detector(S_SMALL, nc=2, names=NAMES)
     before = deepcopy(student.state_dict())
     line = start_from_teacher(student, teacher, "select").lines[0]
-    assert line.startswith("start: nothing from the teacher t.pt: it has no ") and "--teacher-init True" in line
+    assert line.startswith("start: no weights of the teacher t.pt: its layout differs (no ") and "--teacher-init True" in line
     assert all(torch.equal(v, before[k]) for k, v in student.state_dict().items())
     stock = FrozenTeacher(DetectionModel("yolov8n.yaml", nc=2, verbose=False), "v8")
-    assert "it is laid out otherwise" in start_from_teacher(student, stock, "select").lines[0]
+    assert "its layout differs" in start_from_teacher(student, stock, "select").lines[0]
     # A smaller teacher has not what a larger student needs.
-    assert "it has no backbone 2 Conv" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
+    assert "its layout differs (no backbone 2 Conv)" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
 
 
 def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as_it_was() -> None:
