@@ -7,6 +7,7 @@ can be compared: parts of one name are the same thing in both, however wide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ class Grid:
 
     outer: Axis
     inner: Axis
+    items: ClassVar[tuple[str, ...]] = ()
 
     @property
     def name(self) -> str:
@@ -98,7 +100,7 @@ def picked(source: Axis, target: Axis) -> Tensor:
 
 
 def _of_part(source: Part | Grid, target: Part | Grid) -> Tensor:
-    if isinstance(target, Grid):
+    if isinstance(source, Grid) and isinstance(target, Grid):
         outer, inner = picked(source.outer, target.outer)[:, None], picked(source.inner, target.inner)
         pairs = outer * size(source.inner) + inner
         return torch.where((outer == NONE) | (inner == NONE), NONE, pairs).flatten()

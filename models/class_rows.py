@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from models.detector import DetectionModel
 from models.heads.base import Head
 
 BRANCHES = ("cv3", "one2one_cv3")  # class branches of ultralytics' Detect, each with a sequence of layers per level
 
 
-def class_rows(detector: nn.Module, nc: int | None = None) -> dict[str, Tensor]:
+def class_rows(detector: DetectionModel, nc: int | None = None) -> dict[str, Tensor]:
     """Which rows of which tensors score which class: name in the state dict -> (rows,), the class of each, -1 for none.
 
     Args:
@@ -56,7 +57,7 @@ def take_classes(
     return any(bool((own == mine).any()) for mine, _ in pairs)
 
 
-def reorder_classes(detector: nn.Module, source: Sequence[int], names: Mapping[int, str]) -> None:
+def reorder_classes(detector: DetectionModel, source: Sequence[int], names: Mapping[int, str]) -> None:
     """Renumber a detector's classes in place: class i becomes what `source[i]` was, and `names` its class names."""
     state = detector.state_dict()
     for name, of_class in class_rows(detector).items():

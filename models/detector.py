@@ -11,11 +11,14 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from cfg import UserError
+from models.heads.base import Head
 from models.parser import build, read_model
 
 from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import initialize_weights
+
+__all__ = ["Criterion", "DetectionModel", "Detector", "fold", "raw_output"]
 
 
 class Criterion:
@@ -33,7 +36,8 @@ class Criterion:
     def with_assignment(self, preds: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, dict[str, torch.Tensor], Any]:
         """The same two, and which predictions answer for which box; None for a loss that has no `assign(raw, batch)`."""
         raw = raw_output(preds)
-        assignment = self.terms.assign(raw, batch) if hasattr(self.terms, "assign") else None
+        assign = getattr(self.terms, "assign", None)
+        assignment = assign(raw, batch) if assign is not None else None
         losses = self.terms(raw, batch) if assignment is None else self.terms(raw, batch, assignment)
         vector = torch.stack(list(losses.values())) * len(batch["img"])
         return vector, {k: v.detach() for k, v in losses.items()}, assignment
@@ -42,14 +46,16 @@ class Criterion:
 def raw_output(preds: Any) -> dict[str, Any]:
     """The head's raw dict from whatever a detector returned: in training, in evaluation, or from an end-to-end head."""
     raw = preds[1] if isinstance(preds, tuple) else preds
-    return raw.get("one2many", raw)
+    branch: dict[str, Any] = raw.get("one2many", raw)
+    return branch
 
 
 def fold(network: nn.Module) -> None:
     """Let the blocks that can `fold` write their functions with fewer layers, for good: the network is not trained after."""
     for module in list(network.modules()):
-        if hasattr(module, "fold"):
-            module.fold()
+        own = getattr(module, "fold", None)
+        if own is not None:
+            own()
 
 
 def fold_norms(network: nn.Module) -> None:
@@ -72,6 +78,8 @@ class Detector(DetectionModel):
     Raises:
         UserError: the YAML is wrong; names file and row.
     """
+
+    model: Any  # nn.Sequential; torch's types know of no attribute that a row has: i, f, type, gives
 
     def __init__(
         self,
@@ -104,28 +112,31 @@ class Detector(DetectionModel):
             self.info()
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Head:
         """The last layer."""
-        return self.model[-1]
+        head: Head = self.model[-1]
+        return head
 
     def fuse(self, verbose: bool = True, imgsz: int = 640) -> Detector:
         """Write the same function with fewer layers, for inference: blocks that can `fold`, then the library's own."""
         fold(self)
-        return super().fuse(verbose, imgsz)
+        super().fuse(verbose, imgsz)
+        return self
 
     def level_attention(self) -> dict[int, nn.Module]:
         """Dual attention modules by position of the head's input levels; levels whose last layer has none are absent."""
-        layers = [self._origin(source) for source in self.head.f]
-        found = {i: getattr(layer, "attention", None) for i, layer in enumerate(layers)}
-        return {i: module for i, module in found.items() if hasattr(module, "attend")}
+        layers = [self.model[self._origin(source)] for source in self.head.f]
+        found = ((i, getattr(layer, "attention", None)) for i, layer in enumerate(layers))
+        return {i: module for i, module in found if module is not None and hasattr(module, "attend")}
 
-    def _origin(self, index: int) -> nn.Module:
-        """The layer whose output row `index` gives, looking through rows that pass an input on unchanged."""
+    def _origin(self, index: int) -> int:
+        """The row that makes what row `index` gives, looking through rows that pass an input on unchanged."""
         layer = self.model[index]
         while hasattr(layer, "passes_on"):
             source = layer.f[layer.passes_on] if isinstance(layer.f, list) else layer.f
-            layer = self.model[source if source >= 0 else layer.i + source]
-        return layer
+            index = source if source >= 0 else layer.i + source
+            layer = self.model[index]
+        return index
 
     def init_criterion(self) -> Criterion:
         """The head's own loss, with the options of the YAML's `loss:` section. Raises `UserError`, which names the file."""

@@ -19,7 +19,7 @@ from torch import nn
 from cfg import UserError, find, read_yaml
 from models.blocks import BLOCKS
 from models.heads import HEADS
-from models.rules import Plan, Site
+from models.rules import Site
 
 Output = torch.Tensor | list[torch.Tensor]  # of one row: some (backbones, pyramids) have several
 PROBE_SIZE = 256  # image side of the probe; twice the coarsest stride any of our models has
@@ -98,7 +98,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
         )
         layer, output = _build_row(name, site, inputs, is_last=index == len(rows) - 1, context=context)
         layers.append(_annotate(layer, index, source, name, output))
-        outputs.append(output)
+        if output is not None:
+            outputs.append(output)
     kept = {s if s >= 0 else i + s for i, layer in enumerate(layers) for s in _as_list(layer.f) if s != -1}
     return nn.Sequential(*layers), sorted(kept)
 
@@ -151,9 +152,8 @@ def _build_row(
     try:
         _check_place(name, is_last)
         block = (HEADS if is_last else BLOCKS).get(name)
-        plan: Plan = block.rule(site)
-        factory = getattr(block, "build", block)
-        copies = [factory(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
+        plan = block.rule(site)
+        copies = [block(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
         layer = copies[0] if plan.copies == 1 else nn.Sequential(*copies)
         layer.eval()
         if plan.out_channels is None:
@@ -187,8 +187,7 @@ def _check_place(name: str, is_last: bool) -> None:
 
 
 def _annotate(layer: nn.Module, index: int, source: int | list[int], name: str, output: Output | None) -> nn.Module:
-    layer.i, layer.f, layer.type = index, source, name
-    layer.np = sum(p.numel() for p in layer.parameters())
     outputs = [] if output is None else _as_list(output)
-    layer.gives = tuple((x.shape[1], PROBE_SIZE // x.shape[2]) for x in outputs)
+    gives = tuple((x.shape[1], PROBE_SIZE // x.shape[2]) for x in outputs)
+    vars(layer).update(i=index, f=source, type=name, np=sum(p.numel() for p in layer.parameters()), gives=gives)
     return layer

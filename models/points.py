@@ -44,7 +44,8 @@ class PointAssignment:
 
     def positives(self) -> tuple[Tensor, Tensor]:
         """Image index and point index of the M points that answer for a box, each (M,)."""
-        return (self.target >= 0).nonzero(as_tuple=True)
+        image, point = (self.target >= 0).nonzero(as_tuple=True)
+        return image, point
 
 
 def pixel_boxes(batch: Mapping[str, Tensor], device: torch.device | str) -> Tensor:

@@ -8,14 +8,14 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Generic, TypeVar
 
 from cfg import UserError, nearest
 
 T = TypeVar("T")
 
 
-class Registry:
+class Registry(Generic[T]):
     """A named set of parts found in the modules of one package.
 
     Args:
@@ -25,7 +25,7 @@ class Registry:
 
     def __init__(self, kind: str, package: str) -> None:
         self.kind, self.package = kind, package
-        self._parts: dict[str, Any] = {}
+        self._parts: dict[str, T] = {}
         self._loaded = False
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -39,7 +39,7 @@ class Registry:
 
         return add
 
-    def get(self, name: str) -> Any:
+    def get(self, name: str) -> T:
         """Return the part called `name`. Raises `UserError` naming the nearest known part."""
         self._load()
         if not isinstance(name, str) or name not in self._parts:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
+
+from torch import nn
 
 from cfg import UserError
 
@@ -32,6 +34,14 @@ class Plan:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     copies: int = 1  # the block is built this often, one after the other
+
+
+class Block(Protocol):
+    """What a YAML row may name: a module's class with its rule."""
+
+    def rule(self, site: Site, /) -> Plan: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> nn.Module: ...
 
 
 def one_input(site: Site) -> int:

@@ -13,10 +13,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from models.channels import Axis, Part, cells, names_of, size
+
+if TYPE_CHECKING:  # it is built of blocks, which say their wiring by this module
+    from models.detector import DetectionModel
 
 WIRINGS: dict[type[nn.Module], Callable[..., Axis]] = {}  # of modules that others wrote; filled beside their rules
 NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
@@ -60,7 +64,7 @@ class Wiring:
 
     tensors: dict[str, Wired] = field(default_factory=dict)
     branches: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    titles: Counter = field(default_factory=Counter)
+    titles: Counter[str] = field(default_factory=Counter)
     class_names: tuple[str, ...] = ()
 
 
@@ -113,17 +117,16 @@ class Scope:
     def layers(self, inputs: Axis, out: Axis | None = None) -> Axis:
         """Record this module, whatever it is, between `inputs` and `out` (new channels where it makes some)."""
         module = self.module
-        if hasattr(module, "wire"):
-            return module.wire(self, [inputs], out)
-        if type(module) in WIRINGS:
-            return WIRINGS[type(module)](self, [inputs], out)
+        wire: Callable[..., Axis] | None = getattr(module, "wire", None) or WIRINGS.get(type(module))
+        if wire is not None:
+            return wire(self, [inputs], out)
         if isinstance(module, nn.Sequential):
             return self.chain(list(dict(module.named_children())), inputs, out)
         if isinstance(module, NORMS):
             self._norm(inputs)
             return inputs
         if isinstance(module, MIXERS):
-            return self._mix(inputs, out)
+            return self._mix(module, inputs, out)
         if module.state_dict():
             self.opaque()
             return out if out is not None else inputs
@@ -143,9 +146,9 @@ class Scope:
         for name, tensor in self.module.state_dict().items():
             self.tensor(name, *(cells(length) for length in tensor.shape))
 
-    def _mix(self, inputs: Axis, out: Axis | None) -> Axis:
-        layer, kernel = self.module, [cells(side) for side in self.module.weight.shape[2:]]
-        if getattr(layer, "groups", 1) == 1:
+    def _mix(self, layer: nn.Conv2d | nn.Linear, inputs: Axis, out: Axis | None) -> Axis:
+        kernel = [cells(side) for side in layer.weight.shape[2:]]
+        if isinstance(layer, nn.Linear) or layer.groups == 1:
             out = out if out is not None else self.new(layer.weight.shape[0])
             self.tensor("weight", out, inputs, *kernel)
         elif layer.groups == len(layer.weight) == layer.in_channels:  # depth-wise
@@ -176,7 +179,7 @@ def _makes_channels(module: nn.Module) -> bool:
 TOWERS = ("backbone", "lateral", "top-down", "bottom-up")  # in the order in which features pass them
 
 
-def wiring_of(detector: nn.Module) -> Wiring:
+def wiring_of(detector: DetectionModel) -> Wiring:
     """The wiring of a detector that our parser built."""
     wiring = Wiring(class_names=tuple(map(str, detector.names.values())))
     given: list[list[tuple[Axis, Place]]] = []
@@ -185,7 +188,7 @@ def wiring_of(detector: nn.Module) -> Wiring:
         image = [((Part("image", detector.yaml["channels"]),), Place("backbone", 1))]
         read = [feature for source in sources for feature in (given[source] if given else image)]
         places = [_place(layer, [place for _, place in read], stride) for _, stride in layer.gives]
-        new = [(Part(str(place), channels),) for place, (channels, _) in zip(places, layer.gives)]
+        new: list[Axis] = [(Part(str(place), channels),) for place, (channels, _) in zip(places, layer.gives)]
         row = Scope(wiring, layer, f"model.{layer.i}.", places[0] if places else Place("head", 0)).as_unit(layer.type)
         axes = record(row, [axis for axis, _ in read], new)
         given.append(list(zip(axes, places)))
@@ -194,11 +197,13 @@ def wiring_of(detector: nn.Module) -> Wiring:
 
 def record(scope: Scope, inputs: list[Axis], new: list[Axis]) -> list[Axis]:
     """Record one row; return the axis of each of its outputs."""
-    out = new if len(new) > 1 else new[0] if new else None
-    if hasattr(scope.module, "wire"):
-        axes = scope.module.wire(scope, inputs, out)
+    only = new[0] if new else None
+    wire: Callable[..., Axis | list[Axis]] | None = getattr(scope.module, "wire", None)
+    axes: Axis | list[Axis]
+    if wire is not None:
+        axes = wire(scope, inputs, new if len(new) > 1 else only)
     elif len(inputs) == 1 and len(new) < 2:
-        axes = scope.layers(inputs[0], out)
+        axes = scope.layers(inputs[0], only)
     else:
         scope.opaque()
         axes = new

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
@@ -78,9 +80,11 @@ class DualAttention(nn.Module):
         if self.folded:
             return
         self.folded = True
-        first, second, relu, third, fourth, norm = self.channel
+        channel: list[Any] = list(self.channel)  # a Sequential does not say which of its layers are convs
+        spatial: list[Any] = list(self.spatial)
+        first, second, relu, third, fourth, norm = channel
         self.channel = nn.Sequential(_joined(first, second), relu, _joined(third, fuse_conv_bn_eval(fourth, norm)))
-        self.spatial = nn.Sequential(self.spatial[0], fuse_conv_bn_eval(self.spatial[1], self.spatial[2]))
+        self.spatial = nn.Sequential(spatial[0], fuse_conv_bn_eval(spatial[1], spatial[2]))
 
 
 def _joined(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
@@ -88,7 +92,8 @@ def _joined(first: nn.Conv2d, second: nn.Conv2d) -> nn.Conv2d:
     w1, w2 = (conv.weight.double().flatten(1) for conv in (first, second))
     joined = nn.Conv2d(first.in_channels, second.out_channels, 1).to(first.weight)
     joined.weight.copy_((w2 @ w1)[..., None, None])
-    joined.bias.copy_(w2 @ first.bias.double() + second.bias.double())
+    b1, b2 = (conv.get_parameter("bias").double() for conv in (first, second))
+    joined.get_parameter("bias").copy_(w2 @ b1 + b2)
     return joined.requires_grad_(False)
 
 

@@ -5,6 +5,9 @@ Everything else of ours takes these from here, so that this file alone knows whe
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -23,8 +26,11 @@ __all__ = ["C3", "SPP", "SPPF", "Conv", "DWConv"]
 class _Host:
     """A library class together with our rule for it: what the parser asks a block for."""
 
-    def __init__(self, block: type[nn.Module], rule) -> None:
-        self.build, self.rule = block, rule
+    def __init__(self, block: type[nn.Module], rule: Callable[[Site], Plan]) -> None:
+        self.block, self.rule = block, rule
+
+    def __call__(self, *args: Any, **kwargs: Any) -> nn.Module:
+        return self.block(*args, **kwargs)
 
 
 for _block, _rule in {
@@ -49,16 +55,18 @@ def _bottleneck(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
 
 
 def _c3(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
+    c3: C3 = scope.module
     mixed = scope.at("cv1").layers(inputs[0])
-    for i in range(len(scope.module.m)):
+    for i in range(len(c3.m)):
         mixed = scope.at(f"m.{i}").layers(mixed, mixed)  # of one name, so that cv3 reads the last of however many
     return scope.at("cv3").layers((*mixed, *scope.at("cv2").layers(inputs[0])), out)
 
 
 def _pooling(scope: Scope, inputs: list[Axis], out: Axis | None) -> Axis:
     """SPP and SPPF: pooled copies of the same channels side by side."""
+    pooling: SPP | SPPF = scope.module
     reduced = scope.at("cv1").layers(inputs[0])
-    copies = scope.module.cv2.conv.in_channels // scope.module.cv1.conv.out_channels
+    copies = pooling.cv2.conv.in_channels // pooling.cv1.conv.out_channels
     return scope.at("cv2").layers(reduced * copies, out)
 
 

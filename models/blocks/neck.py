@@ -68,7 +68,7 @@ class BlockN(nn.Module):
             joined = source
         else:
             conv = scope.at("resample.0").as_unit("Conv", lateral)
-            joined = conv.layers(source, (Part(str(lateral), conv.module.conv.out_channels),))
+            joined = conv.layers(source, (Part(str(lateral), self.resample[0].conv.out_channels),))
         mixed = scope.at("mix").as_unit("C3").layers((*joined, *skip), out)
         return scope.at("attention").as_unit("Attention").layers(mixed)
 

@@ -63,6 +63,8 @@ def window_mask(height: int, width: int, padded_hw: tuple[int, int], window: int
 class WindowAttention(nn.Module):
     """Multi-head self-attention within windows, with a learned bias per relative position (Liu et al. 2021, eq. 4)."""
 
+    position_index: torch.Tensor
+
     def __init__(self, channels: int, heads: int, window: int) -> None:
         super().__init__()
         self.heads, self.scale = heads, (channels // heads) ** -0.5

@@ -20,11 +20,11 @@ class FeatureTap(nn.Module):
         return {"feats": list(features)}
 
 
-def tap(layers: nn.Module) -> None:
+def tap(layers: nn.Sequential) -> None:
     """Replace the head, the last of an ultralytics model's `layers`, by a `FeatureTap`, in place."""
     head = layers[-1]
     shown = FeatureTap().train(head.training)
-    shown.i, shown.f, shown.type = head.i, head.f, head.type
+    vars(shown).update(i=head.i, f=head.f, type=head.type)
     layers[-1] = shown
 
 

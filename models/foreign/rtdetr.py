@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.detector import DetectionModel
 from models.foreign.base import FeaturePyramid, tap
 
 
@@ -18,7 +19,7 @@ class RTDETRPyramid(FeaturePyramid):
 
     headless = "RT-DETR's head predicts boxes for queries, not for the cells of a grid"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: DetectionModel) -> None:
         super().__init__(model.names)
         tap(model.model)
         self.network = model

@@ -35,10 +35,12 @@ class TorchvisionPyramid(FeaturePyramid):
     """
 
     headless = "torchvision's heads predict for regions or anchors of their own, which the student has not"
+    image_mean: Tensor
+    image_std: Tensor
 
     def __init__(self, model: nn.Module, names: dict[int, str]) -> None:
         super().__init__(names)
-        self.backbone = model.backbone
+        self.backbone = model.get_submodule("backbone")
         for name in ("image_mean", "image_std"):
             given = getattr(model.transform, name)
             try:
@@ -125,7 +127,8 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
             f"{label} was trained with {trained} classes, the background counted, and 'names' gives {classes}; "
             "list the classes it was trained on"
         )
-    own = {f"backbone.{name}": tensor for name, tensor in model.backbone.state_dict().items()}
+    backbone = model.get_submodule("backbone")
+    own = {f"backbone.{name}": tensor for name, tensor in backbone.state_dict().items()}
     given = {name: tensor for name, tensor in state.items() if name.startswith("backbone.")}
     needed = [name for name in own if not name.endswith(COUNTER)]
     wrong = [name for name in needed if name not in given or given[name].shape != own[name].shape]
@@ -137,7 +140,7 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
             f"(first: {wrong[0]}); expected the state_dict of the builder under 'torchvision:'"
         )
     floats = {k.removeprefix("backbone."): v.float() if v.is_floating_point() else v for k, v in given.items()}
-    model.backbone.load_state_dict(floats, strict=False)  # counters of BatchNorm may be absent
+    backbone.load_state_dict(floats, strict=False)  # counters of BatchNorm may be absent
 
 
 def set_epsilon(model: nn.Module, epsilon: float) -> None:

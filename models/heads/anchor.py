@@ -62,6 +62,7 @@ class AnchorDetect(Head):
     the sum of na * H * W; export output: y alone (boxes xyxy when `self.xyxy`).
     """
 
+    anchor_wh: torch.Tensor
     criterion = AnchorLoss
     loss_terms = ("box_loss", "obj_loss", "cls_loss")  # what `loss` returns, in the order of eq. 17
 
@@ -116,8 +117,8 @@ class AnchorDetect(Head):
         """Start with rare objects: about 8 per 640-pixel image, and classes equally likely (Lin et al. 2017, 3.3)."""
         for branch, stride in zip(self.m, self.pixels_per_cell):
             coupled = isinstance(branch, nn.Conv2d)
-            boxes = branch.bias if coupled else branch.box_out.bias
-            classes = branch.bias if coupled else branch.class_out.bias
+            boxes = branch.get_parameter("bias" if coupled else "box_out.bias")
+            classes = branch.get_parameter("bias" if coupled else "class_out.bias")
             with torch.no_grad():
                 boxes.view(self.na, -1)[:, 4] += math.log(8 / (640 / stride) ** 2)
                 classes.view(self.na, -1)[:, 5 if coupled else 0 :] += math.log(0.6 / (self.nc - 0.99999))

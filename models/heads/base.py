@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from cfg import UserError, nearest
+from models.rules import Plan, Site
 
 from ultralytics.nn.modules.head import Detect
 
@@ -25,6 +26,7 @@ class Head(Detect):
     """
 
     criterion: Callable[..., nn.Module]  # of the head and the options of a model YAML's `loss:` section
+    rule: Callable[[Site], Plan]
     xyxy = False
 
     def __init__(self, nc: int, strides: tuple[int, ...], reg_max: int, no: int) -> None:

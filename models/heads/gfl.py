@@ -95,7 +95,7 @@ class GFLDetect(Head):
     def wire(self, scope: Scope, inputs: list[Axis], out: None) -> list[Axis]:
         strides = [int(s) for s in self.pixels_per_cell]
         alike = isinstance(self.join[0], nn.Identity)
-        joined = inputs[0] if alike else scope.new(len(self.join[0].weight))
+        joined = inputs[0] if alike else scope.new(len(self.join[0].get_parameter("weight")))
         for i, (axis, stride) in enumerate(zip(inputs, strides)):
             scope.at(f"join.{i}", f"join {stride}").layers(axis, joined)
         classes, boxes = scope.at("classes").layers(joined), scope.at("regression").layers(joined)
@@ -111,7 +111,7 @@ class GFLDetect(Head):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.constant_(self.class_out.bias, -math.log((1 - RARE) / RARE))
+        nn.init.constant_(self.class_out.get_parameter("bias"), -math.log((1 - RARE) / RARE))
 
     def class_rows(self, nc: int) -> dict[str, torch.Tensor]:
         return dict.fromkeys(("class_out.weight", "class_out.bias"), torch.arange(nc))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ class Gains:
             numbers = value if name == "balance" and isinstance(value, (list, tuple)) else [value]
             if not all(is_number(n) and n >= 0 for n in numbers):
                 raise UserError(f"gains: expected {name} to be a number of at least 0, got {value!r}; correct it")
-        given = dict(options or {})
+        given: dict[str, Any] = dict(options or {})
         if "balance" in given:
             balance = given["balance"]
             given["balance"] = tuple(balance) if isinstance(balance, (list, tuple)) else (balance,)
@@ -76,6 +77,17 @@ class Gains:
         return tuple(weights[ranks.index(stride)] for stride in strides)
 
 
+class AnchorHead(Protocol):
+    """What the loss reads of a head: at every call, because anchors may be fitted to the data after the loss was made."""
+
+    nc: int
+    nl: int
+    na: int
+    stride: Tensor  # (nl,)
+    pixels_per_cell: tuple[float, ...]  # the same numbers
+    anchor_wh: Tensor  # (nl, na, 2) input pixels
+
+
 class AnchorLoss(nn.Module):
     """YOLOv5's detection loss with quality focal loss (Zhang et al. 2022, eqs. 14-16), independent of the batch size.
 
@@ -88,8 +100,7 @@ class AnchorLoss(nn.Module):
     balance depends on the data: the best `gains: cls` was 2 on NEU-DET and 8 on DeepPCB.
 
     Args:
-        head: has `nc`, `nl`, `na`, `stride` (nl,) and `anchor_wh` (nl, na, 2) in input pixels. Read anew at every
-            call, because anchors may be fitted to the data after the loss was made.
+        head: whose predictions it judges.
         alpha, beta: of eq. 14.
         gains: overrides of `Gains`.
         anchor_ratio: matching threshold of `assign_anchors`.
@@ -97,8 +108,10 @@ class AnchorLoss(nn.Module):
             `apart` is the paper's way. None: `apart` where `gains` weigh its terms, else `joint`.
     """
 
+    head: AnchorHead
+
     def __init__(
-        self, head: nn.Module, alpha: float = 0.25, beta: float = 1.5,
+        self, head: AnchorHead, alpha: float = 0.25, beta: float = 1.5,
         gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str | None = None,
     ) -> None:
         super().__init__()
@@ -155,7 +168,7 @@ class AnchorLoss(nn.Module):
         size = torch.tensor([width, height, width, height], device=device)
         boxes = batch["bboxes"].to(device).float().reshape(-1, 4) * size
         labels = [batch[key].to(device).float().reshape(-1, 1) for key in ("batch_idx", "cls")]
-        shapes = [tuple(p.shape[2:4]) for p in preds]
+        shapes = [(p.shape[2], p.shape[3]) for p in preds]
         targets = torch.cat((*labels, boxes), 1)
         return assign_anchors(targets, shapes, self.head.anchor_wh, self.head.stride, self.anchor_ratio)
 

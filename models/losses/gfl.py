@@ -7,6 +7,7 @@ FD = distribution focal loss, FR = GIoU loss.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,13 @@ MARGIN = 0.1  # a distance target stays this far below the last bin, so that it 
 EPS = 1e-9
 
 
+class BinsHead(Protocol):
+    """What the loss reads of a head."""
+
+    reg_max: int  # R bins per side
+    pixels_per_cell: tuple[float, ...]  # the levels' strides
+
+
 class GFLLoss(nn.Module):
     """FR, FC and FD losses with ATSS assignment, independent of the batch size.
 
@@ -33,16 +41,18 @@ class GFLLoss(nn.Module):
     young scores.
 
     Args:
-        head: has `nc`, `reg_max` (R bins per side) and `pixels_per_cell`, the levels' strides.
+        head: whose predictions it judges.
         top: ATSS' candidates per level.
         anchor_scale: side in strides of the square a point stands for in ATSS.
         beta: exponent of the quality focal loss (GFL: 2).
         gains: overrides of `GAINS`.
     """
 
+    head: BinsHead
+
     def __init__(
         self,
-        head: nn.Module,
+        head: BinsHead,
         top: int = 9,
         anchor_scale: float = 8.0,
         beta: float = 2.0,

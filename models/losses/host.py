@@ -25,4 +25,5 @@ def score_weighted_l2(student: Tensor, teacher: Tensor, scores: Tensor) -> Tenso
 
 def _of_image(student: Tensor, teacher: Tensor, scores: Tensor) -> Tensor:
     """The library's function reads nothing of its model, and takes a batch: here one image, without its first axis."""
-    return DistillationModel.loss_sl2(None, student[None], teacher[None], 0, (scores[None],))
+    loss: Tensor = DistillationModel.loss_sl2(None, student[None], teacher[None], 0, (scores[None],))
+    return loss

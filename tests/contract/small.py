@@ -157,7 +157,7 @@ class Example:
         """The layer of this row, and the plan of the block's rule."""
         torch.manual_seed(seed)
         plan = block.rule(self.site())
-        copies = [getattr(block, "build", block)(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
+        copies = [block(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
         return (copies[0] if plan.copies == 1 else nn.Sequential(*copies)), plan
 
 

@@ -46,7 +46,7 @@ def build(name: str, row: Example, factors: tuple[int, ...] = ONCE) -> tuple[nn.
     channels = tuple(c * factor for c, factor in zip(row.channels, factors))
     plan = BLOCKS.get(name).rule(Site(channels, row.strides, row.repeats, tuple(row.args), lambda c: c * factors[0]))
     block = BLOCKS.get(name)
-    copies = [getattr(block, "build", block)(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
+    copies = [block(*plan.args, **plan.kwargs) for _ in range(plan.copies)]
     return wake(copies[0] if plan.copies == 1 else nn.Sequential(*copies)), plan
 
 
