@@ -63,12 +63,13 @@ class Adapter(nn.Module):
             shift /= dist.get_world_size()
         gram, cross = gram.double().cpu(), cross.double().cpu()
         ridge = RIDGE * gram.diagonal().mean() + torch.finfo(torch.float32).tiny
-        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross).T.to(self.mix.weight)
+        conv = dict(self.mix.named_parameters())
+        weight = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), cross).T.to(conv["weight"])
         if not weight.isfinite().all():  # features that are no numbers: the loss will say so
             return
-        self.mix.weight.copy_(weight[..., None, None])
-        if self.mix.bias is not None:
-            self.mix.bias.copy_(shift[features.shape[1] :] - weight @ shift[: features.shape[1]])
+        conv["weight"].copy_(weight[..., None, None])
+        if "bias" in conv:
+            conv["bias"].copy_(shift[features.shape[1] :] - weight @ shift[: features.shape[1]])
 
 
 def resized(features: Tensor, target: Tensor) -> Tensor:

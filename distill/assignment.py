@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.detector import DetectionModel
 from models.points import PointAssignment
 
 
 def detection_loss(
-    student: nn.Module, batch: Mapping[str, Any], preds: Any
+    student: DetectionModel, batch: Mapping[str, Any], preds: Any
 ) -> tuple[Tensor, dict[str, Tensor], Callable[[], Any] | None]:
     """What `student.loss(batch, preds)` gives, and how to get its assignment; None for losses that keep it to themselves.
 

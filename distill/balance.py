@@ -8,7 +8,8 @@ those of backbone and neck (the trunk). So their ratio is set, limited and repor
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,8 +58,17 @@ class Balance(nn.Module):
         UserError: a value out of its range.
     """
 
+    members: Tensor
+    aims: Tensor
+    strengths: Tensor
     gains: Tensor
+    ratios: Tensor
+    measured: Tensor
     shares: Tensor
+    cosines: Tensor
+    limit: Tensor
+    given_back: Tensor
+    steps: Tensor
 
     def __init__(
         self,
@@ -161,7 +171,7 @@ class Balance(nn.Module):
 
 def check_balance(given: Mapping[str, object]) -> None:
     """Raise `UserError` for an argument of the balance (by its name on the command line) that is out of range."""
-    rules = {
+    rules: dict[str, tuple[Callable[[Any], bool], str]] = {
         "kd_share": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0 as 0.3, or None"),
         "kd_cap": (lambda v: v is None or (is_number(v) and v > 0), "a number above 0 as 0.5, or None"),
         "kd_hold": (lambda v: isinstance(v, bool), "True or False"),

@@ -10,15 +10,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
 from cfg import UserError
 from cfg.class_names import REORDERED, compare
+from models.blocks.attention import DualAttention
 from models.registry import Registry
 
-METHODS = Registry("distillation method", "distill.methods")
+NO_HEAD = "this run has no labels, so the student's head is not run; use a method that reads features alone (cwd, mgd, pkd)"
+METHODS: Registry[type[Distiller]] = Registry("distillation method", "distill.methods")
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class View:
     spec: Spec
     feats: dict[str, Tensor]  # level -> (B, C, H, W), what the head reads
     raw: dict[str, Any]  # the head's raw output
-    attention: Mapping[str, nn.Module] = field(default_factory=dict)  # level -> the network's own dual attention
+    attention: Mapping[str, DualAttention] = field(default_factory=dict)  # level -> the network's own dual attention
     unattended: dict[str, Tensor] = field(default_factory=dict)  # level -> (B, C, H, W), what that attention was given
     output: Any = None  # all that the network returned; an end-to-end head has a second branch beside `raw`
 
@@ -62,7 +64,8 @@ class View:
         """Logits of the box distributions, (B, 4 * bins, A). Raises `UserError` when the head predicts plain numbers."""
         if self.spec.bins is None:
             raise UserError(f"{self.spec.label}: its head has no box distributions; use a method that compares features")
-        return self.raw["boxes"]
+        bins: Tensor = self.raw["boxes"]
+        return bins
 
 
 @dataclass
@@ -94,10 +97,14 @@ class Step:
 
     def head(self, feats: list[Tensor]) -> View:
         """The student's own head on other features: batch statistics untouched, the given list left as it was."""
+        if self.run_head is None:
+            raise UserError(NO_HEAD)
         return self.run_head(list(feats))
 
     def task_loss(self, view: View) -> dict[str, Tensor]:
         """The detection loss of any view on the batch's labels."""
+        if self.score is None:
+            raise UserError(NO_HEAD)
         return self.score(view)
 
     @property
@@ -137,9 +144,9 @@ class Distiller(nn.Module):
         freeze_until: fraction of training up to which no parameter of the student's backbone moves.
     """
 
-    uses_teacher: ClassVar[bool] = True
-    reads_head: ClassVar[bool] = False
-    label_free: ClassVar[bool] = False
+    uses_teacher: bool = True
+    reads_head: bool = False
+    label_free: bool = False
     terms: tuple[Term, ...] = ()
     freeze_until: float = 0.0
 

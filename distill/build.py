@@ -9,18 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from cfg import UserError, find, nearest, read_yaml
 from distill.base import METHODS, Distiller, Spec
 from distill.combined import Combined
 from distill.networks import FrozenTeacher, spec_of
+from models.detector import DetectionModel
 
 UNLABELLED = "no labels train it"  # why the student of a run without labels has no predictions to compare
 
 
 def build_distiller(
-    wanted: str, student: nn.Module, teacher: FrozenTeacher | None, label: str, label_free: bool = False
+    wanted: str, student: DetectionModel, teacher: FrozenTeacher | None, label: str, label_free: bool = False
 ) -> Distiller:
     """The distiller of one YAML in `cfg/distill`, or of several as `attention+0.5*ld`, for a pair.
 
@@ -35,6 +34,7 @@ def build_distiller(
     strengths = parse_methods(wanted)
     if label_free:
         _check_label_free(strengths)
+    if label_free and teacher:
         specs = replace(specs[0], nc=teacher.spec.nc, names=teacher.spec.names, headless=UNLABELLED), teacher.spec
     parts = {name: build_method(name, *specs) for name in strengths}
     if teacher and not any(part.uses_teacher for part in parts.values()):

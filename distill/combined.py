@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class Combined(Distiller):
         self.uses_teacher = False  # its parts say; they were given theirs
         super().__init__(student, None)
         _check(parts)
-        self.parts = nn.ModuleDict({name.replace(".", "_"): part for name, part in parts.items()})
+        self.parts: Any = nn.ModuleDict({name.replace(".", "_"): part for name, part in parts.items()})
         self.uses_teacher = any(part.uses_teacher for part in parts.values())
         self.reads_head = any(part.reads_head for part in parts.values())
         self.label_free = all(part.label_free for part in parts.values())

@@ -25,7 +25,7 @@ class FeatureDistiller(Distiller):
     method: ClassVar[str]  # as registered; the loss is `<method>_loss`
     bias: ClassVar[bool] = True  # of the adapters; no use to a loss that a constant added to a channel leaves as it is
 
-    def __init__(self, student: Spec, teacher: Spec | None, gain: float = 1.0, mix: str = ALWAYS) -> None:
+    def __init__(self, student: Spec, teacher: Spec, gain: float = 1.0, mix: str = ALWAYS) -> None:
         super().__init__(student, teacher)
         self.gain = not_negative(self.method, "gain", gain)
         self.mix = choice(self.method, "mix", mix, (ALWAYS, UNEQUAL))

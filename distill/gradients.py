@@ -9,11 +9,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from models.detector import DetectionModel
+
 # Of the losses, whose gradients at half-precision features would underflow without the first, or overflow with it.
 SCALES = (1024.0, 1.0, 1 / 1024)
 
 
-def trunk(student: nn.Module) -> list[nn.Parameter]:
+def trunk(student: DetectionModel) -> list[nn.Parameter]:
     """Trained parameters of backbone and neck: what the detection loss and every distillation loss share.
 
     Those of the head where all others are frozen.

@@ -7,11 +7,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.base import Distiller, Step
 from distill.model import TrainingModel, check_finite
 from distill.networks import FrozenTeacher, view_of
+from models.detector import DetectionModel
 from models.foreign.base import tap
 
 
@@ -27,7 +28,7 @@ class Imitation(TrainingModel):
         teacher: the frozen teacher.
     """
 
-    def __init__(self, student: nn.Module, distiller: Distiller, teacher: FrozenTeacher) -> None:
+    def __init__(self, student: DetectionModel, distiller: Distiller, teacher: FrozenTeacher) -> None:
         super().__init__(student, distiller, teacher, "none", {"share": None})
         self.weights = None
 
@@ -45,17 +46,18 @@ class Imitation(TrainingModel):
             NonFiniteLoss: a term is NaN or infinite.
         """
         images = self._laid_out(batch["img"])
+        assert self.distiller is not None and self.balance is not None
         preds = self(images) if preds is None else preds
         student = view_of(self.student, self.spec, preds)
         step = Step({"img": images}, student, self.progress, see_teacher=self._teacher_on(images))
         with torch.autocast(images.device.type, enabled=False):
             terms = self.balance.plain(self.distiller.losses(step))
         check_finite(terms)
-        return sum(terms.values()) * len(images), {name: term.detach() for name, term in terms.items()}
+        return sum(terms.values(), images.new_zeros(())) * len(images), {name: term.detach() for name, term in terms.items()}
 
 
 @contextmanager
-def headless(detector: nn.Module) -> Iterator[None]:
+def headless(detector: DetectionModel) -> Iterator[None]:
     """Within this context, a detector returns the features its head would read, instead of predictions."""
     head = detector.model[-1]
     tap(detector.model)

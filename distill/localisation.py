@@ -73,7 +73,7 @@ class LocalisationDistiller(Distiller):
     method: ClassVar[str]  # as registered
     usual_temperature: ClassVar[float]  # the paper's
 
-    def __init__(self, student: Spec, teacher: Spec | None, temperature: float, gain: float = 1.0) -> None:
+    def __init__(self, student: Spec, teacher: Spec, temperature: float, gain: float = 1.0) -> None:
         super().__init__(student, teacher)
         self.temperature = positive(self.method, "temperature", temperature, self.usual_temperature)
         self.gain = not_negative(self.method, "gain", gain)

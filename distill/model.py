@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,12 +19,15 @@ from distill.dynamic.statistics import HeadStatistics, copies_of
 from distill.gradients import GradientProducts, StopGradient, measure_gradients, trunk
 from distill.networks import FrozenTeacher, spec_of, view_of
 from distill.weighting import AdaptiveWeights
-from models.detector import raw_output
+from models.detector import DetectionModel, raw_output
 from models.losses.precision import all_at_least_float32
 
 BOX_TERMS = {True: "dfl_loss", False: "l1_loss"}  # ultralytics' third term: by whether boxes are distributions
 REPORTED = ("w_", "share_", "cos_")  # beside the terms: weights, shares of the gradient, cosines with detection's
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
+
+
+T = TypeVar("T")
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -48,7 +51,7 @@ class TrainingModel(nn.Module):
 
     def __init__(
         self,
-        student: nn.Module,
+        student: DetectionModel,
         distiller: Distiller | None = None,
         teacher: FrozenTeacher | None = None,
         adaptive: str = "none",
@@ -56,7 +59,7 @@ class TrainingModel(nn.Module):
     ) -> None:
         super().__init__()
         self.student, self.distiller, self.teacher = student, distiller, teacher
-        if teacher and not distiller.reads_head:
+        if teacher and distiller and not distiller.reads_head:
             teacher.drop_head()
         if teacher:
             teacher.fold()
@@ -100,7 +103,7 @@ class TrainingModel(nn.Module):
         half = any(x.dtype == torch.float16 for x in raw_output(preds)["feats"])
         preds = all_at_least_float32(preds)
         vector, items, assign = self._detect(batch, preds)
-        if self.distiller is None:
+        if self.distiller is None or self.balance is None or self.weights is None:
             check_finite(dict(zip(items, vector)))
             return vector, items
         left = self.balance.schedule.left(self.progress)
@@ -128,6 +131,7 @@ class TrainingModel(nn.Module):
 
     def _weigh_up(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float, half: bool) -> None:
         """In a step that measures, update the balance with the gradient of each term at the student's trunk."""
+        assert self.balance is not None and self.weights is not None  # as in `loss`, which calls it
         if not left:
             self.balance.rest()
             self.weights.end(set(self.weights.names) - {self._weight_of(name) for name in detection})
@@ -143,10 +147,11 @@ class TrainingModel(nn.Module):
 
     def _total(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float) -> Tensor:
         """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""
+        assert self.balance is not None and self.weights is not None
         balance, own = self.balance, {term.name for term in self.terms if term.own}
         factor, kept = left * balance.limit, 1 + balance.given_back
         gained = {k: v if k in own else v * factor for k, v in balance.gained(distilled).items()}
-        total, _ = self.weights(self.grouped({k: v * kept for k, v in detection.items()} | gained))
+        total: Tensor = self.weights(self.grouped({k: v * kept for k, v in detection.items()} | gained))[0]
         return total
 
     def grouped(self, terms: dict[str, Any]) -> dict[str, Any]:
@@ -161,12 +166,13 @@ class TrainingModel(nn.Module):
         self, batch: dict[str, Any], images: Tensor, preds: Any, detection: Mapping[str, Tensor], assign: Any = None
     ) -> dict[str, Tensor]:
         """The distiller's terms, in float32; the teacher runs in the precision the student ran in."""
+        assert self.distiller is not None
         step = Step(
             batch=batch,
             student=view_of(self.student, self.spec, preds),
             progress=self.progress,
             detection=detection,
-            see_teacher=self._teacher_on(images) if self.teacher else None,
+            see_teacher=self._teacher_on(images),
             assign=assign,
             run_head=self.run_head,
             score=lambda view: self._score(batch, view),
@@ -174,14 +180,16 @@ class TrainingModel(nn.Module):
         with torch.autocast(images.device.type, enabled=False):
             return self.distiller.losses(step)
 
-    def _teacher_on(self, images: Tensor) -> Callable[[], View]:
-        """How to get the teacher's view of these images, in the precision that is in force now."""
-        device = images.device.type
+    def _teacher_on(self, images: Tensor) -> Callable[[], View] | None:
+        """How to get the teacher's view of these images, in the precision that is in force now; None without a teacher."""
+        teacher, device = self.teacher, images.device.type
+        if teacher is None:
+            return None
         enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
 
         def see_teacher() -> View:
             with torch.autocast(device, dtype, enabled=enabled):
-                return self._run(lambda: self.teacher.see(images))
+                return self._run(lambda: teacher.see(images))
 
         return see_teacher
 
@@ -200,7 +208,7 @@ class TrainingModel(nn.Module):
     def _laid_out(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
 
-    def _run(self, network: Any) -> Any:
+    def _run(self, network: Callable[[], T]) -> T:
         """Run a forward pass, in bfloat16 on a CPU that has it when training."""
         use = self.bfloat16_cpu and self.training
         with torch.autocast("cpu", torch.bfloat16) if use else nullcontext():
@@ -214,7 +222,7 @@ class TrainingModel(nn.Module):
 
     def copy_state(self, other: TrainingModel) -> None:
         """Take over another's weights and gains of the terms: an average of them is none that anyone used."""
-        if self.weights is not None:
+        if self.weights and self.balance and other.weights and other.balance:
             self.weights.load_state_dict(other.weights.state_dict())
             self.balance.load_state_dict(other.balance.state_dict())
             self.progress = other.progress
@@ -236,7 +244,7 @@ class TrainingModel(nn.Module):
         """The student's loss object; ultralytics calls its `update` after an epoch where it has one."""
         return getattr(self.student, "criterion", None)
 
-    def fuse(self, *args: Any, **kwargs: Any) -> nn.Module:
+    def fuse(self, *args: Any, **kwargs: Any) -> DetectionModel:
         """The student, fused for inference."""
         return self.student.fuse(*args, **kwargs)
 
@@ -247,7 +255,7 @@ class TrainingModel(nn.Module):
     @property
     def end2end(self) -> bool:
         """Whether the student's head needs no NMS."""
-        return self.student.end2end
+        return bool(self.student.end2end)
 
     @end2end.setter
     def end2end(self, value: bool) -> None:

@@ -4,34 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill.base import Level, Spec, View, level_names
-from models.detector import fold, fold_norms, raw_output
+from models.blocks.attention import DualAttention
+from models.detector import DetectionModel, fold, fold_norms, raw_output
 from models.foreign.base import tap
 
 LEAST_MULTIPLE = 32  # pixels: layers between the head's levels may be as coarse, as in ultralytics' own size check
 
 
-class Network(Protocol):
-    """What student and teacher must show. Our detectors and ultralytics' do, others through `models.foreign`.
+def spec_of(model: DetectionModel, label: str) -> Spec:
+    """Facts of a network before any image.
 
-    Called with images (B, 3, H, W), it gives what `models.detector.raw_output` finds `"feats"` in. Detectors have their
-    head in `model[-1]`; a network without one has `headless`, the reason.
+    Args:
+        model: our detectors and ultralytics', with their head in `model[-1]`; or what `models.foreign` puts in their place,
+            without one: `headless` is the reason.
+        label: what messages call it.
     """
-
-    stride: Tensor  # (levels,) image pixels per cell
-    names: Mapping[int, str]
-
-    def __call__(self, images: Tensor) -> Any: ...
-
-
-def spec_of(model: Network, label: str) -> Spec:
-    """Facts of a network before any image."""
     names = level_names([int(s) for s in model.stride])
     levels = {n: Level(c, int(s)) for n, c, s in zip(names, _channels(model), model.stride)}
     if hasattr(model, "headless"):
@@ -43,7 +37,7 @@ def spec_of(model: Network, label: str) -> Spec:
 
 
 @torch.no_grad()
-def _channels(model: nn.Module) -> list[int]:
+def _channels(model: DetectionModel) -> list[int]:
     """Channels of the feature maps the head reads, measured on a small blank image."""
     side = 2 * int(max(model.stride))
     was_training = model.training
@@ -55,12 +49,13 @@ def _channels(model: nn.Module) -> list[int]:
     return [x.shape[1] for x in feats]
 
 
-def attention_of(model: nn.Module) -> dict[int, nn.Module]:
+def attention_of(model: DetectionModel) -> dict[int, DualAttention]:
     """Dual attention modules of a detector by level position; none for detectors that are not ours."""
-    return model.level_attention() if hasattr(model, "level_attention") else {}
+    found: dict[int, DualAttention] = model.level_attention() if hasattr(model, "level_attention") else {}
+    return found
 
 
-def view_of(model: nn.Module, spec: Spec, preds: Any, unattended: Mapping[int, Tensor] | None = None) -> View:
+def view_of(model: DetectionModel, spec: Spec, preds: Any, unattended: Mapping[int, Tensor] | None = None) -> View:
     """A network's output on a batch as a `View`; `unattended` by level position (`watched_attention`)."""
     raw = raw_output(preds)
     names = list(spec.levels)
@@ -70,7 +65,7 @@ def view_of(model: nn.Module, spec: Spec, preds: Any, unattended: Mapping[int, T
 
 
 @contextmanager
-def watched_attention(model: nn.Module) -> Iterator[dict[int, Tensor]]:
+def watched_attention(model: DetectionModel) -> Iterator[dict[int, Tensor]]:
     """Within this context, what each level's dual attention is given, (B, C, H, W) by level position, is noted."""
     noted: dict[int, Tensor] = {}
     hooks = [
@@ -90,13 +85,13 @@ class FrozenTeacher:
     A deep copy (the EMA's) shares the teacher instead of copying it.
 
     Args:
-        model: a `Network`; it is frozen in place.
+        model: as of `spec_of`; it is frozen in place.
         label: what messages call it.
         trained: False for a control with random weights.
         notes: lines about it for the run's header.
     """
 
-    def __init__(self, model: nn.Module, label: str, trained: bool = True, notes: Sequence[str] = ()) -> None:
+    def __init__(self, model: DetectionModel, label: str, trained: bool = True, notes: Sequence[str] = ()) -> None:
         self.model = model.eval().requires_grad_(False)
         self.spec = spec_of(model, label)
         self.trained, self.notes = trained, list(notes)

@@ -29,6 +29,7 @@ def cell_logits(view: View, name: str) -> Tensor:
     Anchor heads (na anchors a cell): x, y, w, h, objectness, then classes. Heads with one prediction per cell: na = 1,
     classes alone.
     """
+    logits: Tensor
     height, width = view.feats[name].shape[2:]
     if view.spec.anchors:
         level = list(view.spec.levels).index(name)
@@ -52,7 +53,8 @@ def on_grid(logits: Tensor, grid_hw: tuple[int, int]) -> Tensor:
     """Logits (B, na, K, H, W) on another grid, each cell the nearest one's, where the grids differ."""
     if tuple(logits.shape[3:]) == tuple(grid_hw):
         return logits
-    return F.interpolate(logits.flatten(1, 2), size=grid_hw, mode="nearest").unflatten(1, logits.shape[1:3])
+    moved: Tensor = F.interpolate(logits.flatten(1, 2), size=grid_hw, mode="nearest").unflatten(1, logits.shape[1:3])
+    return moved
 
 
 def binary_kl(teacher: Tensor, student: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ class AdaptiveWeights(nn.Module):
     weights: Tensor
     first: Tensor
     epochs: Tensor
+    ended: Tensor
 
     def __init__(self, names: Sequence[str], mode: str = "none") -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from cfg import UserError
+from models.blocks.attention import DualAttention
 from models.heads.base import Head
 from models.parser import build, read_model
 
@@ -123,14 +124,15 @@ class Detector(DetectionModel):
         super().fuse(verbose, imgsz)
         return self
 
-    def level_attention(self) -> dict[int, nn.Module]:
+    def level_attention(self) -> dict[int, DualAttention]:
         """Dual attention modules by position of the head's input levels; levels whose last layer has none are absent."""
-        layers = [self.model[self._origin(source)] for source in self.head.f]
+        rows = (source if source >= 0 else self.head.i + source for source in self.head.f)
+        layers = [self.model[self._origin(row)] for row in rows]
         found = ((i, getattr(layer, "attention", None)) for i, layer in enumerate(layers))
         return {i: module for i, module in found if module is not None and hasattr(module, "attend")}
 
     def _origin(self, index: int) -> int:
-        """The row that makes what row `index` gives, looking through rows that pass an input on unchanged."""
+        """The row that makes what row `index` (from 0) gives, looking through rows that pass an input on unchanged."""
         layer = self.model[index]
         while hasattr(layer, "passes_on"):
             source = layer.f[layer.passes_on] if isinstance(layer.f, list) else layer.f

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 
 from distill.dynamic.appearance import AppearanceEncoder
@@ -21,11 +23,11 @@ class LevelTeacher(nn.Module):
 
     def __init__(self, channels: int, label_channels: int, kernel: int = 1) -> None:
         super().__init__()
-        around = {"kernel_size": kernel, "padding": kernel // 2}
+        conv = partial(nn.Conv2d, channels, channels, kernel, padding=kernel // 2)
         self.look = AppearanceEncoder(channels)
         self.interact = Interaction(channels, label_channels)
-        self.project = nn.Sequential(nn.Conv2d(channels, channels, **around), nn.ReLU())
-        steps = [(nn.Conv2d(channels, channels, **around), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
+        self.project = nn.Sequential(conv(), nn.ReLU())
+        steps = [(conv(), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
         self.refine = nn.Sequential(*[layer for step in steps for layer in step][:-1])
 
     def forward(self, features: Tensor, labels: Tensor, objects: Objects) -> Tensor:

@@ -81,7 +81,7 @@ class AttentionDistiller(Distiller):
     def __init__(
         self,
         student: Spec,
-        teacher: Spec | None,
+        teacher: Spec,
         temperature: float = 20.0,
         foreground: float = 1.0,
         background: float = 1.0,

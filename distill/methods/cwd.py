@@ -37,7 +37,7 @@ class ChannelDistiller(FeatureDistiller):
     bias = False
     terms = (Term("cwd_loss", "cwd"),)
 
-    def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 4.0, gain: float = 1.0,
+    def __init__(self, student: Spec, teacher: Spec, temperature: float = 4.0, gain: float = 1.0,
                  mix: str = ALWAYS) -> None:  # fmt: skip
         super().__init__(student, teacher, gain, mix)
         self.temperature = positive("cwd", "temperature", temperature, 4)

@@ -48,13 +48,14 @@ class Relation(nn.Module):
         self.transform = nn.Sequential(
             nn.Linear(channels, hidden), nn.LayerNorm(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, channels)
         )
-        nn.init.zeros_(self.transform[-1].weight)
-        nn.init.zeros_(self.transform[-1].bias)
+        for parameter in self.transform[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, features: Tensor) -> Tensor:
         share = self.key(features).flatten(1).softmax(1)  # (B, H * W)
         context = (share[:, None] @ channels_last(features).flatten(1, 2)).squeeze(1)
-        return features + self.transform(context)[:, :, None, None]
+        told: Tensor = self.transform(context)
+        return features + told[:, :, None, None]
 
 
 @METHODS.register("fgd")
@@ -85,7 +86,7 @@ class FocalGlobalDistiller(Distiller):
     def __init__(
         self,
         student: Spec,
-        teacher: Spec | None,
+        teacher: Spec,
         temperature: float = 0.5,
         foreground: float = 1.0,
         background: float = 0.5,

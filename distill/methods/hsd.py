@@ -22,7 +22,7 @@ class HSDDistiller(LocalisationDistiller):
     method, usual_temperature = "hsd", 15.0
     terms = (Term("hsd_loss", "hsd"),)
 
-    def __init__(self, student: Spec, teacher: Spec | None, temperature: float = 15.0, gain: float = 1.0) -> None:
+    def __init__(self, student: Spec, teacher: Spec, temperature: float = 15.0, gain: float = 1.0) -> None:
         super().__init__(student, teacher, temperature, gain)
 
     def losses(self, step: Step) -> dict[str, Tensor]:

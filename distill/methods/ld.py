@@ -63,7 +63,7 @@ class LDDistiller(LocalisationDistiller):
     def __init__(
         self,
         student: Spec,
-        teacher: Spec | None,
+        teacher: Spec,
         temperature: float = 10.0,
         gamma: float = 0.25,
         region: float = 1.0,

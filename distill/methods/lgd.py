@@ -60,6 +60,8 @@ class LGDDistiller(Distiller):
     uses_teacher = False
     name = "lgd"
     kernel = 3  # of the convs on the teacher's maps
+    errors: Tensor
+    seen: Tensor
     terms = (Term("lgd_loss", "lgd"), Term("lgd_teacher_loss", "lgd_teacher", own=True))
 
     def __init__(

@@ -62,7 +62,7 @@ class MaskedGenerativeDistiller(FeatureDistiller):
     terms = (Term("mgd_loss", "mgd"),)
 
     def __init__(
-        self, student: Spec, teacher: Spec | None, mask: float = 0.65, width: float = 1.0, gain: float = 1.0,
+        self, student: Spec, teacher: Spec, mask: float = 0.65, width: float = 1.0, gain: float = 1.0,
         mix: str = ALWAYS,
     ) -> None:  # fmt: skip
         super().__init__(student, teacher, gain, mix)

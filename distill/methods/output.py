@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from cfg import UserError
@@ -21,7 +22,7 @@ class Sums(NamedTuple):
     """Sums over the predictions of a level, for each image: (B,)."""
 
     objects: Tensor  # how many objects the teacher sees: sum of its objectness, or of its highest class scores
-    objectness: Tensor | None  # None for heads without objectness
+    objectness: Tensor  # 0 for heads without objectness
     classes: Tensor
 
 
@@ -56,7 +57,7 @@ class OutputDistiller(Distiller):
     reads_head = True
 
     def __init__(
-        self, student: Spec, teacher: Spec | None, temperature: float = 1.0, beta: float = 2.0, gain: float = 1.0
+        self, student: Spec, teacher: Spec, temperature: float = 1.0, beta: float = 2.0, gain: float = 1.0
     ) -> None:
         super().__init__(student, teacher)
         self.temperature = positive("output", "temperature", temperature, 1)
@@ -72,7 +73,7 @@ class OutputDistiller(Distiller):
     def losses(self, step: Step) -> dict[str, Tensor]:
         """`output_cls_loss`, and `output_obj_loss` for anchor heads, gain included."""
         levels = [self._level(n, step) for n in self.pairs]
-        objects, objectness, classes = (sum(parts) if parts[0] is not None else None for parts in zip(*levels))
+        objects, objectness, classes = (sum(parts) for parts in zip(*levels))
         count = objects.clamp(min=1)
         losses = {"output_obj_loss": objectness, "output_cls_loss": classes}
         return {name: self.gain * (losses[name] / count).mean() for name in (term.name for term in self.terms)}
@@ -82,7 +83,8 @@ class OutputDistiller(Distiller):
         teacher = on_grid(cell_logits(step.teacher, name), (student.shape[3], student.shape[4]))
         if not self.with_objectness:
             joint = focused_kl(teacher, student, self.temperature, self.beta)
-            return Sums(teacher.sigmoid().amax(2).sum((1, 2, 3)), None, joint.sum((1, 2, 3, 4)))
+            objects = teacher.sigmoid().amax(2).sum((1, 2, 3))
+            return Sums(objects, torch.zeros_like(objects), joint.sum((1, 2, 3, 4)))
         seen = teacher[:, :, 4].sigmoid()
         objectness = focused_kl(teacher[:, :, 4], student[:, :, 4], self.temperature, self.beta)
         classes = focused_kl(teacher[:, :, 5:], student[:, :, 5:], self.temperature, 0.0).mean(2) * self.class_weight

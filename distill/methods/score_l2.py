@@ -21,8 +21,10 @@ class Projector(nn.Sequential):
             nn.Conv2d(teacher.channels, teacher.channels, 1),
         )
 
-    def forward(self, features: Tensor, target: Tensor) -> Tensor:
-        return resized(super().forward(features), target)
+    def forward(self, features: Tensor, target: Tensor) -> Tensor:  # type: ignore[override] # as an adapter is called
+        for layer in self:
+            features = layer(features)
+        return resized(features, target)
 
 
 @METHODS.register("score_l2")
@@ -45,7 +47,7 @@ class ScoreDistiller(FeatureDistiller):
     reads_head = True
     terms = (Term("score_l2_loss", "score_l2"),)
 
-    def __init__(self, student: Spec, teacher: Spec | None, gain: float = 1.0) -> None:
+    def __init__(self, student: Spec, teacher: Spec, gain: float = 1.0) -> None:
         super().__init__(student, teacher, gain)
         check_cells("score_l2", teacher)
 

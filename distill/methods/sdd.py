@@ -70,7 +70,8 @@ class SDDDistiller(LGDDistiller):
         self.adaptors = nn.ModuleDict({n: FeatureAdaptor(self.sizes[n].channels, grids[n], self.dim) for n in grids})
 
     def arranged(self, name: str, features: Tensor) -> Tensor:
-        return self.adaptors[name](features)
+        mixed: Tensor = self.adaptors[name](features)
+        return mixed
 
     def difference(self, teacher: Tensor, student: Tensor) -> Tensor:
         if self.temperature is None:

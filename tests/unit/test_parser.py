@@ -88,6 +88,13 @@ def test_attention_is_found_behind_a_tower_that_was_left_out() -> None:
     assert model.level_attention() == {0: model.model[3].attention}
 
 
+def test_attention_is_found_where_a_head_names_its_level_from_the_end() -> None:
+    rows = description()
+    rows["head"] = [rows["head"][0], [[-1], 1, "AnchorDetect", ["nc", "anchors"]]]
+    model = Detector(rows)
+    assert model.level_attention() == {0: model.model[3].attention}
+
+
 def test_width_and_depth() -> None:
     scale = scaler(0.5)
     assert [scale(c) for c in (64, 48, 20, 4)] == [32, 24, 16, 8]
