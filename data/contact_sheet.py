@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from data.images import Unreadable, read_pixels, write_pixels
+from data.decode import Unreadable
+from data.images import read_pixels, write_pixels
 
 COLUMNS, ROWS, SIDE, GAP, LINE = 4, 3, 380, 16, 15  # tiles of a sheet, pixels
 PAPER, INK, FAINT = (255, 255, 255), (30, 34, 40), (110, 118, 128)
@@ -77,7 +78,7 @@ def _drawn(tile: Tile, caption: int, most_lines: int) -> Image.Image:
     return paper
 
 
-def _fitting(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.ImageFont) -> str:
+def _fitting(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
     """A text cut to the width of a tile; characters that the font may lack are written as their escapes."""
     text = text.encode("latin-1", "backslashreplace").decode("latin-1")
     while draw.textlength(text, font) > SIDE - 4:

@@ -14,7 +14,7 @@ from cfg import UserError, find, nearest, read_yaml
 from data.class_names import class_names
 from data.files import list_images
 from data.images import image_size
-from data.labels import LABEL_ERRORS, read_labels
+from data.labels import LABEL_ERRORS, Problem, read_labels
 from data.layout import PARTS, label_path
 
 VALIDATION = ("validation", "valid")  # what other tools call the part `val`
@@ -147,7 +147,8 @@ def validate(data: str | Path) -> DataSummary:
     content = resolve(data)
     nc, parts = content["nc"], [p for p in PARTS if content.get(p)]
     paths = {part: part_paths(content, part) for part in parts}
-    images, background, per_class, errors = {}, {}, {}, []
+    images, background, per_class = {}, {}, {}
+    errors: list[tuple[Path, Problem]] = []
     for part in parts:
         files = [image for entry in paths[part] if entry.exists() for image in list_images(entry)]
         if not files and part != "test":
@@ -155,8 +156,8 @@ def validate(data: str | Path) -> DataSummary:
         per_class[part], background[part], found = _count(files, nc)
         images[part], errors = len(files), errors + found
     if errors:
-        (path, problem), files = errors[0], len({path for path, _ in errors})
-        more = f" ({len(errors)} such problems in {files} files: `python -m data.check --data {data}`)"
+        (path, problem), bad = errors[0], len({path for path, _ in errors})
+        more = f" ({len(errors)} such problems in {bad} files: `python -m data.check --data {data}`)"
         place = f"{path}:{problem.line}" if problem.line else f"{path}"
         raise UserError(f"{place}: {problem.text}{more if len(errors) > 1 else ''}")
     boxes = {part: int(counts.sum()) for part, counts in per_class.items()}
@@ -167,7 +168,7 @@ def validate(data: str | Path) -> DataSummary:
     return DataSummary(content["names"], nc, paths, images, boxes, background, per_class)
 
 
-def _count(files: list[Path], nc: int) -> tuple[np.ndarray, int, list]:
+def _count(files: list[Path], nc: int) -> tuple[np.ndarray, int, list[tuple[Path, Problem]]]:
     """Return boxes per class (nc,), the number of images without boxes, and [(label file, problem)]."""
     counts, background, errors = np.zeros(nc, dtype=np.int64), 0, []
     for image in files:

@@ -13,7 +13,7 @@ import warnings
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 MOST_PIXELS = 2**30  # OpenCV's own limit, and so ours: about 32,000 x 32,000
 JPEG, PNG, TIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -90,7 +90,7 @@ def pages(data: bytes) -> int:
 def _is_reduced(image: Image.Image, page: int) -> bool:
     tag, bit = REDUCED
     image.seek(page)
-    return bool(image.tag_v2.get(tag, 0) & bit)
+    return bool(getattr(image, "tag_v2", {}).get(tag, 0) & bit)
 
 
 def _has_jpeg_end(data: bytes) -> bool:
@@ -132,7 +132,7 @@ def _decode_pillow(data: bytes) -> np.ndarray:
         raise
     except Image.DecompressionBombError:
         raise Unreadable(f"larger than {MOST_PIXELS:,} pixels; cut it into pieces") from None
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         heif = data[4:8] == b"ftyp" and data[8:12] != b"avif"
         raise Unreadable("HEIF, which needs a package: pip install pi-heif" if heif else "not a readable image") from None
     except Exception as error:  # a decoder may raise anything at damaged data

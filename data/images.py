@@ -67,7 +67,7 @@ def inspect_image(path: Path) -> ImageFacts:
     """Decode an image completely and measure it. Raises as `read_image`."""
     picture = read_image(path)
     height, width = picture.pixels.shape[:2]
-    digest = hashlib.blake2b(picture.pixels, digest_size=16, key=f"{width} {height}".encode()).digest()
+    digest = hashlib.blake2b(picture.pixels.data, digest_size=16, key=f"{width} {height}".encode()).digest()
     return ImageFacts(width, height, digest, picture.note)
 
 
@@ -76,10 +76,11 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             orientation = image.getexif().get(ORIENTATION)
+            width, height = image.size
             if orientation in UPRIGHT:
-                return image.size
+                return width, height
             if image.format in TOLD_BY_HEADER:
-                return image.size[::-1] if orientation in TURNED else image.size
+                return (height, width) if orientation in TURNED else (width, height)
     except Exception:  # whatever a damaged header does: the decoder tells the reason
         pass
     height, width = read_pixels(path).shape[:2]

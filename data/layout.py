@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -93,7 +94,7 @@ class DatasetWriter:
 
     def finish(self, comment: str) -> None:
         """Write `data.yaml`; it names no `path`, so the folder may be moved (parts are relative to the YAML)."""
-        content: dict = {part: f"images/{part}" for part in PARTS if part in self.parts}
+        content: dict[str, Any] = {part: f"images/{part}" for part in PARTS if part in self.parts}
         content["names"] = dict(enumerate(self.names))
         text = f"{HEADER}{comment}\n" + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
         (self.folder / "data.yaml").write_text(text, encoding="utf-8")

@@ -12,16 +12,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from data.decode import Unreadable
 from data.files import list_images
-from data.images import ImageFacts, Unreadable, inspect_image
+from data.images import ImageFacts, inspect_image
 from data.labels import LABEL_ERRORS, Labels, read_labels
 from data.layout import label_path
 from data.memory import Memory
 
-Progress = Callable[[Iterable, int], Iterable]  # wraps an iterable of known length
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]  # wraps an iterable of known length
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,13 @@ class Sample:
     facts: ImageFacts | None
     labels: Labels | None
     reason: str = ""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height in pixels. Raises `ValueError`, with the reason, for an image that is left out."""
+        if self.facts is None:
+            raise ValueError(f"{self.image}: {self.reason}")
+        return self.facts.width, self.facts.height
 
     @property
     def rows(self) -> np.ndarray:

@@ -225,7 +225,7 @@ class CocoWriter:
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
         for (x1, y1, x2, y2), score, index in rows:
             self.annotations += 1
-            entry = {"id": self.annotations, "image_id": self.images, "category_id": int(index)}
+            entry: dict[str, Any] = {"id": self.annotations, "image_id": self.images, "category_id": int(index)}
             entry["bbox"] = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
             entry |= {"area": round((x2 - x1) * (y2 - y1), 2), "iscrowd": 0, "score": round(score, 5)}
             self.lists.append("annotations", entry)
@@ -276,5 +276,6 @@ class LabelWriter:
 def xywh_fraction(found: Detections) -> np.ndarray:
     """Return (n, 4) box centres and sizes as fractions of the picture's width and height."""
     x1, y1, x2, y2 = found.boxes_xyxy.reshape(-1, 4).T
-    centre_and_size = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
-    return centre_and_size / np.array([found.width, found.height, found.width, found.height])
+    fractions: np.ndarray = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
+    fractions = fractions / np.array([found.width, found.height, found.width, found.height])
+    return fractions

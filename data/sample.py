@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -52,10 +53,11 @@ def make_image(
     plate = draw_plate(rng, size, difficulty)
     for draw in rng.choice(len(HARMLESS), rng.integers(1, 5)):
         plate.grey += HARMLESS[draw](rng, plate)
-    classes, boxes = [], []
+    classes: list[int] = []
+    boxes: list[np.ndarray] = []
     wanted = 0 if first is None else int(rng.choice((1, 2, 3, 4, 5), p=(0.25, 0.3, 0.2, 0.15, 0.1)))
     for i in range(wanted):
-        kind = first if i == 0 else int(rng.integers(len(DEFECTS)))
+        kind = first if i == 0 and first is not None else int(rng.integers(len(DEFECTS)))
         box = _add_defect(rng, plate, kind, boxes)
         if box is not None:
             classes.append(kind)
@@ -102,7 +104,7 @@ def make_sample(
     """
     _check(images, size, seed, difficulty, materials, workers, empty)
     out = Path(out)
-    wanted = {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
+    wanted: dict[str, Any] = {"version": VERSION, "images": images, "size": size, "seed": seed, "difficulty": difficulty}
     if materials:
         wanted |= {"version": MATERIALS_VERSION, "materials": list(materials)}
     if empty != EMPTY:
@@ -167,7 +169,7 @@ def _write_materials(folder: Path, images: int, size: int, seed: int, materials:
     writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, materials {', '.join(materials)}")
 
 
-def _read_marker(out: Path) -> dict | None:
+def _read_marker(out: Path) -> dict[str, Any] | None:
     """What `MARKER` says of a sample; None where there is none."""
     try:
         marker = json.loads((out / MARKER).read_text(encoding="utf-8"))
@@ -178,8 +180,8 @@ def _read_marker(out: Path) -> dict | None:
 
 def _digests(folder: Path) -> dict[str, str]:
     """Relative path and digest of every file of a sample but its marker and what runs keep beside labels."""
-    names = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - {Path(MARKER)}
-    names = sorted(name for name in names if not any(part.endswith(CACHES) for part in name.parts))
+    found = {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()} - {Path(MARKER)}
+    names = sorted(name for name in found if not any(part.endswith(CACHES) for part in name.parts))
     return {name.as_posix(): hashlib.sha1((folder / name).read_bytes()).hexdigest() for name in names}
 
 

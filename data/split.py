@@ -46,15 +46,15 @@ def group_images(images: Sequence[Path], pattern: str | None = COPY_PATTERN) -> 
             i = parent[i]
         return i
 
-    first: dict[tuple, int] = {}
+    first: dict[tuple[str, str | bytes], int] = {}
     prefixes = _prefixes(images, pattern)
     for i, image in enumerate(images):
         try:
-            keys: list[tuple] = [("pixels", inspect_image(image).digest)]
+            keys: list[tuple[str, str | bytes]] = [("pixels", inspect_image(image).digest)]
         except ValueError as error:
             raise UserError(f"{image}: {error}; repair or remove it (`python -m data.check` finds all)") from None
-        if prefixes[i]:
-            keys.append(("stem", prefixes[i]))
+        if prefix := prefixes[i]:
+            keys.append(("stem", prefix))
         for key in keys:
             parent[root(i)] = root(first.setdefault(key, i))
     return np.unique([root(i) for i in range(len(images))], return_inverse=True)[1]
@@ -168,8 +168,8 @@ def split(source: Path, out: Path, ratios: dict[str, float], seed: int = 0, patt
     class_names = read_names(source, names)
     rows = [_rows(image, len(class_names)) for image in images]
     presence = np.zeros((len(images), len(class_names) + 1), dtype=np.int64)
-    for i, labels in enumerate(rows):
-        presence[i, labels[:, 0].astype(int)] = 1
+    for i, boxes in enumerate(rows):
+        presence[i, boxes[:, 0].astype(int)] = 1
         presence[i, -1] = 1
     groups = group_images(images, pattern)
     per_group = np.zeros((groups.max() + 1, presence.shape[1]), dtype=np.int64)

@@ -51,7 +51,7 @@ def smooth_noise(rng: Rng, size: int, along: float, across: float, angle: float 
     """Return noise (size, size) of mean 0 and std 1, smooth over `along` pixels in direction `angle`, else `across`."""
     big = int(size * 1.5) + 8
     step_x, step_y = max(int(along / 3), 1), max(int(across / 3), 1)  # smooth noise needs few points: 10 times faster
-    noise = rng.standard_normal((big // step_y + 1, big // step_x + 1), dtype=np.float32)
+    noise: np.ndarray = rng.standard_normal((big // step_y + 1, big // step_x + 1), dtype=np.float32)
     noise = cv2.GaussianBlur(noise, (0, 0), along / step_x, sigmaY=across / step_y)
     noise = cv2.resize(noise, (big, big), interpolation=cv2.INTER_CUBIC)
     if angle:

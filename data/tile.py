@@ -10,7 +10,7 @@ import argparse
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 
@@ -18,9 +18,10 @@ import numpy as np
 
 from cfg import UserError, guard
 from data.dataset import part_paths, resolve, validate
+from data.decode import Unreadable
 from data.earlier import leave_out_earlier
 from data.files import list_images
-from data.images import Unreadable, image_size, read_pixels
+from data.images import image_size, read_pixels
 from data.labels import read_labels
 from data.layout import PARTS, DatasetWriter, keep_apart, label_path, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 from inspection.tiles import Tiling, tiling_asked
@@ -40,7 +41,7 @@ class Part:
     empty: int = 0
     left_out: int = 0
     lost: int = 0
-    unreadable: list[tuple[Path, str]] | None = None
+    unreadable: list[tuple[Path, str]] = field(default_factory=list)
 
 
 def visible(boxes_xyxy: np.ndarray, window: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
@@ -95,6 +96,7 @@ def tile(data: str | Path, out: Path, side: int, overlap: float | None = None, e
     keep_apart(Path(content["path"]), out)
     images = {part: [x for entry in part_paths(content, part) for x in _images(entry, out)] for part in PARTS}
     tiling = tiling_asked(side, overlap, np.concatenate([_sizes(image) for image in chain.from_iterable(images.values())]))
+    assert tiling is not None  # a side was given
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names)
         parts = {part: _write(writer, part, files, tiling, empty, seed) for part, files in images.items() if files}
@@ -104,7 +106,7 @@ def tile(data: str | Path, out: Path, side: int, overlap: float | None = None, e
 
 def _write(writer: DatasetWriter, part: str, images: list[Path], tiling: Tiling, empty: float, seed: int) -> Part:
     """Write the tiles of one part: those with boxes, and by name a sample of the others, after all are known."""
-    done = Part(unreadable=[])
+    done = Part()
     plans = {}
     for image, stem in zip(images, unique_stems([x.with_suffix("").as_posix().lstrip("/") for x in images]), strict=True):
         try:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from cfg import UserError
 from data.dataset import part_paths, resolve
+from data.decode import Unreadable
 from data.files import list_images
-from data.images import Unreadable, inspect_image
+from data.images import inspect_image
 
 UNLABELLED = "unlabelled"  # key of the run's data YAML: where its pictures are from; no label is read
 HELD_OUT = 10  # one picture of so many, in the order of their names
@@ -64,6 +66,6 @@ def write_unlabelled(folder: Path, where: str | Path, images: Sequence[Path], na
     folder.mkdir(parents=True, exist_ok=True)
     for part, chosen in zip(("train", "val"), hold_out(images)):
         (folder / f"{part}.txt").write_bytes(b"".join(os.fsencode(image) + b"\n" for image in chosen))
-    content = {part: str((folder / f"{part}.txt").resolve()) for part in ("train", "val")}
+    content: dict[str, Any] = {part: str((folder / f"{part}.txt").resolve()) for part in ("train", "val")}
     content |= {"names": dict(names), UNLABELLED: str(where)}
     (folder / "data.yaml").write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

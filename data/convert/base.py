@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from cfg import UserError, nearest
 from cfg.text import decode
@@ -17,7 +17,8 @@ from data.convert.index import ImageIndex
 from data.earlier import leave_out_earlier
 from data.files import walk
 
-Box = tuple[str, tuple[float, float, float, float]]  # class name, (x1, y1, x2, y2) in pixels
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
+Box = tuple[str, Corners]  # class name, and where
 
 
 @dataclass
@@ -98,7 +99,7 @@ class Log:
 class Reader(ABC):
     """One annotation format. `classes` is its fixed class list, in the order of the indices, where it has one."""
 
-    classes: ClassVar[tuple[str, ...]] = ()
+    classes: tuple[str, ...] = ()
 
     def __init__(self, source: Path, options: argparse.Namespace, log: Log) -> None:
         self.source, self.options, self.log = source, options, log

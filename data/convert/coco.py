@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError
-from data.convert.base import Annotation, Box, Reader, class_name, pixels, register
+from data.convert.base import Annotation, Box, Corners, Reader, class_name, pixels, register
 
 LISTS = ("images", "annotations", "categories")
 
@@ -39,8 +39,9 @@ class CocoReader(Reader):
                 self.log.mend("categories without a box: kept as classes", path, name)
 
     def _single(self) -> Path:
-        if self.options.annotations:
-            return self.options.annotations
+        given: Path | None = self.options.annotations
+        if given:
+            return given
         found = self.files(".json")
         if len(found) > 1:
             found = [path for path in found if self._is_coco(path)]
@@ -57,7 +58,7 @@ class CocoReader(Reader):
             return False
         return isinstance(content, dict) and all(isinstance(content.get(key), list) for key in LISTS)
 
-    def _load(self, path: Path) -> dict[str, list]:
+    def _load(self, path: Path) -> dict[str, list[Any]]:
         try:
             content = self.json(path)
         except (OSError, ValueError) as error:
@@ -70,7 +71,7 @@ class CocoReader(Reader):
         raise UserError(f"{path}: expected a COCO JSON file with the lists {', '.join(LISTS)}, got {got}; give a "
                         "detection file")
 
-    def _categories(self, entries: list, path: Path) -> dict[str, str]:
+    def _categories(self, entries: list[Any], path: Path) -> dict[str, str]:
         """Return class names by id, and add them to `classes` in the order of the ids."""
         names: dict[str, str] = {}
         doubtful = set()
@@ -90,7 +91,8 @@ class CocoReader(Reader):
         self.classes = tuple(dict.fromkeys((*self.classes, *(names[key] for key in order))))
         return {key: name for key, name in names.items() if key not in doubtful}
 
-    def _boxes(self, content: dict, categories: dict[str, str], path: Path) -> tuple[dict[str, list[Box]], Counter]:
+    def _boxes(self, content: dict[str, list[Any]], categories: dict[str, str],
+               path: Path) -> tuple[dict[str, list[Box]], Counter[str]]:
         """Return boxes by image id, and how many annotations of an image have none.
 
         Raises:
@@ -101,7 +103,7 @@ class CocoReader(Reader):
         images = {_key(entry.get("id")) for entry in content["images"] if isinstance(entry, dict)} - {None}
         for note in content["annotations"]:
             image = _key(note.get("image_id")) if isinstance(note, dict) else None
-            if image not in images:
+            if image is None or image not in images:
                 self.log.lose("annotations of unknown images", path, _short(note))
             elif box := self._box(note, categories, path):
                 boxes[image].append(box)
@@ -114,7 +116,7 @@ class CocoReader(Reader):
         self.used |= {name for group in boxes.values() for name, _ in group}
         return boxes, lost
 
-    def _box(self, note: dict, categories: dict[str, str], path: Path) -> Box | None:
+    def _box(self, note: dict[str, Any], categories: dict[str, str], path: Path) -> Box | None:
         """Return class and box of an annotation; ``None``, and a note in the log, where it has none."""
         if str(note.get("iscrowd") or 0).lower() not in ("0", "false"):
             self.log.mend("crowd regions dropped", path, f"annotation {note.get('id')}")
@@ -133,7 +135,7 @@ class CocoReader(Reader):
             self.log.lose("annotations without a bbox", path, _short(note))
         return box and (name, box)
 
-    def _images(self, entries: list, boxes: dict[str, list[Box]], lost: Counter, path: Path,
+    def _images(self, entries: list[Any], boxes: dict[str, list[Box]], lost: Counter[str], path: Path,
                 part: str | None) -> Iterator[Annotation]:
         names: dict[str | None, set[str]] = defaultdict(set)
         for entry in entries:
@@ -168,7 +170,7 @@ def _short(entry: Any) -> str:
     return " ".join(str(entry).split())[:80]
 
 
-def _bbox(value: Any) -> tuple[float, float, float, float] | None:
+def _bbox(value: Any) -> Corners | None:
     """Return (x1, y1, x2, y2) in pixels from [x, y, width, height]; ``None`` for anything else."""
     try:
         x, y, width, height = map(float, value if isinstance(value, list) else ())
@@ -177,7 +179,7 @@ def _bbox(value: Any) -> tuple[float, float, float, float] | None:
     return x, y, x + width, y + height
 
 
-def _polygon_box(value: Any) -> tuple[float, float, float, float] | None:
+def _polygon_box(value: Any) -> Corners | None:
     """Return the box around polygons [[x1, y1, x2, y2, ...], ...], or one without the outer brackets."""
     try:
         polygons = value if isinstance(value[0], list) else [value]

@@ -29,16 +29,17 @@ class DeepPcbReader(Reader):
 
     def _boxes(self, path: Path) -> tuple[list[Box], int]:
         """Return the boxes of a file, and how many of its lines are none."""
-        boxes, lost = [], 0
+        boxes: list[Box] = []
+        lost = 0
         for number, line in enumerate(self.text(path).splitlines(), 1):
             tokens = re.split(r"[\s,;]+", line.strip(" \t,;\ufeff"))
             if tokens == [""]:
                 continue
             try:
-                *corners, kind = map(float, tokens)
-                if len(corners) != 4 or kind not in range(1, len(self.classes) + 1):
+                x1, y1, x2, y2, kind = map(float, tokens)
+                if kind not in range(1, len(self.classes) + 1):
                     raise ValueError
-                boxes.append((self.classes[int(kind) - 1], tuple(corners)))
+                boxes.append((self.classes[int(kind) - 1], (x1, y1, x2, y2)))
             except ValueError:
                 self.log.lose("lines that are no box", path, f"line {number}: expected 'x1 y1 x2 y2 type' with type 1 "
                               f"to {len(self.classes)}, got '{line[:60]}'")

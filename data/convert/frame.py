@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data.convert.base import Annotation, Box, Log
+from data.convert.base import Annotation, Box, Corners, Log
 from data.images import ORIENTATION, TURNED, image_size
 
 SLACK = 1.0  # pixels by which a box may leave the picture that it was drawn on
@@ -46,13 +46,13 @@ def fit(annotation: Annotation, image: Path, title: Path, log: Log) -> tuple[lis
     if turn != 1 and (size is None or (size == (width, height) and (turn not in TURNED or width == height))):
         log.mend("images turned by EXIF: boxes taken as drawn on the turned image", title,
                  f"orientation {turn}, which the size in {annotation.origin.name} does not decide")
-    if size in (None, (width, height)):
+    if size is None or size == (width, height):
         return boxes, width, height
     if turn in TURNED and size == (height, width):
         log.mend("boxes turned as the image is by EXIF", title,
                  f"orientation {turn}, annotated as {size[0]} x {size[1]}")
         return [(name, _turn(box, turn, *size)) for name, box in boxes], width, height
-    return _rescale(annotation, width, height, title, log), width, height
+    return _rescale(boxes, size, width, height, title, log), width, height
 
 
 def _orientation(image: Path, seen: tuple[int, int]) -> int:
@@ -66,13 +66,13 @@ def _orientation(image: Path, seen: tuple[int, int]) -> int:
     return turn if turn in range(1, 9) and not passed_over else 1
 
 
-def _turn(box: tuple, turn: int, width: int, height: int) -> tuple[float, float, float, float]:
+def _turn(box: Corners, turn: int, width: int, height: int) -> Corners:
     (x1, y1), (x2, y2) = (TURNS[turn](x, y, width, height) for x, y in (box[:2], box[2:]))
     return min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)
 
 
-def _rescale(annotation: Annotation, width: int, height: int, title: Path, log: Log) -> list[Box]:
-    boxes, (w, h) = annotation.boxes_xyxy, annotation.size
+def _rescale(boxes: list[Box], size: tuple[int, int], width: int, height: int, title: Path, log: Log) -> list[Box]:
+    w, h = size
     sizes = f"annotated as {w} x {h}, the image is {width} x {height}"
     same_sides = abs(width * h - height * w) <= max(w, h, width, height)  # the sides are whole pixels
     if same_sides and _inside(boxes, w, h):

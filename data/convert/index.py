@@ -167,7 +167,8 @@ class ImageIndex:
         """Return the one image that a hint or the annotation's folder points to. Raises `NoImage` without one."""
         for hint in hints:
             folders = parse_name(hint).folders
-            found = best(found, lambda image, folders=folders: common_tail(folders, self.folder(image)))
+            in_common = {image: common_tail(folders, self.folder(image)) for image in found}
+            found = best(found, in_common.__getitem__)
         found = best(found, lambda image: self._nearness(image, near))
         if len(found) > 1:
             raise NoImage(f"its image is one of {_listed(found)}; give the name with its folder and suffix")

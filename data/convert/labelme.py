@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from cfg.text import decode
-from data.convert.base import Annotation, Box, Reader, class_name, pixels, register
+from data.convert.base import Annotation, Box, Corners, Reader, class_name, pixels, register
 
 SUFFIXES = {"BMP": ".bmp", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}  # of pictures
 IGNORED = "__ignore__"  # labelme's own label for regions to be left out
@@ -42,7 +42,7 @@ class LabelmeReader(Reader):
             yield Annotation(path, boxes, str(content.get("imagePath") or ""), path.stem, lost=lost,
                              size=pixels(content.get("imageWidth"), content.get("imageHeight")), embedded=embedded)
 
-    def _boxes(self, shapes: list, path: Path) -> tuple[list[Box], int]:
+    def _boxes(self, shapes: list[Any], path: Path) -> tuple[list[Box], int]:
         """Return the boxes of all shapes, and how many shapes have none."""
         boxes: dict[Any, Box] = {}
         lost = 0
@@ -66,7 +66,7 @@ class LabelmeReader(Reader):
         return list(boxes.values()), lost
 
 
-def _corners(shape: dict) -> tuple[str, tuple[float, ...]]:
+def _corners(shape: dict[str, Any]) -> Box:
     """Return label and bounding box of a shape. Raises `ValueError` and others when it has none."""
     name, kind = class_name(shape["label"]), shape.get("shape_type") or "polygon"
     points = [(float(x), float(y)) for x, y in shape["points"]]
@@ -80,7 +80,7 @@ def _corners(shape: dict) -> tuple[str, tuple[float, ...]]:
     return name, (min(xs), min(ys), max(xs) + last, max(ys) + last)
 
 
-def _around(a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
+def _around(a: Corners, b: Corners) -> Corners:
     return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 

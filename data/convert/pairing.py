@@ -146,7 +146,7 @@ def _settle(image: Path, claimed: list[Choice], log: Log) -> None:
         if choice.annotation.part != first.annotation.part:
             raise UserError(f"{choice.annotation.origin}: expected distinct splits, got {image.name} in "
                             f"{first.annotation.part} and in {choice.annotation.part}; remove it from one")
-    if first.match.distance and len({choice.annotation.name for choice in best}) > 1:
+    if _likeness(first)[0] and len({choice.annotation.name for choice in best}) > 1:
         for choice in claimed:
             choice.match, choice.reason = None, f"its image was not found, and {image} may be another"
         return
@@ -162,6 +162,7 @@ def _settle(image: Path, claimed: list[Choice], log: Log) -> None:
 
 
 def _likeness(choice: Choice) -> tuple[int, int]:
+    assert choice.match is not None  # of those that claim an image
     return choice.match.distance, -choice.match.nearness
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from data.convert.base import Annotation, Box, Reader, class_name, pixels, register
+from data.convert.base import Annotation, Box, Corners, Reader, class_name, pixels, register
 from data.convert.xml import read_xml
 
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -44,7 +44,8 @@ class VocReader(Reader):
 
     def _boxes(self, root: Element, path: Path) -> tuple[list[Box], int]:
         """Return the boxes of all objects, and how many objects have none that can be used."""
-        boxes, lost = [], 0
+        boxes: list[Box] = []
+        lost = 0
         for node in _objects(root):
             name = class_name(node.findtext("name"))
             if self.options.difficult == "drop" and _text(node, "difficult") in ("1", "true", "True"):
@@ -57,10 +58,10 @@ class VocReader(Reader):
             lost += not corners
         return boxes, lost
 
-    def _corners(self, node: Element, path: Path, name: str) -> list[tuple[float, ...]]:
+    def _corners(self, node: Element, path: Path, name: str) -> list[Corners]:
         """Return the boxes of one object: those in `bndbox`, else around its rotated box or polygon."""
         shift = 1.0 if self.options.one_based else 0.0
-        boxes = []
+        boxes: list[Corners] = []
         for box in node.findall("bndbox"):
             try:
                 x1, y1, x2, y2 = (float(_text(box, key)) for key in CORNERS)
@@ -70,8 +71,8 @@ class VocReader(Reader):
             boxes.append((x1 - shift, y1 - shift, x2, y2))
         if boxes:
             return boxes
-        for kind, box in (("rotated boxes", _rotated), ("polygons", _polygon)):
-            if corners := box(node):
+        for kind, around in (("rotated boxes", _rotated), ("polygons", _polygon)):
+            if corners := around(node):
                 self.log.mend(f"{kind}: the box around them taken", path, name)
                 return [corners]
         self.log.lose("objects without a box", path, name)
@@ -93,7 +94,7 @@ def _text(node: Element, key: str) -> str:
     return (node.findtext(key) or "").strip()
 
 
-def _rotated(node: Element) -> tuple[float, ...] | None:
+def _rotated(node: Element) -> Corners | None:
     """Return the box around a rotated one (roLabelImg: centre, sides, angle in radians), ``None`` without one."""
     try:
         x, y, width, height, angle = (float(_text(node, f"robndbox/{key}")) for key in ("cx", "cy", "w", "h", "angle"))
@@ -104,10 +105,10 @@ def _rotated(node: Element) -> tuple[float, ...] | None:
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-def _polygon(node: Element) -> tuple[float, ...] | None:
+def _polygon(node: Element) -> Corners | None:
     """Return the box around a polygon (points `x1`, `y1`, `x2` ..., or `pt/x`, `pt/y`), ``None`` without one."""
     try:
-        xs, ys = ([float(leaf.text) for leaf in node.iterfind("polygon//*") if re.fullmatch(rf"{axis}\d*", leaf.tag)]
+        xs, ys = ([float(leaf.text or "") for leaf in node.iterfind("polygon//*") if re.fullmatch(rf"{axis}\d*", leaf.tag)]
                   for axis in "xy")
     except (TypeError, ValueError):
         return None

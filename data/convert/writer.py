@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from cfg import UserError, nearest
-from data.convert.base import Box, Log, Record
+from data.convert.base import Box, Corners, Log, Record
 from data.convert.frame import fit
 from data.layout import DatasetWriter, staging, unique_stems, xyxy_to_rows
 
@@ -71,8 +71,8 @@ def mend(boxes_xyxy: Sequence[Box], names: Sequence[str], width: int, height: in
     return xyxy_to_rows(np.array(classes), np.array(boxes), width, height), lost
 
 
-def _usable(corners: tuple[float, ...], width: int, height: int, origin: Path, text: str,
-            log: Log) -> tuple[float, ...] | None:
+def _usable(corners: Corners, width: int, height: int, origin: Path, text: str,
+            log: Log) -> Corners | None:
     """Return corners in order and inside the image; ``None`` where that is no box."""
     if not np.isfinite(corners).all():
         log.lose("boxes without finite corners", origin, text)
@@ -100,6 +100,7 @@ def write(records: Sequence[Record], names: Sequence[str], out: Path, comment: s
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names, link)
         for record, stem in zip(records, unique_stems([record.key for record in records])):
+            assert record.part is not None  # every record has been given one
             try:
                 with _image_file(record, folder, log) as image:
                     rows = _rows(record, image, names, log)
@@ -137,6 +138,7 @@ def _image_file(record: Record, folder: Path, log: Log) -> Iterator[Path]:
     if record.image:
         yield record.image
         return
+    assert record.annotation.embedded is not None  # of a record without an image
     data, suffix = record.annotation.embedded()
     log.mend("images taken from the annotation file, since theirs was not found", record.title)
     image = folder / f".embedded{suffix}"

@@ -27,8 +27,8 @@ class Circuit:
     holes: np.ndarray = field(init=False)
     drilled: list[tuple[float, float, float]] = field(default_factory=list)
     traces: list[tuple[np.ndarray, float]] = field(default_factory=list)
-    substrate: np.ndarray | None = None
-    conductor: np.ndarray | None = None
+    substrate: np.ndarray = field(init=False)
+    conductor: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
         self.copper, self.pads, self.holes = (np.zeros((self.size, self.size), np.uint8) for _ in range(3))
@@ -116,7 +116,8 @@ def _pad(rng: Rng, circuit: Circuit, centre: np.ndarray, drilled: bool, radius: 
         cv2.circle(drawn, middle, int(radius * (1 << SHIFT)), 255, -1, cv2.LINE_AA, SHIFT)
     else:
         half = radius * rng.uniform(0.6, 1.6, 2)
-        cv2.rectangle(drawn, *(tuple(int(v) for v in np.round(centre + s * half)) for s in (-1, 1)), 255, -1)
+        low, high = (np.round(centre + s * half).astype(int).tolist() for s in (-1, 1))
+        cv2.rectangle(drawn, low, high, 255, -1)
     if keep_apart and not _free(circuit, drawn):
         return
     circuit.copper |= drawn

@@ -81,5 +81,5 @@ def photograph(rng: Rng, pixels: np.ndarray, grey: bool, clean: bool = False) ->
     picture = np.clip(pixels + 0.5, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 91))]
-        picture = cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED)
+        picture = np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_UNCHANGED), np.uint8)
     return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR) if grey else picture

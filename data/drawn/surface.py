@@ -48,6 +48,13 @@ class Surface:
         """Side of the square picture in pixels."""
         return self.pixels.shape[0]
 
+    @property
+    def board(self) -> Circuit:
+        """The circuit of a circuit board. Raises `ValueError` on another surface."""
+        if self.circuit is None:
+            raise ValueError("expected a circuit board, got a surface without a circuit")
+        return self.circuit
+
     def place(self, rng: Rng) -> np.ndarray:
         """Return a point (x, y) for a defect, at the border too."""
         return rng.uniform(0.04, 0.96, 2) * self.size
@@ -69,7 +76,7 @@ class Surface:
     def towards(self, mask: np.ndarray, colour: np.ndarray) -> np.ndarray:
         """Return the change (H, W, 3) that paints `colour`, (3,) or (H, W, 3), where `mask` (H, W) is 1."""
         if colour.ndim == 1:
-            return cv2.merge((mask, mask, mask)) * cv2.subtract((*map(float, colour), 0.0), self.pixels)
+            return cv2.merge((mask, mask, mask)) * cv2.subtract((*map(float, colour), 0.0), self.pixels)  # type: ignore[call-overload] # OpenCV's types know of no scalars
         return cv2.merge((mask, mask, mask)) * (colour - self.pixels)
 
 

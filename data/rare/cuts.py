@@ -70,7 +70,8 @@ def _area(boxes_xyxy: np.ndarray, width: int, height: int) -> np.ndarray:
     low, high = boxes_xyxy[:, :2].min(0), boxes_xyxy[:, 2:].max(0)
     margin = max(MARGIN, SURROUNDINGS * (high - low).max())
     low, high = np.floor(low - margin), np.ceil(high + margin)
-    return np.concatenate([low.clip(0), np.minimum(high, (width, height))]).astype(np.int64)
+    area: np.ndarray = np.concatenate([low.clip(0), np.minimum(high, (width, height))]).astype(np.int64)
+    return area
 
 
 def meet(area: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:

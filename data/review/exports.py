@@ -68,7 +68,7 @@ def _rectangles(image: Reviewed, objects: Objects, names: Mapping[int, str], pre
         entry = {"id": f"{prefix}-{number}", "type": "rectanglelabels", "from_name": "label", "to_name": "image",
                  "original_width": image.width, "original_height": image.height, "image_rotation": 0,
                  "value": value | {"rectanglelabels": [names[int(index)]]}}  # fmt: skip
-        if objects.scores is not None:
+        if len(objects.scores):
             entry["score"] = round(float(objects.scores[number]), 4)
         rectangles.append(entry)
     return rectangles
@@ -77,7 +77,7 @@ def _rectangles(image: Reviewed, objects: Objects, names: Mapping[int, str], pre
 def coco(folder: Path, groups: Mapping[int, list[Suspect]], images: Sequence[Reviewed], names: Mapping[int, str],
          conf: float) -> None:  # fmt: skip
     """Write the labels as ``coco.json`` and the found boxes as ``coco-found.json``, a list of COCO's results format."""
-    content: dict[str, list] = {"images": [], "annotations": [], "results": []}
+    content: dict[str, list[Any]] = {"images": [], "annotations": [], "results": []}
     for number, index in enumerate(groups, 1):
         image = images[index]
         content["images"].append({"id": number, "file_name": str(image.image), "width": image.width, "height": image.height,
@@ -95,7 +95,7 @@ def _coco_boxes(objects: Objects, image_id: int) -> Iterable[dict[str, Any]]:
         x1, y1, x2, y2 = box
         entry = {"image_id": image_id, "category_id": int(index), "bbox": [x1, y1, x2 - x1, y2 - y1],
                  "area": (x2 - x1) * (y2 - y1)}  # fmt: skip
-        yield entry if objects.scores is None else entry | {"score": round(float(objects.scores[number]), 5)}
+        yield entry if not len(objects.scores) else entry | {"score": round(float(objects.scores[number]), 5)}
 
 
 def labelme(folder: Path, groups: Mapping[int, list[Suspect]], images: Sequence[Reviewed], names: Mapping[int, str]) -> None:

@@ -94,10 +94,9 @@ def join(reading: Reading, boxes: str | Path, nc: int) -> list[Reviewed]:
     if any(objects.classes.max(initial=0) >= nc for objects in found):
         raise UserError(f"{boxes}: expected boxes of {nc} classes, got more; write it anew on the same --data")
     return [
-        Reviewed(sample.image, sample.facts.width, sample.facts.height, _labels(sample), found[at[key]],
-                 sample.labels.lines if sample.labels else [])
+        Reviewed(sample.image, *sample.size, _labels(sample), found[at[key]], sample.labels.lines if sample.labels else [])
         for sample, key in zip(reading.samples, keys, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def read_boxes(path: str | Path) -> tuple[list[str], list[Objects]]:
@@ -116,4 +115,4 @@ def read_boxes(path: str | Path) -> tuple[list[str], list[Objects]]:
 
 def _labels(sample: Sample) -> Objects:
     rows = sample.rows
-    return Objects(rows_to_xyxy(rows, sample.facts.width, sample.facts.height), rows[:, 0].astype(int))
+    return Objects(rows_to_xyxy(rows, *sample.size), rows[:, 0].astype(int))

@@ -9,7 +9,7 @@ arXiv:2309.00832), which it scores one image at a time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,11 +24,11 @@ LOWEST = 0.05  # suspicion below which nothing is listed
 
 @dataclass(frozen=True)
 class Objects:
-    """Boxes of one image: `boxes_xyxy` (n, 4) in pixels, `classes` (n,) indices, `scores` (n,), None for labels."""
+    """Boxes of one image: `boxes_xyxy` (n, 4) in pixels, `classes` (n,) indices, `scores` (n,), empty for labels."""
 
     boxes_xyxy: np.ndarray
     classes: np.ndarray
-    scores: np.ndarray | None = None
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.classes)
@@ -119,7 +119,8 @@ def iou(a_xyxy: np.ndarray, b_xyxy: np.ndarray) -> np.ndarray:
     sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
     shared = sides.clip(0).prod(2)
     area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (a, b))
-    return shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    overlap: np.ndarray = shared / np.maximum(area_a[:, None] + area_b[None] - shared, 1e-9)
+    return overlap
 
 
 def _support(labels: Objects, found: Objects, overlap: np.ndarray) -> Support:

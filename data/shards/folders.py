@@ -151,7 +151,8 @@ class StoreFolder:
 
     def open(self, name: str) -> BinaryIO:
         with reaching(self.place):
-            return self.fs.open(f"{self.root}/{name}", "rb")
+            file: BinaryIO = self.fs.open(f"{self.root}/{name}", "rb")
+            return file
 
     def write(self, name: str, data: bytes) -> None:
         with reaching(self.place):
@@ -175,7 +176,8 @@ def store(address: str) -> tuple[Any, str]:
     fsspec = needed("fsspec", address)
     with reaching(address):
         try:
-            return fsspec.core.url_to_fs(address, use_listings_cache=False)
+            fs, path = fsspec.core.url_to_fs(address, use_listings_cache=False)
+            return fs, path
         except (ImportError, ValueError) as error:
             raise UserError(f"{address}: expected an address that fsspec can open ({' '.join(str(error).split())[:160]}); "
                             "install its package, or correct the address") from None  # fmt: skip

@@ -115,6 +115,8 @@ def make_job(folder: Folder, facts: Mapping[str, Any], images: Iterable[str], si
     finally:
         os.unlink(name)
     job = find_job(folder)
+    if job is None:
+        raise UserError(f"--shards {folder.place}: expected the {MANIFEST} that was just written, got none; let no other program empty the folder")
     check_same(job, facts, size)
     return job
 

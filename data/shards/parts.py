@@ -141,7 +141,9 @@ def read_rows(job: Job, shard: int) -> Iterator[Row]:
     parquet = needed("pyarrow.parquet", WHY)
     with job.folder.open(part_name(shard)) as file:
         table = parquet.ParquetFile(file).read().combine_chunks()
-    lists = table["boxes"].chunk(0) if table.num_rows else None
+    if not table.num_rows:
+        return
+    lists = table["boxes"].chunk(0)
     ends = lists.offsets.to_numpy()
     values = {name: lists.values.field(name).to_numpy(zero_copy_only=False) for name in BOX}
     corners = np.stack([values[name] for name in BOX[:4]], axis=1)

@@ -76,10 +76,11 @@ class MediaCapture:
             self.container = av.open(address, timeout=(timeout, SILENCE), options=_options())
         except (av.FFmpegError, OSError, ValueError) as error:
             raise CaptureError(_reason(error)) from None
-        self.stream = self.container.streams.best("video")
-        if self.stream is None or (local and self._is_playlist()):
+        stream = self.container.streams.best("video")
+        if not isinstance(stream, av.VideoStream) or (local and self._is_playlist()):
             self.container.close()
-            raise CaptureError("not a video" if self.stream else "without a video in it")
+            raise CaptureError("not a video" if stream else "without a video in it")
+        self.stream = stream
         if local:
             self.stream.thread_type = "AUTO"  # frame by frame in threads, which would make a camera's pictures late
         self.fps = believable_fps(float(self.stream.average_rate or self.stream.guessed_rate or 0))
@@ -112,7 +113,7 @@ class MediaCapture:
     def _is_playlist(self) -> bool:
         return not PLAYLISTS.isdisjoint(self.container.format.name.split(","))
 
-    def _packets(self) -> Iterator[av.Packet]:
+    def _packets(self) -> Iterator[av.Packet[av.VideoStream]]:
         try:
             yield from self.container.demux(self.stream)
         except av.FFmpegError as error:

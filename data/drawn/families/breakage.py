@@ -69,7 +69,7 @@ def foreign_body(rng: Rng, surface: Surface) -> np.ndarray:
         mask = _polygon(rng, size, centre, max(surface.length(rng, 3.5, 16), 3.0), int(rng.integers(3, 8)))
     else:
         mask = edge(blob(rng, size, centre, max(surface.length(rng, 3, 14), 2.5), 0.15, rng.uniform(1, 2)), 1.5)
-    step = np.float32([[1, 0, rng.uniform(-3, 3) * unit], [0, 1, rng.uniform(-3, 3) * unit]])
+    step = np.array([[1, 0, rng.uniform(-3, 3) * unit], [0, 1, rng.uniform(-3, 3) * unit]], np.float32)
     shadow = cv2.GaussianBlur(cv2.warpAffine(mask, step, (size, size)), (0, 0), 1.2) * (1 - mask)
     level = float(surface.pixels[::8, ::8].mean())
     body = random_colour(rng, 150, 250, 0.4) if level < 110 else random_colour(rng, 5, 90, 0.6)

@@ -31,7 +31,7 @@ def _outwards(depth: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 def open_circuit(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change (H, W, 3) of a trace cut through, ``None`` where no trace crosses the picture."""
-    circuit = surface.circuit
+    circuit = surface.board
     if not circuit.traces:
         return None
     points, width = circuit.traces[rng.integers(len(circuit.traces))]
@@ -49,7 +49,7 @@ def open_circuit(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def short(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of a bridge between two conductors, ``None`` where none are near each other."""
-    circuit, reach = surface.circuit, max(8 * surface.unit, 4 * surface.circuit.width)
+    circuit, reach = surface.board, max(8 * surface.unit, 4 * surface.board.width)
     start = _pick(rng, (circuit.depth < 0) & (circuit.depth > -1.6))
     if start is None:
         return None
@@ -70,7 +70,7 @@ def short(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def spur(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of a spike or bulge on the outline of a conductor."""
-    circuit = surface.circuit
+    circuit = surface.board
     root = _pick(rng, np.abs(circuit.depth) < 1.6)
     if root is None:
         return None
@@ -85,7 +85,7 @@ def spur(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def mousebite(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of a bite taken out of a conductor's outline."""
-    circuit = surface.circuit
+    circuit = surface.board
     centre = _pick(rng, (circuit.depth > 0) & (circuit.depth < 1.6))
     if centre is None:
         return None
@@ -96,7 +96,7 @@ def mousebite(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def island(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of copper left where none should be, touching nothing."""
-    circuit = surface.circuit
+    circuit = surface.board
     radius = max(circuit.width * rng.uniform(0.3, 0.8), 1.8)
     centre = _pick(rng, circuit.depth < -1.5 * radius - 2)
     if centre is None:
@@ -112,7 +112,7 @@ def island(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def pinhole(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of a small hole within a conductor, ``None`` where all are too narrow."""
-    circuit = surface.circuit
+    circuit = surface.board
     radius = max(circuit.width * rng.uniform(0.15, 0.4), 1.3)
     centre = _pick(rng, circuit.depth > radius + 1)
     if centre is None:
@@ -123,7 +123,7 @@ def pinhole(rng: Rng, surface: Surface) -> np.ndarray | None:
 
 def missing_hole(rng: Rng, surface: Surface) -> np.ndarray | None:
     """Return the change of a pad whose hole was not drilled, ``None`` where no pad has one."""
-    circuit = surface.circuit
+    circuit = surface.board
     if not circuit.drilled:
         return None
     x, y, radius = circuit.drilled[rng.integers(len(circuit.drilled))]

@@ -14,7 +14,7 @@ METALS = ((70, 120, 200), (90, 175, 215), (190, 195, 195), (120, 130, 140))  # c
 MASKS = ((50, 105, 30), (35, 85, 20), (120, 55, 20), (30, 25, 140), (28, 28, 28), (225, 225, 220), (90, 30, 90))
 
 
-def _around(rng: Rng, colours: tuple) -> np.ndarray:
+def _around(rng: Rng, colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
     """Return one of the colours (3,), a little off."""
     return np.clip(np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.75, 1.25, 3), 3, 250).astype(np.float32)
 
