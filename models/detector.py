@@ -61,10 +61,11 @@ def fold(network: nn.Module) -> None:
 
 def fold_norms(network: nn.Module) -> None:
     """Put BatchNorm into the conv before it in ultralytics' blocks of both, for good, in place; the network must be in evaluation."""
-    for module in list(network.modules()):
-        if type(module).forward is Conv.forward and hasattr(module, "bn"):  # a subclass may run its layers in another way
-            module.conv, module.forward = fuse_conv_bn_eval(module.conv, module.bn), module.forward_fuse
-            del module.bn
+    # By their `forward`: a subclass may run its layers in another way.
+    layers: list[Conv] = [m for m in network.modules() if type(m).forward is Conv.forward and hasattr(m, "bn")]
+    for layer in layers:
+        layer.conv, layer.forward = fuse_conv_bn_eval(layer.conv, layer.bn), layer.forward_fuse
+        del layer.bn
 
 
 class Detector(DetectionModel):

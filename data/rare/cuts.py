@@ -70,13 +70,13 @@ def _area(boxes_xyxy: np.ndarray, width: int, height: int) -> np.ndarray:
     low, high = boxes_xyxy[:, :2].min(0), boxes_xyxy[:, 2:].max(0)
     margin = max(MARGIN, SURROUNDINGS * (high - low).max())
     low, high = np.floor(low - margin), np.ceil(high + margin)
-    area: np.ndarray = np.concatenate([low.clip(0), np.minimum(high, (width, height))]).astype(np.int64)
-    return area
+    return np.concatenate([low.clip(0), np.minimum(high, (width, height))]).astype(np.int64)
 
 
 def meet(area: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
     """(n,) bool: which boxes (n, 4) have pixels in common with an area (4,)."""
-    return (np.minimum(area[2:], boxes_xyxy[:, 2:]) > np.maximum(area[:2], boxes_xyxy[:, :2])).all(1)
+    met: np.ndarray = (np.minimum(area[2:], boxes_xyxy[:, 2:]) > np.maximum(area[:2], boxes_xyxy[:, :2])).all(1)
+    return met
 
 
 def cut_out(pixels: np.ndarray, boxes_xyxy: np.ndarray, classes: np.ndarray, area: np.ndarray) -> Cut:
