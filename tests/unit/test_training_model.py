@@ -231,6 +231,9 @@ def test_a_step_says_what_it_has_not() -> None:
         Step(batch(1), view, 0.0).teacher  # noqa: B018
     with pytest.raises(UserError, match="does not share its assignment"):
         Step(batch(1), view, 0.0).assignment  # noqa: B018
+    for reading in (lambda step: step.head([]), lambda step: step.task_loss(view)):
+        with pytest.raises(UserError, match="has no labels, so the student's head is not run"):
+            reading(Step(batch(1), view, 0.0))
     with pytest.raises(UserError, match="student s.yaml: its head has no box distributions"):
         view.box_bins()
     assert Step(batch(3), view, 0.0).size == 3
