@@ -22,12 +22,11 @@ from distill.weighting import AdaptiveWeights
 from models.detector import DetectionModel, raw_output
 from models.losses.precision import all_at_least_float32
 
+T = TypeVar("T")
+
 BOX_TERMS = {True: "dfl_loss", False: "l1_loss"}  # ultralytics' third term: by whether boxes are distributions
 REPORTED = ("w_", "share_", "cos_")  # beside the terms: weights, shares of the gradient, cosines with detection's
 DETECTION_WEIGHTS = {"box_loss": "box", "obj_loss": "focal", "cls_loss": "focal"}  # eq. 17: one delta for both QFL terms
-
-
-T = TypeVar("T")
 
 
 class NonFiniteLoss(ArithmeticError):
