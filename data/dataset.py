@@ -156,8 +156,8 @@ def validate(data: str | Path) -> DataSummary:
         per_class[part], background[part], found = _count(files, nc)
         images[part], errors = len(files), errors + found
     if errors:
-        (path, problem), bad = errors[0], len({path for path, _ in errors})
-        more = f" ({len(errors)} such problems in {bad} files: `python -m data.check --data {data}`)"
+        (path, problem), faulty = errors[0], len({path for path, _ in errors})
+        more = f" ({len(errors)} such problems in {faulty} files: `python -m data.check --data {data}`)"
         place = f"{path}:{problem.line}" if problem.line else f"{path}"
         raise UserError(f"{place}: {problem.text}{more if len(errors) > 1 else ''}")
     boxes = {part: int(counts.sum()) for part, counts in per_class.items()}

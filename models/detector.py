@@ -19,7 +19,7 @@ from ultralytics.nn.modules import Conv
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.torch_utils import initialize_weights
 
-__all__ = ["Criterion", "DetectionModel", "Detector", "fold", "raw_output"]
+__all__ = ["Criterion", "DetectionModel", "Detector", "fold", "fold_norms", "raw_output"]
 
 
 class Criterion:
