@@ -90,9 +90,9 @@ def test_attention_is_found_behind_a_tower_that_was_left_out() -> None:
 
 def test_attention_is_found_where_a_head_names_its_level_from_the_end() -> None:
     rows = description()
-    rows["head"] = [rows["head"][0], [[-1], 1, "AnchorDetect", ["nc", "anchors"]]]
+    rows["head"][2][0] = [3, -1]
     model = Detector(rows)
-    assert model.level_attention() == {0: model.model[3].attention}
+    assert model.level_attention() == {0: model.model[3].attention, 1: model.model[4].attention}
 
 
 def test_width_and_depth() -> None:
