@@ -1,3 +1,4 @@
+# PYTHON_ARGCOMPLETE_OK
 """Serve verdicts on the line: pictures in over HTTP, OK, NG or REVIEW out. Needs no PyTorch (requirements-serve.txt).
 
     python serve.py --weights best.onnx
@@ -19,6 +20,7 @@ from pathlib import Path
 from cfg.cpus import available_cpus
 from cfg.errors import guard
 from engine.arguments import add_tiling, count, fraction, image_size, seconds
+from engine.completion import complete_at_tab
 from engine.locate import locate_weights
 from service import cameras, sinks
 
@@ -55,6 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add_tiling(parser)
     cameras.add_arguments(parser)
     sinks.add_arguments(parser)
+    complete_at_tab(parser)
     options = parser.parse_args(argv)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")

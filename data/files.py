@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from stat import S_ISBLK, S_ISCHR, S_ISDIR, S_ISFIFO, S_ISSOCK
 
 from cfg import UserError
 from cfg.text import decode
@@ -13,11 +14,24 @@ from cfg.text import decode
 IMAGE_SUFFIXES = frozenset(
     ".avif .bmp .dib .dng .heic .heif .j2k .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
 )
+KINDS = {S_ISDIR: "a folder", S_ISFIFO: "a pipe", S_ISSOCK: "a socket", S_ISCHR: "a device", S_ISBLK: "a device"}
+MISSING = "file is missing"
 
 
 def is_image(path: str | Path) -> bool:
     """Whether a path's suffix is one of an image."""
     return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+
+
+def no_file(path: str | Path) -> str:
+    """Why no file can be read at a path, as far as that is known without opening it; empty where there is one."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return "a link to nothing" if os.path.islink(path) else MISSING
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return next((f"{kind}, not a file" for is_kind, kind in KINDS.items() if is_kind(mode)), "")
 
 
 def walk(folder: Path, suffixes: Collection[str] = IMAGE_SUFFIXES, exclude: Path | None = None) -> Iterator[Path]:

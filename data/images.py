@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from data.decode import Unreadable, decode, pages
+from data.files import no_file
 
 ORIENTATION = 274  # EXIF tag
 UPRIGHT = frozenset({None, 0, 1})
@@ -42,10 +43,10 @@ def read_image(path: Path) -> Picture:
     Raises:
         Unreadable: it is missing, cannot be read, or holds no image that can be used.
     """
+    if reason := no_file(path):  # a pipe would be waited for
+        raise Unreadable(reason)
     try:
         data = path.read_bytes()
-    except FileNotFoundError:
-        raise Unreadable("file is missing") from None
     except OSError as error:
         raise Unreadable((error.strerror or str(error)).lower()) from None
     return picture_of(data)

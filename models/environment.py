@@ -26,6 +26,7 @@ SWITCHES = {
     "YOLO_OFFLINE": "true",  # no look-ups at import, no telemetry, no update check
     "YOLO_AUTOINSTALL": "false",  # a checkpoint that names an unknown module must never install it
     "YOLO_VERBOSE": "true",
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime, keeps an identifier in the user's home and reports its use
     "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads make a second process on the same cores 10 times slower
 }
 INTEGRATIONS = ("clearml", "comet", "dvc", "mlflow", "raytune", "tensorboard", "wandb")  # TensorBoard: ours

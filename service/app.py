@@ -128,8 +128,9 @@ async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]
 def _ids(request: Request, fields: dict[str, str]) -> Ids:
     """What the sender says of the picture: in the form, else the query, else headers."""
     found = {}
+    query, headers = request.query_params, dict(request.headers)
     for name, key in NAMES.items():
-        value = fields.get(key) or request.query_params.get(key) or request.headers.get(key) or ""
+        value = fields.get(key) or query.get(key) or headers.get(key.lower()) or ""
         if len(value) > LONGEST or not (value.isprintable() or not value):
             raise Refused(400, f"{key}: expected at most {LONGEST} printable characters")
         found[name] = value

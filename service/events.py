@@ -6,12 +6,13 @@ Names in JSON are those of OPC 40100-1 (MeasId, PartId, RecipeId, ProductId, Cre
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from data.decode import Unreadable
 from inspection.rules import Code
 
 
@@ -64,8 +65,12 @@ class Inspected:
     height: int
     latency_ms: float
 
-    def as_json(self) -> dict[str, Any]:
-        """JSON-ready, with `Verdict` as a word and `ResultEvaluation` as its number."""
+    def as_json(self, boxes: bool = True) -> dict[str, Any]:
+        """JSON-ready, with `Verdict` as a word and `ResultEvaluation` as its number.
+
+        Args:
+            boxes: with `Boxes`, which take most of the time.
+        """
         return {
             "MeasId": self.meas_id,
             "PartId": self.part_id,
@@ -77,11 +82,19 @@ class Inspected:
             "ResultEvaluation": int(self.verdict),
             "Rule": self.rule,
             "Score": round(float(self.score), 5),
-            "Boxes": [box.as_json() for box in self.boxes],
+            **({"Boxes": [box.as_json() for box in self.boxes]} if boxes else {}),
             "Width": int(self.width),
             "Height": int(self.height),
             "LatencyMs": round(float(self.latency_ms), 2),
         }
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Inspected:
+        """The outcome that `as_json` gave."""
+        given = [told[name] for name in ("MeasId", "CreationTime", "Source", "PartId", "RecipeId", "ProductId")]
+        boxes = tuple(Box(*box["Box"], box["Score"], box["ClassIndex"], box["Class"]) for box in told["Boxes"])
+        rest = [told[name] for name in ("Width", "Height", "LatencyMs")]
+        return cls(*given, Code[told["Verdict"]], told["Rule"], told["Score"], boxes, *rest)
 
 
 class Sink(Protocol):
@@ -99,7 +112,9 @@ class Sink(Protocol):
         """Deliver what is left for at most `timeout` seconds, then end."""
 
 
-Submit = Callable[[bytes | np.ndarray, str], Inspected]  # bytes of an image file or (H, W, 3) BGR uint8, and the source's name
+# The bytes of an image file, pixels (H, W, 3) BGR uint8, or why there are none, which is UNDEFINED then.
+Picture = bytes | np.ndarray | Unreadable
+Submit = Callable[[Picture, str], Inspected]  # the picture and the source's name
 
 
 class Camera(Protocol):

@@ -20,7 +20,7 @@ from inspection.plan import Plan
 from inspection.rules import Found, Verdict, decide, undefined
 from inspection.seams import TileBoxes, found_from, merge
 from inspection.tiles import tiling_asked
-from service.events import Box
+from service.events import Box, Picture
 from service.letterbox import Frame, frame, letterbox, scaled_back
 from service.network import Network, pictures_through
 from service.suppression import boxes_of
@@ -84,9 +84,11 @@ class Inspector:
         self.floor = max(0.0, min(self.conf, plan.lowest) - ROUNDED) if plan else self.conf
         self._turn = threading.Lock()
 
-    def inspect(self, picture: bytes | np.ndarray) -> Outcome:
-        """The outcome of a picture: the bytes of an image file, or (H, W, 3) BGR uint8. Never raises for what it holds."""
+    def inspect(self, picture: Picture) -> Outcome:
+        """The outcome of a picture. Never raises for what it holds."""
         try:
+            if isinstance(picture, Unreadable):
+                raise picture
             pixels = picture if isinstance(picture, np.ndarray) else self.read(picture)
         except Unreadable as error:
             return Outcome(undefined(str(error)))

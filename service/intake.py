@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from anyio import CancelScope, move_on_after
 from starlette.requests import ClientDisconnect, Request
 
 
@@ -20,11 +20,12 @@ class Refused(Exception):
 
 @dataclass(eq=False)
 class _Upload:
-    """A body on its way: its reader, and how many bytes have come."""
+    """A body on its way: what ends its reading, and how many bytes have come."""
 
-    reader: asyncio.Task[bytes] | None = None
+    scope: CancelScope
     held: int = 0
     complete: bool = False
+    gave_way: bool = False
 
 
 class Intake:
@@ -54,25 +55,18 @@ class Intake:
             Refused: too large (413), too slow (408), broken off (400), or no memory for it (503).
         """
         self._check_declared(request)
-        upload = _Upload()
+        upload = _Upload(move_on_after(self.seconds))
         self._uploads[upload] = None
         try:
-            yield await self._within_time(upload, request)
+            with upload.scope:
+                body = await self._read(upload, request)
+            if upload.gave_way:
+                raise Refused(503, "no memory for more bodies")
+            if not upload.complete:
+                raise Refused(408, f"the body did not come within {self.seconds:g} s")
+            yield body
         finally:
             del self._uploads[upload]
-
-    async def _within_time(self, upload: _Upload, request: Request) -> bytes:
-        upload.reader = asyncio.ensure_future(self._read(upload, request))
-        try:
-            await asyncio.wait({upload.reader}, timeout=self.seconds)
-        finally:
-            late = not upload.reader.done()
-            upload.reader.cancel()
-        if late:
-            raise Refused(408, f"the body did not come within {self.seconds:g} s")
-        if upload.reader.cancelled():
-            raise Refused(503, "no memory for more bodies")
-        return upload.reader.result()
 
     async def _read(self, upload: _Upload, request: Request) -> bytes:
         body = bytearray()
@@ -93,8 +87,8 @@ class Intake:
             largest = max((one for one in self._uploads if not one.complete), key=lambda one: one.held)
             if largest is upload:
                 raise Refused(503, "no memory for more bodies")
-            largest.held = 0
-            largest.reader.cancel()
+            largest.held, largest.gave_way = 0, True
+            largest.scope.cancel()
 
     def _check_declared(self, request: Request) -> None:
         declared = request.headers.get("content-length", "0")

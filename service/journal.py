@@ -1,7 +1,8 @@
 """Which pictures were accepted and what became of them, on disk: after a crash none of them is without an outcome.
 
-One line of JSON for each acceptance and one for each outcome. Lines reach the operating system before the picture is looked
-at and before its verdict is answered, so that the end of the process loses none; they reach the disk within `SYNC` seconds.
+One line of JSON for each acceptance and one for each outcome; where there are sinks, the outcome is whole (with its boxes), and
+a third line says that all sinks have it. Lines reach the operating system before the picture is looked at and before its verdict
+is answered, so that the end of the process loses none; they reach the disk within `SYNC` seconds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from service.events import Inspected
 NAME, OLD = "journal.jsonl", "journal.old.jsonl"
 LARGEST, SYNC = 64 * 2**20, 1.0  # bytes of a file before a new one is begun; seconds
 ROUNDED = 0.001  # seconds: times are written in ms
+WHOLE = "Boxes"  # is in an outcome that sinks are to be told
+TOLD = "Told"
 KEPT = ("MeasId", "PartId", "RecipeId", "ProductId", "CreationTime", "Source", "Verdict", "ResultEvaluation", "Rule", "Score")
 
 
@@ -32,6 +35,7 @@ class Journal:
 
     Attributes:
         left: what an earlier service had accepted and not decided, as it was written; to be settled by the caller.
+        untold: outcomes of an earlier service that its sinks may not have; to be told by the caller.
         broken: why nothing can be written at present, empty while it can.
 
     Raises:
@@ -49,11 +53,12 @@ class Journal:
             raise UserError(f"--journal {folder}: expected a folder of its own, got one that another service writes; give another") from None
         except OSError as error:
             raise UserError(f"--journal {folder}: cannot be written ({error.strerror}); give another folder") from None
-        self._open: dict[str, dict[str, Any]] = {}
+        self._open: dict[str, dict[str, Any]] = {}  # accepted, or settled and not told
         self.last: list[dict[str, Any]] = []
         for entry in self._read(self.path):
             self._note(entry)
-        self.left = list(self._open.values())
+        self.left = [entry for entry in self._open.values() if "Verdict" not in entry]
+        self.untold = [Inspected.from_json(entry) for entry in self._open.values() if "Verdict" in entry]
         self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         if self._ends_in_a_line_cut_off():
             os.write(self._file, b"\n")
@@ -62,11 +67,22 @@ class Journal:
         """Write that a picture was accepted. Raises OSError when that is not possible: it is not accepted then."""
         self._append({key: entry[key] for key in KEPT if key in entry})
 
-    def settle(self, event: Inspected) -> None:
-        """Write an outcome. A full disk is remembered in `broken`: the picture then counts as undecided after a restart."""
-        content = event.as_json()
+    def settle(self, event: Inspected, to_be_told: bool = False) -> None:
+        """Write an outcome. A full disk is remembered in `broken`: the picture then counts as undecided after a restart.
+
+        Args:
+            event: the outcome.
+            to_be_told: until `told` is called, it is among `untold` of the next service.
+        """
+        content = event.as_json(boxes=to_be_told)
         with suppress(OSError):
-            self._append({key: content[key] for key in KEPT})
+            self._append(content if to_be_told else {key: content[key] for key in KEPT})
+
+    def told(self, event: Inspected) -> None:
+        """Write that the sinks have an outcome. Where the disk is full, they are told again after a restart."""
+        if "Verdict" in self._open.get(event.meas_id, ()):  # else the disk refused the outcome: undecided after a restart
+            with suppress(OSError):
+                self._append({"MeasId": event.meas_id, TOLD: True})
 
     def accepted(self, source: str, since: float) -> bool:
         """Whether a picture of this source was accepted at or after a time (seconds, `time.time`)."""
@@ -99,8 +115,9 @@ class Journal:
 
     def _note(self, entry: dict[str, Any]) -> None:
         if "Verdict" in entry:
+            self.last = [*self.last[-99:], {key: entry[key] for key in KEPT if key in entry}]
+        if TOLD in entry or ("Verdict" in entry and WHOLE not in entry):
             self._open.pop(entry["MeasId"], None)
-            self.last = [*self.last[-99:], entry]
         else:
             self._open[entry["MeasId"]] = entry
 

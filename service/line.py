@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-import numpy as np
-
 from inspection.rules import Code
-from service.events import Camera, Inspected, Sink
+from service.events import Camera, Inspected, Picture, Sink
 from service.inspector import Inspector, Outcome
 from service.journal import Journal
 from service.metrics import Metrics
@@ -65,6 +63,8 @@ class Line:
         metrics.watch(self)
         for entry in journal.left if journal else ():
             self._end(_lost(entry))
+        for event in journal.untold if journal and sinks else ():
+            self._publish(event)
 
     @property
     def ready(self) -> dict[str, bool]:
@@ -72,11 +72,11 @@ class Line:
         parts = {"workers": self.pool.alive, "journal": not (self.journal and self.journal.broken)}
         return parts | {f"sink {one.name}": one.healthy() for one in self.sinks} | {f"camera {one.name}": one.healthy() for one in self.cameras}
 
-    def accept(self, picture: bytes | np.ndarray, source: str, ids: Ids = Ids(), wait: bool = False) -> Future[Inspected]:
+    def accept(self, picture: Picture, source: str, ids: Ids = Ids(), wait: bool = False) -> Future[Inspected]:
         """Take a picture: from here on it gets an outcome, UNDEFINED if nothing else.
 
         Args:
-            picture: the bytes of an image file, or (H, W, 3) BGR uint8.
+            picture: see `service.events.Picture`.
             source: `http`, or the name of a camera or file.
             ids: of the sender.
             wait: for room in the queue.
@@ -99,7 +99,7 @@ class Line:
         done.add_done_callback(lambda job: self._settle(event, job, began, outcome))
         return outcome
 
-    def submit(self, picture: bytes | np.ndarray, source: str) -> Inspected:
+    def submit(self, picture: Picture, source: str) -> Inspected:
         """Take a camera's picture and wait for its outcome (`service.events.Submit`)."""
         while True:
             try:
@@ -163,20 +163,27 @@ class Line:
             outcome.set_result(event)
 
     def _end(self, event: Inspected, told: bool = True) -> None:
+        """Write an outcome and tell it. What a kill leaves written and untold is told after the restart: each sink has it at least once."""
         if self.journal:
-            self.journal.settle(event)
-        self._open.discard(event.meas_id)
+            self.journal.settle(event, to_be_told=told and bool(self.sinks))
         if told:
             self._tell(event)
+        self._open.discard(event.meas_id)
 
     def _tell(self, event: Inspected) -> None:
         self.metrics.count(event)
-        self.recent.append({key: value for key, value in event.as_json().items() if key != "Boxes"})
+        self.recent.append(event.as_json(boxes=False))
+        if self.sinks:
+            self._publish(event)
+
+    def _publish(self, event: Inspected) -> None:
         for sink in self.sinks:
             try:
                 sink.publish(event)
             except Exception as error:  # a verdict is answered whatever becomes of a sink
                 print(f"sink {sink.name}: {error!r}", file=sys.stderr)
+        if self.journal:
+            self.journal.told(event)
 
 
 def _lost(entry: dict[str, Any]) -> Inspected:

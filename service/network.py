@@ -49,6 +49,7 @@ class OnnxNetwork:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, exported: Exported, threads: int) -> None:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it keeps an identifier in the user's home and reports its use
         import onnxruntime  # late: an OpenVINO folder does without
 
         options = onnxruntime.SessionOptions()

@@ -127,7 +127,8 @@ def read_token(options: ServeOptions) -> str | None:
         try:
             token = Path(options.token_file).read_text(encoding="utf-8").strip()
         except (OSError, ValueError) as error:
-            raise UserError(f"{where}: expected a text file with the token, got {error}; correct the path or the permissions") from None
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{where}: expected a text file with the token, got: {reason}; correct the path or the permissions") from None
     if token is not None and not (token.isascii() and token.isprintable() and " " not in token and len(token) >= 8):
         raise UserError(f"{where}: expected at least 8 ASCII characters without blanks; make one: openssl rand -hex 16")
     return token
@@ -140,14 +141,16 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
         # The protocol by name: only then asyncio sets TCP_NODELAY, without which an answer's body waits 40 ms for its head's receipt.
         listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (OSError, UnicodeError) as error:
-        raise UserError(f"--host {host}: expected an address of this machine, got {error}; 127.0.0.1 is for programs here, 0.0.0.0 for all") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"--host {host}: expected an address of this machine, got: {reason}; 127.0.0.1 is for programs here, "
+                        "0.0.0.0 for all") from None  # fmt: skip
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)
         listener.listen(2048)
     except OSError as error:
         listener.close()
-        raise UserError(f"--host {host} --port {port}: cannot be used ({error.strerror}); give another --port") from None
+        raise UserError(f"--host {host} --port {port}: cannot be used ({error.strerror}); give another --host or --port") from None
     if token is None and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
         print(f"--host {host}: everyone on the network can ask the service and see verdicts; a token keeps others out: --token-file FILE",
               file=sys.stderr)  # fmt: skip

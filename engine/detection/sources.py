@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cfg.errors import UserError
-from data.files import IMAGE_SUFFIXES
+from data.files import IMAGE_SUFFIXES, no_file
 from data.images import Picture as Decoded
 from data.images import Unreadable, read_image
 from data.streams.addresses import is_stream
@@ -145,8 +145,8 @@ def _open_video(path: Path) -> MediaCapture:
     from data.streams.captures import CaptureError, MediaCapture
 
     try:
-        if not path.is_file():  # a pipe would be waited for
-            raise Unreadable("not a file" if path.exists() else "file is missing")
+        if reason := no_file(path):  # a pipe would be waited for
+            raise Unreadable(reason)
         return MediaCapture(str(path))
     except (CaptureError, OSError) as error:
         raise Unreadable(getattr(error, "strerror", None) or str(error)) from None

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,13 @@ import torch.distributed as dist
 from cfg import UserError
 from engine.settings import Data, Run
 from engine.training.folders import run_folder
+from engine.training.summary import log_summary, scores_in, teacher_of
 from engine.training.trainer import Trainer
 from models.environment import RANKS, available_cpus
 
 from ultralytics.utils.torch_utils import parse_device
 
+VALIDATED = (0, 1)  # val.py's exit status; 1: some images were left out, and it said so
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -140,24 +143,47 @@ def lost_peer(error: RuntimeError) -> UserError | None:
 
 
 def finish_processes(trainer: Trainer) -> None:
-    """Leave the process group; validate best.pt in a fresh process, where no rank waits for another.
+    """Leave the process group; validate best.pt and the teacher in fresh processes, where no rank waits for another.
 
     Raises:
-        UserError: that validation failed; the training is complete nevertheless.
+        UserError: the validation of best.pt failed; the training is complete nevertheless.
     """
     if not dist.is_initialized():
         return
     rank = dist.get_rank()
     dist.barrier()
     dist.destroy_process_group()
-    if rank == 0 and trainer.best.exists() and not trainer.settings.data.unlabelled:
-        clean = {k: v for k, v in os.environ.items() if k not in RANKS}
-        command = [sys.executable, str(ROOT / "val.py"), "--weights", str(trainer.best)]
-        command += ["--data", str(trainer.args.data)]
-        command += ["--device", str(trainer.args.device).split(",")[0], "--save-dir", str(trainer.save_dir / "val")]
-        status = subprocess.run(command, env=clean, check=False).returncode
-        if status not in (0, 1):  # 1: some images were left out, and it said so
+    if rank != 0 or not trainer.best.exists() or trainer.settings.data.unlabelled:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "student.json"
+        command = _validation(trainer, trainer.best, trainer.save_dir / "val", found)
+        status = subprocess.run(command, env=_alone(), check=False).returncode
+        if status not in VALIDATED:
             raise UserError(
                 f"{trainer.best}: trained, but its validation failed with status {status}; "
                 f"try again: {' '.join(command[1:])}"
             )
+        if teacher := teacher_of(trainer):
+            log_summary(trainer, {"student": scores_in(found), "teacher": _teacher_alone(trainer, teacher, Path(folder))})
+
+
+def _teacher_alone(trainer: Trainer, path: str, folder: Path) -> dict[str, float]:
+    """The teacher's metrics by a validation that prints nothing; empty where val.py cannot validate it on the run's data."""
+    found = folder / "teacher.json"
+    command = _validation(trainer, path, folder / "teacher", found) + ["--imgsz", str(trainer.args.imgsz), "--no-plots"]
+    command += ["--map-classes"] if trainer.settings.network.map_classes else []
+    done = subprocess.run(command, env=_alone(), capture_output=True, check=False)
+    return scores_in(found) if done.returncode in VALIDATED else {}
+
+
+def _validation(trainer: Trainer, weights: str | Path, folder: Path, found: Path) -> list[str]:
+    """The command that validates weights on the run's data, in a folder, and writes what it found as JSON."""
+    command = [sys.executable, str(ROOT / "val.py"), "--weights", str(weights), "--data", str(trainer.args.data)]
+    command += ["--split", trainer.args.split, "--device", str(trainer.args.device).split(",")[0]]
+    return [*command, "--save-dir", str(folder), "--json", str(found)]
+
+
+def _alone() -> dict[str, str]:
+    """The environment without torchrun's variables."""
+    return {name: value for name, value in os.environ.items() if name not in RANKS}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,34 @@ BY_KD = "whether distillation helped: benchmarks/kd.py trains the student alone 
 AHEAD = 0.04  # of mAP50-95: the lead from which on a teacher helped in our measurements (docs/distillation.md)
 
 
-def log_summary(trainer: Any) -> None:
-    """Validate the teacher as best.pt has just been, and log both with their difference; nothing for a run without teacher.
+def log_summary(trainer: Any, scores: dict[str, dict[str, float]] | None = None) -> None:
+    """Log teacher and student with their difference; nothing for a run without teacher.
 
-    A teacher without boxes of the run's classes has no score.
+    Args:
+        trainer: has validated best.pt, unless `scores` are given.
+        scores: as of `table`; None: the teacher is validated here. One without boxes of the run's classes has no score.
     """
-    path = trainer.settings.distillation.teacher
-    if not path or trainer.networks.teacher is None:
+    path = teacher_of(trainer)
+    if not path:
         return
     teacher, student = trainer.networks.teacher, trainer.networks.student
     whole = _whole_teacher(trainer, path)
-    scores = {"teacher": _teacher_scores(trainer, whole) if whole else {}, "student": trainer.metrics}
+    if scores is None:
+        scores = {"teacher": _teacher_scores(trainer, whole) if whole else {}, "student": trainer.metrics}
     sizes = {"teacher": _parameters((whole or teacher).model), "student": _parameters(student)}
     names = {"teacher": Path(path).name, "student": Path(trainer.args.model).name}
     LOGGER.info("\n" + "\n".join(table(names, scores, sizes)))
+
+
+def teacher_of(trainer: Any) -> str | None:
+    """The file of the run's teacher, None where it has none of its own."""
+    return trainer.settings.distillation.teacher if trainer.networks.teacher is not None else None
+
+
+def scores_in(found: Path) -> dict[str, float]:
+    """The scores that `table` shows, of what val.py wrote as JSON."""
+    host = json.loads(found.read_text(encoding="utf-8"))["ultralytics"]
+    return {key: host[name] for name, key in SCORES.items()}
 
 
 def table(names: dict[str, str], scores: dict[str, dict[str, float]], sizes: dict[str, int]) -> list[str]:

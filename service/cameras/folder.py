@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.decode import cut_off
+from data.decode import Unreadable, cut_off
 from service.backoff import Backoff
 from service.cameras.ledger import Ledger
 from service.cameras.options import CameraState, FolderOptions
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL, POLL_SHARE = 0.1, 4.0  # seconds between two looks, and at least so many times what one takes
 MOST_BYTES = 2**30  # of a file; a larger one is not read, and so its outcome is UNDEFINED
+NAMED = 3  # files that are told by name where many cannot be read
 WHOLE_SECOND = 10**9  # ns: a file system whose times are that coarse cannot tell a renamed file from a new one
 
 Answered = Callable[[str, float], bool]  # whether a picture of this source name was accepted since then (seconds, `time.time`)
@@ -78,6 +79,7 @@ class FolderCamera:
                     if stop.is_set():
                         return
                     self._take(version, submit)
+                self._tell_left_out()
             except Exception as error:  # the folder is gone, or the service does not take pictures now
                 if stop.is_set():
                     return
@@ -106,20 +108,17 @@ class FolderCamera:
             return
         except OSError as error:
             self.settling.retry(version)
-            reason = (error.strerror or str(error)).lower()
-            self.teller.repeated(f"unreadable {version.path}", f"{shown(version.path)} cannot be read ({reason}); tried again")
+            self.scan.leave_out(version.path, (error.strerror or str(error)).lower())
             return
-        if data is None or (cut_off(data) and version.size <= MOST_BYTES and self.settling.postpone(version)):
+        if data is None or (isinstance(data, bytes) and cut_off(data) and self.settling.postpone(version)):
             return  # it changed while it was read, which the next look shows; or its end is missing
-        if version.size > MOST_BYTES:
-            self.teller.change(f"{shown(version.path)} has more than {MOST_BYTES >> 20} MiB, and is taken for an empty file")
         self._inspect(version, data, submit)
         self.settling.done(version.path)
         self.scan.remember(version.path)
 
-    def _inspect(self, version: Version, data: bytes, submit: Submit) -> None:
+    def _inspect(self, version: Version, data: bytes | Unreadable, submit: Submit) -> None:
         keys = [self._file_key(version)]
-        if version.mtime_ns % WHOLE_SECOND:
+        if isinstance(data, bytes) and version.mtime_ns % WHOLE_SECOND:
             keys.append(self.ledger.content_key(data, version.mtime_ns))
             if keys[1] in self.ledger:
                 self.renamed += 1
@@ -147,11 +146,18 @@ class FolderCamera:
         if self.reason:
             self.teller.change("the folder is read again")
         self.reason = ""
-        for folder, reason in self.scan.closed.items():
-            self.teller.repeated(f"closed {folder}", f"{shown(folder)} cannot be read ({reason}); its pictures are not inspected")
         if self.scan.others and not self._others:
             self.teller.change(f"{self.scan.others} files without the suffix of an image are left alone")
         self._others = self.scan.others
+
+    def _tell_left_out(self) -> None:
+        """Say what has had no outcome although a line may wait for one, and why."""
+        waiting = dict.fromkeys(self.settling.being_written, "still being written")
+        if left_out := waiting | self.scan.closed | self.scan.left_out:
+            named = [f"{shown(path)} ({reason})" for path, reason in list(left_out.items())[:NAMED]]
+            more = f" and {len(left_out) - NAMED} more" if len(left_out) > NAMED else ""
+            text = f"not inspected: {', '.join(named)}{more}; tried again"
+            self.teller.repeated(text, text)
 
     def _unreachable(self, error: Exception) -> None:
         known = isinstance(error, OSError)
@@ -166,12 +172,12 @@ def shown(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def _read(path: str, version: Version) -> bytes | None:
-    """The content of a file in one version; None where it is another by now, b"" where it is too large. Raises `OSError`."""
+def _read(path: str, version: Version) -> bytes | Unreadable | None:
+    """The content of a file in one version; None where it is another by now. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe that has taken its place is not waited for
     with os.fdopen(descriptor, "rb") as file:
         if version.size > MOST_BYTES:
-            return b""
+            return Unreadable(f"expected a file of at most {MOST_BYTES:,} bytes, got {version.size:,}")
         before = os.fstat(descriptor)
         if not S_ISREG(before.st_mode) or (before.st_size, before.st_mtime_ns) != (version.size, version.mtime_ns):
             return None

@@ -12,6 +12,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from stat import S_ISREG
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.files import is_image
+from data.files import MISSING, is_image, no_file
 
 CHUNK = 4096  # files looked up together
 MOST = 10_000  # files that are found at once, to keep memory flat; the rest is found later
@@ -27,6 +28,7 @@ STILL = 3.0  # seconds for which a folder's time must stand still to be believed
 SWEEP, SWEEP_SHARE = 10.0, 20.0  # seconds between two rounds of looking everything up, and at least so many times what one takes
 MOMENT = 0.05  # seconds of looking everything up at a time
 NOTHING = np.zeros(0, np.int64)
+MOST_LEFT_OUT = 100  # these are looked up each time too: a link may find its file, a pipe may be replaced
 RECENT = 32  # files that were looked at last, and are looked up each time: they may be overwritten
 
 
@@ -69,12 +71,14 @@ class FolderScan:
 
     Attributes:
         closed: folders that cannot be read, and why.
+        left_out: what has the name of an image and cannot be read as a file, and why; at most `MOST_LEFT_OUT`.
     """
 
     def __init__(self, root: str, known: Known) -> None:
         self.root, self.known = root, known
         self._above = os.path.join(root, "")
         self.closed: dict[str, str] = {}
+        self.left_out: dict[str, str] = {}
         self._folders: dict[str, Listed] = {}
         self._recent: deque[str] = deque(maxlen=RECENT)
         self._everything: Iterator[list[Version]] | None = None
@@ -90,7 +94,8 @@ class FolderScan:
         """Return files that are new or have changed, some `MOST` at most. Raises `OSError`: the folder cannot be read."""
         began = time.monotonic()
         os.scandir(self.root).close()  # below it, folders that cannot be read are noted in `closed`
-        found = self._unknown([version for path in self._recent if (version := self.look(path))])
+        again = dict.fromkeys((*self._recent, *self.left_out))
+        found = self._unknown([version for path in again if (version := self.look(path))])
         seen: dict[str, Listed] = {}
         for folder, state in self._walk(seen):
             before = self._folders.get(folder)
@@ -133,11 +138,20 @@ class FolderScan:
 
     def look(self, path: str) -> Version | None:
         """A file as it is now, None where it is none, or gone. `path` is below the root."""
-        try:
+        with suppress(OSError):
             state = os.stat(self._above + path)
-        except OSError:
-            return None
-        return Version(path, state.st_size, state.st_mtime_ns) if S_ISREG(state.st_mode) else None  # no pipes
+            if S_ISREG(state.st_mode):
+                self.left_out.pop(path, None)
+                return Version(path, state.st_size, state.st_mtime_ns)
+        self.leave_out(path, no_file(self._above + path))
+        return None
+
+    def leave_out(self, path: str, reason: str) -> None:
+        """Note why what has the name of an image is not read at present; `MISSING` is no news."""
+        if reason == MISSING:
+            self.left_out.pop(path, None)
+        elif path in self.left_out or len(self.left_out) < MOST_LEFT_OUT:
+            self.left_out[path] = reason
 
     def remember(self, path: str) -> None:
         """Look this file up each time from now on: it was just inspected, and may be overwritten."""
@@ -152,7 +166,8 @@ class FolderScan:
             folder = waiting.popleft()
             try:
                 state = os.stat(os.path.join(self.root, folder))
-            except OSError:
+            except OSError as error:
+                self._close(folder, error)
                 continue
             if (state.st_dev, state.st_ino) not in real:
                 real.add((state.st_dev, state.st_ino))
@@ -182,9 +197,13 @@ class FolderScan:
                 while chunk := list(islice(entries, CHUNK)):
                     yield chunk
             self.closed.pop(folder, None)
-        except FileNotFoundError:
-            self.closed.pop(folder, None)  # it was deleted while it was read
         except OSError as error:
+            self._close(folder, error)
+
+    def _close(self, folder: str, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):  # it was deleted
+            self.closed.pop(folder, None)
+        else:
             self.closed[folder] = (error.strerror or str(error)).lower()
 
     def _images(self, folder: str, entries: list[os.DirEntry], listed: Listed) -> list[str]:
@@ -193,12 +212,13 @@ class FolderScan:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if is_image(entry.name):
+            if _is_folder(entry):
+                if (path := os.path.join(folder, entry.name)) not in listed.folders:
+                    listed.folders.append(path)
+            elif is_image(entry.name):
                 names.append(entry.name)
-            elif not entry.is_dir():
+            else:
                 listed.others += 1
-            elif (path := os.path.join(folder, entry.name)) not in listed.folders:
-                listed.folders.append(path)
         return names
 
     def _look_all(self, folder: str, names: list[str]) -> list[Version]:
@@ -209,6 +229,14 @@ class FolderScan:
         if not versions:
             return []
         return [version for version, known in zip(versions, self.known(versions), strict=True) if not known]
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Whether an entry is a folder, whatever it is called, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to where nothing may be read
+        return False
 
 
 def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:

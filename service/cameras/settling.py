@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from service.cameras.scan import Version
 
 SETTLED = 0.3  # seconds without a change of size or time
 PATIENCE = 10.0  # the same for a file that is empty, cut off or not readable: its writer may be slow
+
+
+class Waiting(NamedTuple):
+    """A file that waits: its version, when it was first seen and when it last changed, and from when on it is read."""
+
+    version: Version
+    first: float
+    since: float
+    due: float
 
 
 class Settling:
@@ -24,34 +34,40 @@ class Settling:
     def __init__(self, look: Callable[[str], Version | None]) -> None:
         self.look = look
         self.vanished = 0
-        self._waiting: dict[str, tuple[Version, float, float]] = {}  # path: version, since when, from when on it is read
+        self._waiting: dict[str, Waiting] = {}
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def __contains__(self, version: Version) -> bool:
         waiting = self._waiting.get(version.path)
-        return waiting is not None and waiting[0] == version
+        return waiting is not None and waiting.version == version
+
+    @property
+    def being_written(self) -> list[str]:
+        """Paths of the files that still change, `PATIENCE` after they were first seen."""
+        return [path for path, waiting in self._waiting.items() if waiting.since - waiting.first >= PATIENCE]
 
     def note(self, version: Version) -> None:
         """Have a file wait, unless it waits in this version already."""
         waiting = self._waiting.get(version.path)
-        if waiting is None or waiting[0] != version:
+        if waiting is None or waiting.version != version:
             now = time.monotonic()
-            self._waiting[version.path] = version, now, now + (SETTLED if version.size else PATIENCE)
+            first = waiting.first if waiting else now
+            self._waiting[version.path] = Waiting(version, first, now, now + (SETTLED if version.size else PATIENCE))
 
     def postpone(self, version: Version) -> bool:
         """Have a file that cannot be used yet wait until its patience ends; False where that has ended."""
-        _, since, _ = self._waiting[version.path]
-        if time.monotonic() >= since + PATIENCE:
+        waiting = self._waiting[version.path]
+        if time.monotonic() >= waiting.since + PATIENCE:
             return False
-        self._waiting[version.path] = version, since, min(time.monotonic() + 1.0, since + PATIENCE)
+        self._waiting[version.path] = waiting._replace(due=min(time.monotonic() + 1.0, waiting.since + PATIENCE))
         return True
 
     def retry(self, version: Version) -> None:
         """Have a file wait for another `PATIENCE`."""
         now = time.monotonic()
-        self._waiting[version.path] = version, now, now + PATIENCE
+        self._waiting[version.path] = Waiting(version, now, now, now + PATIENCE)
 
     def done(self, path: str) -> None:
         """Have a file wait no longer."""
@@ -60,7 +76,7 @@ class Settling:
     def ready(self) -> list[Version]:
         """The files that stand still, the one that was written first at the front."""
         now, ready = time.monotonic(), []
-        for version, _, due in list(self._waiting.values()):
+        for version, _, _, due in list(self._waiting.values()):
             current = self.look(version.path)
             if current is None:
                 self.done(version.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator, Sequence
 from urllib.parse import quote
@@ -16,6 +17,7 @@ TIMEOUT = 10.0  # seconds for the connection, and for each part of an answer
 LONGEST = 30.0  # seconds for a whole answer
 LONGEST_PAUSE = 300.0  # seconds that a server may ask us to wait
 MOST_READ = 64 * 1024  # bytes of an answer; it is read only so that the connection can be used again
+ERRNO = re.compile(r"^\[Errno -?\d+\] ")  # before the reason of a connection that failed
 AGAIN = frozenset({408, 425, 429})  # of 4xx, those that say "later"
 
 
@@ -71,7 +73,8 @@ class WebhookTransport:
         except httpx.TimeoutException:
             raise Unavailable(f"no answer in {TIMEOUT:g} s") from None
         except httpx.HTTPError as error:
-            raise Unavailable(f"no connection ({str(error).lower() or type(error).__name__})") from None
+            reason = ERRNO.sub("", str(error)).lower() or type(error).__name__
+            raise Unavailable(f"no connection ({reason})") from None
 
 
 def _pause(text: str) -> float:

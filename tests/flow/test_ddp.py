@@ -57,6 +57,7 @@ runs, validating = json.loads({given!r}), processes.subprocess
 for given in runs:
     last = given is runs[-1]  # only its best.pt is validated: in another new process
     processes.subprocess = validating if last else SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
+    processes.teacher_of = lambda _: None  # one validation is enough here
     launch.train(given)
     os.environ |= {{"MASTER_PORT": str(ended[-1][0][3]), "TORCHELASTIC_USE_AGENT_STORE": "False"}}
 if os.environ["RANK"] == "0":
@@ -167,17 +168,50 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(monkeypatch, t
     assert called["env"]["OMP_NUM_THREADS"] == each
 
 
-@pytest.mark.parametrize("status", [0, 1, 2, 70])
-def test_a_failing_validation_is_told(monkeypatch, tmp_path, status):
+@pytest.fixture
+def ended(monkeypatch, tmp_path):
+    """The trainer of the first of several processes, at the end of a distilled run."""
     (tmp_path / "best.pt").touch()
-    trainer = SimpleNamespace(
-        best=tmp_path / "best.pt", save_dir=tmp_path, args=SimpleNamespace(data="d.yaml", device="cpu"), settings=Settings.of({})
-    )
     for name, value in {"is_initialized": True, "get_rank": 0, "barrier": None, "destroy_process_group": None}.items():
         monkeypatch.setattr(processes.dist, name, lambda value=value: value)
-    monkeypatch.setattr(processes.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=status))
+    arguments = SimpleNamespace(data="d.yaml", device="cpu", split="val", imgsz=64, model="s-model.yaml")
+    networks = SimpleNamespace(teacher=SimpleNamespace(model=torch.nn.Linear(4, 4)), student=torch.nn.Linear(2, 2))
+    settings = Settings.of({"teacher": "t.pt", "map_classes": True})
+    told = {"save_dir": tmp_path, "args": arguments, "data": {"nc": 1, "names": {0: "pit"}}}
+    return SimpleNamespace(best=tmp_path / "best.pt", networks=networks, settings=settings, **told)
+
+
+def validations(monkeypatch, found: dict[str, tuple[int, float]]) -> list[list[str]]:
+    """Have val.py end with a status, and find a mAP, for each of some weights; returns its commands."""
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        status, score = found[Path(command[command.index("--weights") + 1]).name]
+        Path(command[command.index("--json") + 1]).write_text(json.dumps({"ultralytics": {"mAP50": score, "mAP50-95": score / 2}}))
+        return SimpleNamespace(returncode=status)
+
+    monkeypatch.setattr(processes.subprocess, "run", run)
+    return commands
+
+
+@pytest.mark.parametrize("status", [0, 1, 2, 70])
+def test_a_failing_validation_is_told(monkeypatch, ended, status):
+    validations(monkeypatch, {"best.pt": (status, 0.5), "t.pt": (0, 0.6)})
     if status < 2:
-        processes.finish_processes(trainer)
+        processes.finish_processes(ended)
     else:
         with pytest.raises(UserError, match=f"best.pt: trained, but its validation failed with status {status}; .*val"):
-            processes.finish_processes(trainer)
+            processes.finish_processes(ended)
+
+
+@pytest.mark.parametrize(("status", "last"), [(0, "student to teacher -10.0 points -5.0 points x 0.30"), (2, "")])
+def test_the_teacher_is_scored_beside_the_student(monkeypatch, ended, status, last):
+    """Without a score where val.py does not know it, as a torchvision network."""
+    commands = validations(monkeypatch, {"best.pt": (0, 0.5), "t.pt": (status, 0.6)})
+    logged = []
+    monkeypatch.setattr("engine.training.summary.LOGGER", SimpleNamespace(info=logged.append))
+    processes.finish_processes(ended)
+    assert "--map-classes" in commands[1] and commands[1][commands[1].index("--imgsz") + 1] == "64"
+    rows = [" ".join(line.split()) for line in logged[0].splitlines()]
+    assert "student s-model.yaml 0.5000 0.2500 0.00 M" in rows and (last in rows if last else "teacher t.pt - - 0.00 M" in rows)

@@ -167,7 +167,7 @@ def test_wrong_input_ends_it_with_one_line(place, tmp_path, capsys):
             ("--weights", tmp_path / "best.pt"): "export.py",
             ("--weights", tmp_path / "bad.onnx"): "export it again",
             ("--weights", place / "best.onnx", "--decision", tmp_path / "other.yaml"): "got one for another file",
-            ("--weights", place / "best.onnx", "--port", port): "give another --port",
+            ("--weights", place / "best.onnx", "--port", port): "give another --host or --port",
             ("--weights", place / "best.onnx", "--host", "no.such.host.invalid"): "expected an address",
             ("--weights", place / "best.onnx", "--token", "short"): "at least 8",
             ("--weights", place / "best.onnx", "--token-file", tmp_path / "none"): "expected a text file",

@@ -169,7 +169,7 @@ def ask_at_once(service: Service, number: int, prefix: str = "") -> list[tuple[i
 
 
 def test_a_full_queue_says_so_at_once(slow_weights):
-    service = Service("--weights", slow_weights, "--queue", 2)
+    service = Service("--weights", slow_weights, "--queue", 2, "--timeout", 120)  # of a machine that others use too
     told = ask_at_once(service, 12)
     refused, decided = ([one for one in told if (one[0] == 503) == full] for full in (True, False))
     assert len(decided) >= 2 and len(refused) >= 4 and len(told) == 12

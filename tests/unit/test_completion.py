@@ -32,6 +32,7 @@ def offered(line: str, tmp_path: Path) -> tuple[int, set[str]]:
         ("detect.py --heatmap ", {"layercam", "attention"}, {"--weights"}),
         ("val.py --data neu", {"neu-det.yaml"}, {"sample.yaml"}),
         ("export.py --c", {"--conf", "--check-images"}, {"--weights"}),
+        ("serve.py --m", {"--mqtt", "--modbus", "--max-bytes"}, {"--weights"}),
         ("train.py --kd", {"--kd-share", "--kd-until"}, {"--teacher"}),
         ("train.py --recipe ", {"quick.yaml", "paper.yaml", "README.md"}, set()),
         ("train.py --distill c", {"cwd.yaml"}, {"mgd.yaml"}),
@@ -51,6 +52,6 @@ def test_nothing_runs_where_the_package_is_missing(monkeypatch: pytest.MonkeyPat
     assert end.value.code == 1
 
 
-@pytest.mark.parametrize("script", ["train", "val", "detect", "export"])
+@pytest.mark.parametrize("script", ["train", "val", "detect", "export", "serve"])
 def test_the_shell_finds_the_mark(script: str) -> None:
     assert "PYTHON_ARGCOMPLETE_OK" in (ROOT / f"{script}.py").read_text(encoding="utf-8")[:1024]

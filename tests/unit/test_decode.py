@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -147,12 +149,21 @@ def test_what_is_no_image_has_a_reason(tmp_path: Path, data: bytes, reason: str)
         image_size(tmp_path / "x.jpg")
 
 
-def test_missing_files_and_folders_have_a_reason(tmp_path: Path) -> None:
-    with pytest.raises(Unreadable, match="file is missing"):
-        read_pixels(tmp_path / "x.jpg")
-    (tmp_path / "y.jpg").mkdir()
-    with pytest.raises(Unreadable, match="is a directory"):
-        read_pixels(tmp_path / "y.jpg")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: None, "file is missing"),
+        (Path.mkdir, "a folder, not a file"),
+        (os.mkfifo, "a pipe, not a file"),  # not waited for
+        (lambda path: path.symlink_to("gone.jpg"), "a link to nothing"),
+        (lambda path: path.symlink_to(path), "too many levels of symbolic links"),
+        (Path.touch, "file is empty"),
+    ],
+)
+def test_what_is_no_file_has_its_own_reason(tmp_path: Path, make: Callable[[Path], None], reason: str) -> None:
+    make(path := tmp_path / "x.jpg")
+    with pytest.raises(Unreadable, match=reason):
+        read_pixels(path)
 
 
 def test_the_same_picture_has_the_same_digest_in_any_form(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cfg.errors import UserError
+from data.decode import Unreadable
 from service.cameras import folder as folder_module
 from service.cameras import scan as scan_module
 from service.cameras import settling as settling_module
@@ -29,7 +30,7 @@ class Watched:
     def __init__(self, tmp_path: Path, **options: bool) -> None:
         self.folder, self.state = tmp_path / "in", tmp_path / "state"
         self.folder.mkdir(exist_ok=True)
-        self.seen: list[tuple[str, bytes]] = []
+        self.seen: list[tuple[str, bytes | Unreadable]] = []
         self.options = options
         self.start()
 
@@ -55,7 +56,7 @@ class Watched:
         before = len(self.seen)
         stop = threading.Event()
         stop.wait = lambda seconds: stop.set()
-        self.camera.run(lambda data, source: self.seen.append((source, bytes(data))), stop)
+        self.camera.run(lambda data, source: self.seen.append((source, data)), stop)
         return [source.removeprefix("in/") for source, _ in self.seen[before:]]
 
 
@@ -100,7 +101,7 @@ def test_on_a_file_system_with_coarse_times_nothing_is_taken_for_renamed(watched
     assert watched.look() == ["black-1.png", "black-2.png"]
 
 
-def test_a_file_that_is_being_written_is_waited_for(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_being_written_is_waited_for(watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
     clock = [100.0]
     monkeypatch.setattr(settling_module, "SETTLED", 0.3)
     monkeypatch.setattr(settling_module.time, "monotonic", lambda: clock[0])
@@ -119,6 +120,13 @@ def test_a_file_that_is_being_written_is_waited_for(watched: Watched, monkeypatc
         assert watched.look() == [], "its writer may be slow"
     clock[0] += 2.0
     assert sorted(watched.look()) == ["cut.png", "empty.jpg"], "UNDEFINED is for the service to say"
+    for second in range(120):
+        clock[0] += 0.2
+        watched.write("slow.tif", b"x" * second)
+        assert watched.look() == []
+    assert sum("not inspected: slow.tif (still being written); tried again" in text for text in caplog.messages) == 1
+    clock[0] += 0.4
+    assert watched.look() == ["slow.tif"]
 
 
 def test_deleted_before_it_was_read_is_counted(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +135,7 @@ def test_deleted_before_it_was_read_is_counted(watched: Watched, monkeypatch: py
     (path := watched.write("y.png", PNG % b"1"))
     assert watched.look() == []
     path.unlink()
-    monkeypatch.setattr(watched.camera.settling, "_waiting", {k: (v[0], 0, 0) for k, v in watched.camera.settling._waiting.items()})
+    monkeypatch.setattr(watched.camera.settling, "_waiting", {k: v._replace(since=0, due=0) for k, v in watched.camera.settling._waiting.items()})
     assert watched.look() == [] and watched.camera.state().skipped == 1 and watched.camera.state().waiting == 0
 
 
@@ -135,12 +143,62 @@ def test_what_is_no_picture_is_left_alone_and_said(watched: Watched, caplog) -> 
     watched.write("x.txt", b"1")
     watched.write(".hidden.png", PNG % b"1")
     watched.write("x.png.part", PNG % b"1")
-    os.mkfifo(watched.folder / "pipe.png")
-    (watched.folder / "dir.png").mkdir()
-    (watched.folder / "dead.png").symlink_to("nowhere")
+    (watched.folder / "self").symlink_to("self")
     assert watched.look() == [] and watched.look() == []
-    assert sum("2 files without the suffix of an image are left alone" in text for text in caplog.messages) == 1
-    assert sorted(path.name for path in watched.folder.iterdir()) == [".hidden.png", "dead.png", "dir.png", "pipe.png", "x.png.part", "x.txt"]
+    assert sum("3 files without the suffix of an image are left alone" in text for text in caplog.messages) == 1
+    assert sorted(path.name for path in watched.folder.iterdir()) == [".hidden.png", "self", "x.png.part", "x.txt"]
+
+
+def closed(path: Path) -> None:
+    """As for a file that its writer lets nobody read, also where the tests may read everything."""
+    path.write_bytes(PNG % b"1")
+    path.chmod(0)
+
+
+def opened(path: str, *more: int) -> int:
+    if not os.stat(path).st_mode & 0o400:
+        raise PermissionError(13, "Permission denied")
+    return os_open(path, *more)
+
+
+os_open = os.open
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (os.mkfifo, "x.png (a pipe, not a file)"),
+        (lambda path: path.symlink_to("nowhere"), "x.png (a link to nothing)"),
+        (lambda path: path.symlink_to(path), "x.png (too many levels of symbolic links)"),
+        (closed, "x.png (permission denied)"),
+    ],
+)
+def test_what_cannot_be_read_is_said_and_inspected_when_it_can(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, caplog, make: Callable[[Path], None], said: str
+) -> None:
+    monkeypatch.setattr(folder_module.os, "open", opened)
+    monkeypatch.setattr(settling_module, "PATIENCE", 0.0)
+    make(path := watched.folder / "x.png")
+    assert watched.look() == [] and watched.look() == []
+    assert [text for text in caplog.messages if "not inspected" in text] == [f"in: not inspected: {said}; tried again"]
+    path.unlink()
+    assert watched.look() == [] and not watched.camera.scan.left_out
+    watched.write("x.png", PNG % b"1")
+    assert watched.look() == ["x.png"]
+
+
+def test_many_that_cannot_be_read_are_one_line(watched: Watched, caplog) -> None:
+    for number in range(5):
+        (watched.folder / f"{number}.png").symlink_to(f"later-{number}")
+    assert watched.look() == []
+    assert sum("(a link to nothing) and 2 more; tried again" in text for text in caplog.messages) == 1
+    watched.write("later-3", PNG % b"1")
+    assert watched.look() == ["3.png"] and len(watched.camera.scan.left_out) == 4
+
+
+def test_a_folder_with_the_name_of_an_image_is_a_folder(watched: Watched) -> None:
+    watched.write("x.png/y.png", PNG % b"1")
+    assert watched.look() == ["x.png/y.png"] and not watched.camera.scan.left_out
 
 
 def test_links_in_loops_and_twice(watched: Watched, tmp_path: Path) -> None:
@@ -233,7 +291,7 @@ def test_a_sub_folder_that_may_not_be_read_is_said(watched: Watched, monkeypatch
     with monkeypatch.context() as closed:
         closed.setattr(scan_module.os, "scandir", refusing)
         assert watched.look() == ["y.png"] and watched.look() == []
-    assert sum("sub cannot be read (permission denied)" in text for text in caplog.messages) == 1
+    assert sum("not inspected: sub (permission denied)" in text for text in caplog.messages) == 1
     assert watched.look() == ["sub/x.png"] and not watched.camera.scan.closed
 
 
@@ -251,7 +309,9 @@ def test_a_folder_that_goes_away_is_unhealthy_until_it_is_back(watched: Watched,
 def test_a_huge_file_is_not_read(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "MOST_BYTES", 100)
     watched.write("x.tif", bytes(200))
-    assert watched.look() == ["x.tif"] and watched.seen[0][1] == b""
+    assert watched.look() == ["x.tif"] and str(watched.seen[0][1]) == "expected a file of at most 100 bytes, got 200"
+    watched.again()
+    assert watched.look() == []
 
 
 def test_many_files_are_found_in_parts_and_quiet_folders_are_not_listed(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

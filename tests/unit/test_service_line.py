@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -187,13 +188,15 @@ def test_the_journal_tells_what_was_left(make_line, tmp_path):
 def test_a_journal_begins_anew_without_losing_what_is_open(tmp_path):
     journal = Journal(tmp_path, largest=2000)
     journal.accept({"MeasId": "open"})
+    journal.settle(EVENT, to_be_told=True)
     for number in range(100):
         journal.accept({"MeasId": str(number)})
-        journal.settle(Inspected(str(number), "", "", "", "", "", Code.OK, "", 0.0, (), 0, 0, 0.0))
+        journal.settle(done := replace(EVENT, meas_id=str(number)), to_be_told=bool(number % 2))
+        journal.told(done)
     assert (tmp_path / "journal.jsonl").stat().st_size < 3000 and (tmp_path / "journal.old.jsonl").is_file()
     journal.close()
     again = Journal(tmp_path)
-    assert [entry["MeasId"] for entry in again.left] == ["open"]
+    assert [entry["MeasId"] for entry in again.left] == ["open"] and again.untold == [EVENT]
     again.close()
 
 
