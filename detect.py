@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     locate_weights(arguments.weights)  # before the imports that take seconds
     given, shards = shard_options(vars(arguments))
     with quick_imports():
-        from engine.detection.detect_run import DetectOptions
+        from engine.detection.options import DetectOptions
         from engine.detection.predictor import detect
 
     if shards["shards"]:

@@ -27,9 +27,9 @@ from cfg.errors import UserError
 from data.streams.addresses import is_stream
 from engine.arguments import checked
 from engine.decision.plans import find_plan
-from engine.detection.detect_run import DetectOptions
 from engine.detection.listing import FileList
 from engine.detection.memory import MemorySource, OrderedSource, Unread, listed
+from engine.detection.options import DetectOptions
 from engine.detection.predictor import look
 from engine.detection.results import Results, found_in, unreadable
 from engine.detection.settled import Settled, cut, settle
@@ -103,7 +103,8 @@ class Detector:
         if changes:
             settled = settle(replace(self.options, **_detection(changes, LOOKING)), self._backend, self._trained, self.plan)
         for are_paths, group in groupby(listed(images), key=lambda image: isinstance(image, str)):
-            yield from (self._files if are_paths else self._pictures)(list(group), settled)
+            part = list(group)
+            yield from self._files(list(map(str, part)), settled) if are_paths else self._pictures(part, settled)
 
     def _pictures(self, pictures: list[Any], settled: Settled) -> Iterator[Results]:
         for result in look(self._backend, cut(MemorySource(pictures), settled), settled):

@@ -138,7 +138,7 @@ def validate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> d
     decision = decision_options(**{name: getattr(args, name) for name in names}) if decide else None
     from engine.validation.evaluate import evaluate  # heavy: not for --help
 
-    options = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
+    options: tuple[str, ...] = ("weights", "data", "imgsz", "batch", "device", "split", "conf", "iou", "plots", "precision", "detections")
     options += ("eval_teacher", "border", "map_classes", "tile", "overlap", "report")
     return evaluate(**{name: getattr(args, name) for name in options}, save_dir=save_dir, decision=decision)
 

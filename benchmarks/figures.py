@@ -76,7 +76,7 @@ def _maps(weights: str, options: argparse.Namespace, kind: str) -> list:
     import tempfile
 
     from data.images import read_pixels
-    from engine.detection.detect_run import DetectOptions
+    from engine.detection.options import DetectOptions
     from engine.detection.predictor import detect
 
     with tempfile.TemporaryDirectory() as folder:

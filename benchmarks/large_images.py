@@ -170,8 +170,8 @@ def rows(weights: str, data: str, tile: int, imgsz: int, grid: int, work: Path) 
 
 def cost(weights: str, tile: int, imgsz: int, grid: int, repeats: int = 9) -> dict[str, float]:
     """Milliseconds of detect.py's path for one sheet in tiles, and for as many images of a tile's size, both one at a time."""
-    from engine.detection.detect_run import DetectOptions
     from engine.detection.memory import MemorySource
+    from engine.detection.options import DetectOptions
     from engine.detection.predictor import look as detected
     from engine.detection.settled import cut, settle
     from engine.weights import open_backend, pick_device

@@ -52,7 +52,7 @@ class Detections:
     address: str = ""
 
     @property
-    def image(self) -> str:
+    def title(self) -> str:
         """How result files call the picture."""
         return self.address or self.relative.as_posix()
 
@@ -156,7 +156,7 @@ class JsonWriter:
             }
             for box, score, index in rows
         ]
-        entry: dict[str, Any] = {"image": found.image, "width": found.width, "height": found.height}
+        entry: dict[str, Any] = {"image": found.title, "width": found.width, "height": found.height}
         if found.frame is not None:
             entry["frame"] = found.frame
         self.lists.append("images", entry | found.decision | {"detections": detections})
@@ -186,7 +186,7 @@ class CsvWriter:
         self.rows.writerow(self.COLUMNS + self.DECIDED * decided)
 
     def add(self, found: Detections) -> None:
-        image, frame = found.image, "" if found.frame is None else found.frame
+        image, frame = found.title, "" if found.frame is None else found.frame
         verdict, size = list(found.decision.values()), [found.width, found.height]
         for box, score, index in zip(found.boxes_xyxy, found.scores, found.classes, strict=True):
             corners = [f"{value:.2f}" for value in box]
@@ -219,7 +219,7 @@ class CocoWriter:
 
     def add(self, found: Detections) -> None:
         self.images += 1
-        image = {"id": self.images, "file_name": found.image}
+        image = {"id": self.images, "file_name": found.title}
         image |= {"width": found.width, "height": found.height} | found.decision
         self.lists.append("images", image if found.frame is None else image | {"frame": found.frame})
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)

@@ -91,7 +91,7 @@ class Backend(AutoBackend):
         self, model: Any, device: torch.device | None = None, precision: str = "fp32", fp16: bool = False, **options: Any
     ) -> None:
         kinds = type(self)._BACKEND_MAP
-        self._BACKEND_MAP = kinds | {"openvino": partial(kinds["openvino"], precision=precision)}
+        self.__dict__["_BACKEND_MAP"] = kinds | {"openvino": partial(kinds["openvino"], precision=precision)}  # of this model alone
         on_gpu = torch.device(device or "cpu").type != "cpu"
         with warnings.catch_warnings():  # torch 2.9 and later call torch.jit deprecated; it is what TorchScript is
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.jit")
@@ -101,7 +101,7 @@ class Backend(AutoBackend):
     def computes_in(self) -> str:
         """``fp32``, ``bf16`` or ``fp16``: the requested precision, or the nearest that is possible."""
         if self.format == "openvino":
-            kind = self.backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            kind: str = self.backend.ov_compiled_model.get_property("INFERENCE_PRECISION_HINT").get_type_name()
             return {"f32": "fp32", "f16": "fp16"}.get(kind, kind)
         return "fp16" if self.fp16 else "fp32"
 

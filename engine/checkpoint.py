@@ -10,10 +10,10 @@ from __future__ import annotations
 import warnings
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
@@ -22,13 +22,16 @@ from engine.foreign import Inert, build_stock, find_module, harvest_state_dict, 
 from engine.plain import plain, save_atomic
 from engine.safe_tensors import SUFFIX, read_safetensors
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
 DETECTOR, RUN = "tandem-detector", "tandem-run"
 VERSION = 1
 UNTRAINED = "untrained"  # in `meta`: the beginning of the names of tensors that no training has moved (a run without labels)
 FIELDS = {"kind": str, "yaml": dict, "nc": int, "names": dict, "stride": list, "state": dict, "meta": dict}
 
 
-def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
+def pack(detector: DetectionModel, meta: dict[str, Any], kind: str = DETECTOR) -> dict[str, Any]:
     """Return the content of a `kind` checkpoint: YAML, names and strides of `detector`, its fp32 state, `meta`.
 
     Date and library versions are added to `meta` where it has none. Tensors are copies on the CPU.
@@ -40,7 +43,7 @@ def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dic
     versions = {"tandem": TANDEM_VERSION, "torch": str(torch.__version__), "ultralytics": ultralytics.__version__}
     names = detector.names if isinstance(detector.names, dict) else dict(enumerate(detector.names))
     state = {k: v.detach().float() if v.is_floating_point() else v.detach() for k, v in detector.state_dict().items()}
-    return plain(
+    content: dict[str, Any] = plain(
         {
             "format": kind,
             "version": VERSION,
@@ -53,9 +56,10 @@ def pack(detector: nn.Module, meta: dict[str, Any], kind: str = DETECTOR) -> dic
             "meta": {"date": datetime.now().astimezone().isoformat(timespec="seconds"), "versions": versions} | meta,
         }
     )
+    return content
 
 
-def save_student(path: str | Path, detector: nn.Module, meta: dict[str, Any]) -> None:
+def save_student(path: str | Path, detector: DetectionModel, meta: dict[str, Any]) -> None:
     """Write `best.pt`: one detector, ours or a stock ultralytics one, and nothing else. Raises as `save_atomic`."""
     save_atomic(path, pack(detector, meta))
 
@@ -120,7 +124,7 @@ def _fault(content: dict[str, Any]) -> str:
 
 def load_detector(
     path: str | Path, device: str | torch.device = "cpu", as_teacher: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[DetectionModel, dict[str, Any]]:
     """Rebuild the detector of a checkpoint.
 
     Args:
@@ -140,7 +144,7 @@ def load_detector(
 
 def detector_of(
     path: str | Path, content: Any, device: str | torch.device = "cpu", as_teacher: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[DetectionModel, dict[str, Any]]:
     """As `load_detector`, of a file that was `read` already."""
     path, module = Path(path), find_module(content)
     if module is not None:
@@ -233,7 +237,7 @@ def _torch_safe_load(weight: str | Path, safe_only: bool | None = None) -> tuple
     return {**ckpt, **content.get("run", {}), "ema": module}, str(weight)
 
 
-def _rebuild_own(path: Path, content: dict[str, Any]) -> nn.Module:
+def _rebuild_own(path: Path, content: dict[str, Any]) -> DetectionModel:
     names = {int(k): str(v) for k, v in content["names"].items()}
     if content["kind"] == "ultralytics":
         return build_stock(path, content["yaml"], names, content["state"])
@@ -249,7 +253,7 @@ def _rebuild_own(path: Path, content: dict[str, Any]) -> nn.Module:
     return detector
 
 
-def _describe_foreign(detector: nn.Module, content: Any) -> dict[str, Any]:
+def _describe_foreign(detector: DetectionModel, content: Any) -> dict[str, Any]:
     """Return the fields that our own checkpoints have for an ultralytics checkpoint that was just rebuilt."""
     fields = content if isinstance(content, dict) else {}
     epoch, args = fields.get("epoch"), fields.get("train_args")

@@ -20,8 +20,9 @@ import numpy as np
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
+from data.decode import Unreadable
 from data.files import list_images
-from data.images import Unreadable, read_pixels
+from data.images import ImageFacts, read_pixels
 from data.reader import Reading, Sample, memory_place, read_images
 from data.unlabelled import UNLABELLED
 from engine.pasting import Pasting
@@ -93,7 +94,8 @@ class Dataset(YOLODataset):
         """A loaded image with its labels as augmentation takes them, with pasted defects where the run pastes."""
         if self.pasting:
             self.pasting(label)
-        return super().update_labels_info(label)
+        updated: dict[str, Any] = super().update_labels_info(label)
+        return updated
 
     def set_rectangle(self) -> None:
         """Batches of images of like shape. Unlike the host's, labels keep their `shape`, which anchors are fitted by."""
@@ -110,14 +112,14 @@ class Dataset(YOLODataset):
 
     @npy_files.setter
     def npy_files(self, beside_the_images: list[Path]) -> None:
-        facts = {str(sample.image): sample.facts for sample in self.reading.samples}
+        facts = {str(sample.image): _facts(sample) for sample in self.reading.samples}
         place = memory_place(self.reading.samples[0].image)
         self._decoded = [place / f"{facts[file].digest.hex()}.npy" for file in self.im_files]
 
     def check_cache_disk(self, safety_margin: float = 0.1) -> bool:
         """Whether decoded images can be kept on the disk: room, and a folder that can be written."""
         place = self.npy_files[0].parent
-        needed = sum(s.facts.width * s.facts.height * 3 for s in self.reading.samples) * (1 + safety_margin)
+        needed = sum(f.width * f.height * 3 for f in map(_facts, self.reading.samples)) * (1 + safety_margin)
         try:
             place.mkdir(exist_ok=True)
             reason = "no room" if shutil.disk_usage(place).free < needed else ""
@@ -157,19 +159,25 @@ def record_left_out(folder: Path, readings: dict[str, Reading]) -> int:
     return len(rows)
 
 
-def _bar(iterable: Iterable, total: int) -> Iterable:
+def _facts(sample: Sample) -> ImageFacts:
+    """Of a sample that is used."""
+    assert sample.facts, "only of what is left out, there are none"
+    return sample.facts
+
+
+def _bar(iterable: Iterable[Any], total: int) -> Iterable[Any]:
     return TQDM(iterable, desc="Reading images", total=total, leave=False) if sys.stdout.isatty() else iterable
 
 
 def _label(sample: Sample, outlined: bool) -> dict[str, Any]:
-    rows = sample.rows.astype(np.float32)
+    rows, facts = sample.rows.astype(np.float32), _facts(sample)
     return {
         "im_file": str(sample.image),
-        "shape": (sample.facts.height, sample.facts.width),
+        "shape": (facts.height, facts.width),
         "cls": rows[:, 0:1],
         "bboxes": rows[:, 1:],
         # Only where all labels are polygons: the host's augmentation takes them for one per box.
-        "segments": [p.astype(np.float32) for p in sample.labels.polygons] if outlined and sample.labels else [],
+        "segments": [p.astype(np.float32) for p in sample.labels.polygons if p is not None] if outlined and sample.labels else [],
         "keypoints": None,
         "normalized": True,
         "bbox_format": "xywh",
@@ -179,7 +187,8 @@ def _label(sample: Sample, outlined: bool) -> dict[str, Any]:
 def _imread(filename: str, flags: int = cv2.IMREAD_COLOR) -> np.ndarray:
     """As the host's, for images of three channels: the pixels that the reading measured. Raises `UserError`."""
     if flags != cv2.IMREAD_COLOR:
-        return _host_imread(filename, flags)
+        pixels: np.ndarray = _host_imread(filename, flags)
+        return pixels
     try:
         return read_pixels(Path(filename))
     except Unreadable as error:

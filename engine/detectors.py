@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, read_yaml
 from engine.foreign import check_rows
@@ -15,6 +13,7 @@ from models.detector import Detector
 from models.heads import HEADS
 
 from ultralytics.nn import tasks
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import ROOT as HOST_ROOT
 
 STOCK_HEADS = ("Detect", "v10Detect")
@@ -23,7 +22,7 @@ RTDETR_HEAD = "RTDETRDecoder"  # of a teacher only
 
 def build_detector(
     name: str | Path, nc: int | None = None, names: dict[int, str] | None = None, as_teacher: bool = False
-) -> nn.Module:
+) -> DetectionModel:
     """Build a detector of ours (`cfg/models/` or a path) or of ultralytics (`yolo11n.yaml`) from its YAML.
 
     Args:
@@ -50,12 +49,12 @@ def build_detector(
     return model
 
 
-def is_rtdetr(model: nn.Module) -> bool:
+def is_rtdetr(model: DetectionModel) -> bool:
     """Whether a built model is ultralytics' RT-DETR."""
     return isinstance(model, tasks.RTDETRDetectionModel)
 
 
-def _build_stock(name: str | Path, path: Path, nc: int | None, heads: tuple[str, ...]) -> nn.Module:
+def _build_stock(name: str | Path, path: Path, nc: int | None, heads: tuple[str, ...]) -> DetectionModel:
     """The model of an ultralytics YAML, if its last row is one of `heads`. Raises as `build_detector`."""
     description = read_yaml(path)
     scales = description.get("scales")

@@ -15,13 +15,16 @@ import zipfile
 from collections import OrderedDict
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 # Names that become the real thing: they make tensors and containers and can do nothing else.
 REAL = {
@@ -134,7 +137,7 @@ def find_module(content: Any) -> Inert | None:
     return next((c for c in candidates if isinstance(c, Inert) and "_modules" in vars(c)), None)
 
 
-def rebuild(path: Path, module: Inert, as_teacher: bool = False) -> nn.Module:
+def rebuild(path: Path, module: Inert, as_teacher: bool = False) -> DetectionModel:
     """Build the ultralytics detector that an inert module stands for, in float32; RT-DETR only `as_teacher`.
 
     Raises:
@@ -161,7 +164,7 @@ def _use_of(kind: str) -> str:
 
 def build_stock(
     path: Path, rows: dict[str, Any], names: dict[int, str], state: dict[str, Tensor], kind: str = "DetectionModel"
-) -> nn.Module:
+) -> DetectionModel:
     """Build a stock ultralytics model, of the class `kind`, from its YAML `rows` and fill it with `state`.
 
     The rows are checked first, because ultralytics evaluates the `activation` text and calls whatever a row names.

@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 import models.environment  # noqa: F401  (before ultralytics)
+from cfg.cpus import available_cpus
 from engine.backend import Backend
-from models.environment import available_cpus
 
 from ultralytics.engine import trainer as host_trainer
 from ultralytics.engine import validator as host_validator
@@ -62,14 +63,15 @@ def no_amp_probe() -> Iterator[None]:
 @contextmanager
 def cpu_data_parallel() -> Iterator[None]:
     """Let ultralytics wrap a CPU model for distributed training: it passes GPU numbers, which a CPU has none of."""
-    original = nn.parallel.DistributedDataParallel
+    parallel: Any = nn.parallel  # where the host looks the class up
+    original = parallel.DistributedDataParallel
 
-    class OnAnyDevice(original):
+    class OnAnyDevice(DistributedDataParallel):
         def __init__(self, module: nn.Module, device_ids: Any = None, **options: Any) -> None:
             super().__init__(module, device_ids=None if device_ids == [None] else device_ids, **options)
 
-    nn.parallel.DistributedDataParallel = OnAnyDevice
+    parallel.DistributedDataParallel = OnAnyDevice
     try:
         yield
     finally:
-        nn.parallel.DistributedDataParallel = original
+        parallel.DistributedDataParallel = original

@@ -31,7 +31,7 @@ def shield_plots() -> None:
         draw = getattr(owner, name)
         if not getattr(draw, "ours", False):
             adapt = {"plot_images": _at_once, "plot": _with_drawable_names}.get(name, _bare)
-            safe = shielded(what)(adapt(draw))
+            safe: Any = shielded(what)(adapt(draw))
             safe.ours = True
             setattr(owner, name, safe)
 

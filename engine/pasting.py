@@ -97,10 +97,10 @@ class Pasting:
 
     def _load(self, index: int) -> np.ndarray:
         """Pixels as `load_image` gives them, which would also keep the image for the next mosaics."""
-        kept = self.dataset.ims[index]
+        kept: np.ndarray | None = self.dataset.ims[index]
         if kept is not None:
             return kept
-        pixels = host_base.imread(self.dataset.im_files[index])
+        pixels: np.ndarray = host_base.imread(self.dataset.im_files[index])
         height, width = loaded_size(pixels.shape[:2], self.dataset.imgsz)
         if (height, width) == pixels.shape[:2]:
             return pixels
@@ -135,7 +135,8 @@ def loaded_scale(shape: Sequence[int], imgsz: int) -> float:
 def loaded_size(shape: Sequence[int], imgsz: int) -> tuple[int, int]:
     """Height and width in pixels of an image as `load_image` gives it."""
     scale = loaded_scale(shape, imgsz)
-    return tuple(min(math.ceil(side * scale), imgsz) for side in shape)
+    height, width = (min(math.ceil(side * scale), imgsz) for side in shape)
+    return height, width
 
 
 def _outline(box_xywh: np.ndarray) -> np.ndarray:

@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from cfg.class_names import shown
 
 T = TypeVar("T")
-PLAIN = {"text.parse_math": False, "text.usetex": False}  # else `$`, `^`, `_`, `\` and `%` are formulas
 NO_GLYPH = "missing from font"  # matplotlib's words
 REASON = 160  # characters of an error in a message
 
@@ -67,7 +66,8 @@ def _plain_text() -> Iterator[None]:
     level = fonts.level
     fonts.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(record=True) as caught, matplotlib.rc_context(PLAIN):
+        plain = matplotlib.rc_context({"text.parse_math": False, "text.usetex": False})  # else `$`, `^`, `_`, `\` and `%` are formulas
+        with warnings.catch_warnings(record=True) as caught, plain:
             warnings.simplefilter("always")
             yield
     finally:

@@ -13,7 +13,8 @@ import numpy as np
 
 from cfg.class_names import shown
 from cfg.version import VERSION
-from data.images import Unreadable, read_pixels
+from data.decode import Unreadable
+from data.images import read_pixels
 from data.review.suspects import Objects, find_suspects
 from engine.validation.coco_metrics import Boxes, as_found
 from inspection.evidence import Image, defective

@@ -51,7 +51,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     if text is None:
         return state
     try:
-        fields = json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
         names = {int(index): name for index, name in fields["names"].items()}
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path}: its description cannot be read ({error}); the file is damaged, get it again") from None

@@ -50,7 +50,7 @@ def transfer(model: nn.Module, state: dict[str, Tensor], classes: ClassSource | 
             target, tensor = own[pixels], anchors_in_pixels(tensor)
         else:
             target = own.get(name)
-        if target is not None and name in rows[0]:
+        if classes and target is not None and name in rows[0]:
             taken = take_classes(target, tensor, rows[0][name], rows[1][name], classes.source)
         else:
             taken = target is not None and target.shape == tensor.shape

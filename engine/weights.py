@@ -44,7 +44,7 @@ def pick_device(device: str) -> torch.device:
     """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. `UserError` when absent."""
     try:
         threads = torch.get_num_threads()
-        picked = select_device(device, verbose=False)
+        picked: torch.device = select_device(device, verbose=False)
         torch.set_num_threads(threads)  # select_device leaves one core less than there are, a half of a small machine
     except (ValueError, AssertionError, RuntimeError) as error:
         detail = " ".join(str(error).split())

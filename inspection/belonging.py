@@ -42,10 +42,13 @@ def plan_of(weights: Path, decision: str | None, embedded: str | None, names: Ma
     Raises:
         UserError: the plan is wrong, lacks thresholds, or belongs to another model or another file of it.
     """
-    if decision is None and embedded is None:
-        return None
     where = f"--decision {decision}" if decision else f"{weights} (embedded plan)"
-    plan = load_plan(decision, names) if decision else plan_from_json(embedded, where, names)
+    if decision:
+        plan = load_plan(decision, names)
+    elif embedded is not None:
+        plan = plan_from_json(embedded, where, names)
+    else:
+        return None
     if not plan.complete:
         raise UserError(f"{where}: expected a threshold for every class that counts, got a plan without; choose them with val.py --decide")
     check_owner(plan, identify(weights), where, weights)
@@ -78,6 +81,6 @@ def as_chosen(plan: Plan, asked: Settings) -> Settings:
             print(f"--{name} {getattr(asked, name)}: the plan's thresholds were chosen {f'at {tiles[name]}' if tiles else 'on whole images'}: "
                   "its promise does not hold here", file=sys.stderr)  # fmt: skip
     tile, overlap = asked.tile, asked.overlap
-    if tile is None:
-        tile, overlap = tiles.get("tile"), overlap if overlap is not None else tiles.get("overlap")
+    if tile is None and plan.tiling:
+        tile, overlap = plan.tiling.size, plan.tiling.overlap if overlap is None else overlap
     return Settings(asked.imgsz or size, asked.iou if asked.iou is not None else made.iou, asked.precision, tile, overlap)

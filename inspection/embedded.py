@@ -58,7 +58,8 @@ def _openvino_with(file: Path, plan: Plan) -> bytes:
     info = _child(notes, INFO)
     _child(info, KEY).set("value", plan_json(plan))
     _child(info, CONFIDENCE).set("value", f"{plan.lowest:g}")
-    return ET.tostring(network, encoding="utf-8", xml_declaration=True)
+    text: bytes = ET.tostring(network, encoding="utf-8", xml_declaration=True)
+    return text
 
 
 def _child(parent: ET.Element, name: str) -> ET.Element:

@@ -56,7 +56,8 @@ class Evidence:
     @cached_property
     def ng(self) -> np.ndarray:
         """(U,) whether a unit is NG."""
-        return self.defects.any(1)
+        ng: np.ndarray = np.any(self.defects, axis=1)
+        return ng
 
     @property
     def plural(self) -> str:

@@ -16,14 +16,14 @@ KINDS = {".pt": "pytorch", ".onnx": "onnx", ".torchscript": "torchscript"}
 CHUNK = 1 << 20
 
 
-def identify(weights: Path, **run: float | str | None) -> ModelFile:
+def identify(weights: Path, imgsz: int | None = None, iou: float | None = None, precision: str | None = None) -> ModelFile:
     """The digest and kind of weights: .pt, .onnx, .torchscript or an OpenVINO folder.
 
     Of a .pt it covers the tensors, of the others all that is computed. The same file with and without an embedded plan has one
     digest; a model that was trained further, exported or quantised has another.
 
     Args:
-        run: `imgsz`, `iou` and `precision` of `ModelFile`.
+        imgsz, iou, precision: as of `ModelFile`.
 
     Raises:
         UserError: the file is not what its name says.
@@ -35,7 +35,7 @@ def identify(weights: Path, **run: float | str | None) -> ModelFile:
             digest.update(part)
     except (OSError, ValueError, zipfile.BadZipFile, ET.ParseError) as error:
         raise UserError(f"{weights}: expected a model to make a digest of, got a damaged file ({error}); export it again") from None
-    return ModelFile(digest.hexdigest(), kind, **run)
+    return ModelFile(digest.hexdigest(), kind, imgsz, iou, precision)
 
 
 def _parts(weights: Path) -> tuple[str, Iterable[bytes | memoryview]]:

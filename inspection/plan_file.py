@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -29,6 +29,7 @@ from inspection.plan import (
 )  # fmt: skip
 from inspection.values import absent, choice, mapping, number, whole
 
+Facts = TypeVar("Facts", ModelFile, Promise)
 VERSION = 1
 TOP = ("version", "names", "classes", "mm_per_pixel", "regions", "tiling", "ng_images", "model", "promise")
 HEADER = "# Decision plan of Tandem. Thresholds may be raised or lowered by hand; the promise then no longer holds.\n"
@@ -97,7 +98,8 @@ def plan_content(plan: Plan) -> dict[str, Any]:
         part = getattr(plan, name)
         content[name] = None if part is None else {k: v for k, v in asdict(part).items() if v is not None}
     content["ng_images"] = plan.ng_images
-    return json.loads(json.dumps({key: content[key] for key in TOP if content[key] is not None}))  # tuples become lists
+    plain: dict[str, Any] = json.loads(json.dumps({key: content[key] for key in TOP if content[key] is not None}))  # tuples become lists
+    return plain
 
 
 def plan_text(plan: Plan) -> str:
@@ -122,7 +124,7 @@ def save_plan(path: str | Path, plan: Plan) -> None:
     replace_file(path, plan_text(plan).encode())
 
 
-def _names(content: Mapping, given: Any, listed: list[str], where: str) -> tuple[str, ...]:
+def _names(content: Mapping[str, Any], given: Any, listed: list[str], where: str) -> tuple[str, ...]:
     """Class names in the model's order: those given, which must be the file's if it has any."""
     own = content.get("names")
     if own is not None and (not isinstance(own, list) or not all(isinstance(name, str) for name in own)):
@@ -203,7 +205,7 @@ def _tiling(content: Any, where: str) -> Tiling | None:
     return Tiling(whole(content.get("size"), f"{where}: size", least=1), overlap)
 
 
-def _facts(kind: Callable[..., Any], content: Any, where: str) -> Any:
+def _facts(kind: type[Facts], content: Any, where: str) -> Facts | None:
     """A `ModelFile` or `Promise` as val.py wrote it, None where there is none."""
     if absent(content):
         return None
@@ -224,5 +226,5 @@ def _fact(value: Any, kind: str, where: str) -> Any:
     return number(value, where) if kind.startswith("float") else str(value)
 
 
-def _default(kind: Callable[..., Any], name: str) -> Any:
+def _default(kind: type[ClassRule], name: str) -> Any:
     return next(field.default for field in fields(kind) if field.name == name)

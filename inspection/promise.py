@@ -69,7 +69,7 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
     lower = _down(lower)
     if wish.max_overkill is None:
         return _with(plan, lower, None), allowed
-    upper = _up(expit(_from_ok(joint(plan, ok, logit(lower)), wish, evidence.plural) + logit(lower)))
+    upper = _up(expit(_from_ok(joint(plan, ok, logit(lower)), wish, wish.max_overkill, evidence.plural) + logit(lower)))
     zone = upper > lower
     return _with(plan, np.where(zone, upper, lower), np.where(zone, lower, np.nan)), allowed
 
@@ -77,18 +77,21 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
 def joint(plan: Plan, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Max over the classes that count of logit p_c - offset_c, (U,); -inf for units where nothing was found."""
     shifted = np.where(plan.counting & (scores > 0), logit(scores) - offsets, -np.inf)
-    return shifted.max(1)
+    best: np.ndarray = shifted.max(1)
+    return best
 
 
 def logit(p: np.ndarray) -> np.ndarray:
     """log(p / (1 - p)), with p kept away from 0 and 1."""
     p = np.clip(p, EDGE, 1 - EDGE)
-    return np.log(p) - np.log1p(-p)
+    logits: np.ndarray = np.log(p) - np.log1p(-p)
+    return logits
 
 
 def expit(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), the inverse of `logit`."""
-    return 1 / (1 + np.exp(-x))
+    p: np.ndarray = 1 / (1 + np.exp(-x))
+    return p
 
 
 def _per_class(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[np.ndarray, int]:
@@ -98,7 +101,7 @@ def _per_class(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[np.ndarray, 
         scores = evidence.scores[evidence.defects[:, index], index]
         own, what = np.where(scores > 0, logit(scores), -np.inf), f"{evidence.plural} of class '{shown(plan.names[index])}'"
         reached, allowed = _from_ng(own, wish, wish.doubt / int(plan.counting.sum()), what)
-        lower[index], most = expit(reached), most + allowed
+        lower[index], most = expit(np.asarray(reached)), most + allowed
     return lower, most
 
 
@@ -139,14 +142,14 @@ def _too_few(n: int, lost: int, rate: float, doubt: float, what: str) -> str:
             f"{units_needed(rate, doubt, lost):,} NG {what} are needed ({sure}), and {promised}: train further, {fix}")  # fmt: skip
 
 
-def _from_ok(scores: np.ndarray, wish: Wish, what: str) -> float:
-    """The score above which at most beta of the OK units lie, found as in `_from_ng`. Raises `UserError`."""
+def _from_ok(scores: np.ndarray, wish: Wish, rate: float, what: str) -> float:
+    """The score above which at most `rate` of the OK units lie, found as in `_from_ng`. Raises `UserError`."""
     n = len(scores)
-    allowed = allowed_misses(n, wish.max_overkill, wish.doubt)
+    allowed = allowed_misses(n, rate, wish.doubt)
     if not n or allowed < 0:
-        needed = units_needed(wish.max_overkill, wish.doubt)
+        needed = units_needed(rate, wish.doubt)
         best = f"; {percent(upper_limit(0, n, wish.doubt))} is the best that these can promise" if n else ""
-        raise UserError(f"--max-overkill {wish.max_overkill:g}: expected at least {needed:,} OK {what} (at {wish.confidence:g} "
+        raise UserError(f"--max-overkill {rate:g}: expected at least {needed:,} OK {what} (at {wish.confidence:g} "
                         f"confidence), got {n:,}{best}: collect more, or leave --max-overkill out")  # fmt: skip
     return float(np.sort(scores)[n - 1 - allowed])
 
@@ -158,12 +161,14 @@ def percent(rate: float) -> str:
 
 def _down(thresholds: np.ndarray) -> np.ndarray:
     """The next step below: NG units at the threshold stay rejected whatever the last bits of a logit."""
-    return np.clip(np.floor(thresholds / STEP - STEP) * STEP, STEP, 1).round(6)
+    below: np.ndarray = np.clip(np.floor(thresholds / STEP - STEP) * STEP, STEP, 1).round(6)
+    return below
 
 
 def _up(thresholds: np.ndarray) -> np.ndarray:
     """The next step above: OK units at the limit are not rejected."""
-    return np.clip((np.floor(thresholds / STEP + STEP) + 1) * STEP, STEP, 1).round(6)
+    above: np.ndarray = np.clip((np.floor(thresholds / STEP + STEP) + 1) * STEP, STEP, 1).round(6)
+    return above
 
 
 def _with(plan: Plan, thresholds: np.ndarray, review: np.ndarray | None) -> Plan:

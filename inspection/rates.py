@@ -98,7 +98,8 @@ def equivalent_scores(plan: Plan, scores: np.ndarray) -> np.ndarray:
     """One score (U,) for each unit, to be compared with the lowest threshold of all classes: the score itself where all are alike."""
     own = plan.thresholds[plan.counting]
     if (own == own[0]).all():
-        return scores[:, plan.counting].max(1)
+        best: np.ndarray = scores[:, plan.counting].max(1)
+        return best
     limits, common = np.where(plan.counting, plan.thresholds, 0.5), logit(own.min())
     return np.where((scores > 0).any(1), expit(joint(plan, scores, logit(limits)) + common), 0.0)
 
@@ -149,5 +150,5 @@ def confusion(plan: Plan, images: Sequence[Image], least_iou: float = 0.5) -> np
             table[int(labels.classes[best]) if hit else k, int(found.classes[box])] += 1
             if hit:
                 free[best] = False
-        np.add.at(table, (labels.classes[free].astype(int), k), 1)
+        np.add.at(table[:, k], labels.classes[free].astype(int), 1)
     return table

@@ -23,7 +23,7 @@ def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int)
     outlines, wanted = _outlines(regions, width, height), len(regions.look_at)
     sides = boxes.T[:, :, None]
     inside = _inside(outlines, (sides[:2] + sides[2:]) / 2)
-    keep = ~inside[:, wanted:].any(1)
+    keep: np.ndarray = ~np.any(inside[:, wanted:], axis=1)
     if wanted:
         keep &= inside[:, :wanted].any(1)
     if not keep.all():  # where the centre does not settle it

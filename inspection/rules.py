@@ -75,7 +75,7 @@ def counted(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
 def _large_enough(plan: Plan, found: Found) -> np.ndarray:
     """Which boxes (N,) count by class and size."""
     classes = np.asarray(found.classes, dtype=int)
-    keep = plan.counting[classes]
+    keep: np.ndarray = plan.counting[classes]
     if plan.has_sizes:
         sides = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).clip(min=0) * plan.mm_per_pixel
         keep &= np.hypot(sides[:, 0], sides[:, 1]) >= plan.min_lengths[classes]
@@ -101,7 +101,8 @@ def _deciding(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
             keep[:] = False
             keep[asked[there]] = True
             return keep
-    return keep & looked_at(plan.regions, found.boxes_xyxy, height, width)
+    keep &= looked_at(plan.regions, found.boxes_xyxy, height, width)
+    return keep
 
 
 def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:

@@ -76,7 +76,8 @@ def _ends_at_seam(found: TileBoxes, windows: np.ndarray) -> np.ndarray:
     inner = windows[found.tiles]
     image = np.concatenate([windows[:, :2].min(0), windows[:, 2:].max(0)])
     near = NEAR * np.tile(inner[:, 2:] - inner[:, :2], 2)
-    return (np.abs(found.boxes_xyxy - inner) <= near) & (inner != image)
+    ends: np.ndarray = (np.abs(found.boxes_xyxy - inner) <= near) & (inner != image)
+    return ends
 
 
 def _links(found: TileBoxes, windows: np.ndarray, ends: np.ndarray) -> list[tuple[int, int]]:
@@ -98,7 +99,8 @@ def _links(found: TileBoxes, windows: np.ndarray, ends: np.ndarray) -> list[tupl
 def _facing(ends: np.ndarray, window: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Whether boxes (k,) end at an edge of their window that lies inside the other window."""
     inside = (np.tile(other[:2], 2) < window) & (window < np.tile(other[2:], 2))
-    return (ends & inside).any(1)
+    facing: np.ndarray = np.any(ends & inside, axis=1)
+    return facing
 
 
 def _partners(found: TileBoxes, here: np.ndarray, there: np.ndarray, strip: np.ndarray,
@@ -178,4 +180,5 @@ def _common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _area(boxes_xyxy: np.ndarray) -> np.ndarray:
-    return np.prod(np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0), axis=-1)
+    area: np.ndarray = np.prod(np.maximum(boxes_xyxy[..., 2:] - boxes_xyxy[..., :2], 0), axis=-1)
+    return area

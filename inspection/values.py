@@ -22,12 +22,12 @@ def mapping(content: Any, where: str, known: Iterable[str] | None = None) -> dic
         return {}
     if not isinstance(content, Mapping):
         raise UserError(f"{where}: expected key: value lines, got {str(content)[:60]!r}; see the example of a plan in docs/inspection.md")
-    content = {str(key): value for key, value in content.items()}
-    allowed = content if known is None else list(known)
-    for key in content:
+    found = {str(key): value for key, value in content.items()}
+    allowed = list(found if known is None else known)
+    for key in found:
         if key not in allowed:
             raise UserError(f"{where}: expected one of {', '.join(allowed)}; got '{key}'{nearest(key, allowed)}")
-    return content
+    return found
 
 
 def number(value: Any, where: str, least: float = -math.inf, above: float = -math.inf, most: float = math.inf) -> float:
@@ -56,4 +56,4 @@ def choice(value: Any, where: str, known: Iterable[str]) -> str:
     known = list(known)
     if value not in known:
         raise UserError(f"{where}: expected {' or '.join(known)}, got {str(value)[:60]!r}{nearest(str(value), known)}")
-    return value
+    return str(value)

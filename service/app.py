@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -110,7 +110,7 @@ async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]
     if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body, {}
 
-    async def chunks() -> AsyncIterator[bytes]:
+    async def chunks() -> AsyncGenerator[bytes, None]:
         yield body
 
     try:

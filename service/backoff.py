@@ -19,7 +19,7 @@ class Backoff:
 
     def next(self) -> float:
         """Seconds to wait after one more failure."""
-        pause = min(self.longest, self.first * 2 ** min(self.failures, 32))
+        pause = min(self.longest, self.first * 2.0 ** min(self.failures, 32))
         self.failures += 1
         return pause * random.uniform(0.5, 1.0)
 

@@ -60,7 +60,7 @@ class LimitedProtocol(H11Protocol):
         super().__init__(*args, **named)
         self.all = all_of_them
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own has it
         """Take a connection, or close it where there is no room."""
         super().connection_made(transport)
         if self.all.make_room():

@@ -132,7 +132,7 @@ class Inspector:
 
     def _tables(self, views: list[np.ndarray], conf: float) -> list[np.ndarray]:
         """Boxes (n, 6) of each picture, `x1 y1 x2 y2` in its pixels, score, class."""
-        fits = [frame(*view.shape[:2], self.size, self.exported.stride, self.exported.dynamic) for view in views]
+        fits = [frame(view.shape[0], view.shape[1], self.size, self.exported.stride, self.exported.dynamic) for view in views]
         inputs = np.empty((len(views), 3, *fits[0].size), np.float32)
         for view, fit, planes in zip(views, fits, inputs, strict=True):
             letterbox(view, fit, planes)
@@ -149,7 +149,9 @@ class Inspector:
         kept[verdict.boxes] = True
         rows = np.column_stack([found.boxes_xyxy, found.scores])[kept].tolist()
         classes = found.classes[kept].tolist()
-        return tuple(Box(*row, index, self.exported.names.get(index, str(index))) for row, index in zip(rows, classes, strict=True))
+        names = self.exported.names
+        return tuple(Box(x1, y1, x2, y2, score, index, names.get(index, str(index)))
+                     for (x1, y1, x2, y2, score), index in zip(rows, classes, strict=True))  # fmt: skip
 
     def infer(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run the network on arrays of its inputs by name, for clients that do the rest themselves."""
@@ -171,7 +173,8 @@ def input_size(asked: list[int] | None, network: Network) -> tuple[int, int]:
     wanted = (asked[0], asked[-1]) if asked else exported.size
     size = exported.size
     if exported.dynamic:
-        size = tuple(math.ceil(side / exported.stride) * exported.stride for side in wanted)
+        height, width = (math.ceil(side / exported.stride) * exported.stride for side in wanted)
+        size = height, width
     if size != wanted:
         reason = f"multiples of {exported.stride} are needed" if exported.dynamic else "the only size that the model takes; export with --dynamic"
         print(f"--imgsz {list(wanted)}: {list(size)} is used, {reason}", file=sys.stderr)
@@ -182,7 +185,8 @@ def declared_size(data: bytes) -> tuple[int, int] | None:
     """(width, height) that an image file says it has, before anything is decoded; None where Pillow cannot tell."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            return image.size
+            size: tuple[int, int] = image.size
+            return size
     except Image.DecompressionBombError:  # more than twice what data.decode takes
         return MOST_PIXELS, 2
     except Exception:  # whatever is wrong with it is told by the decoder

@@ -188,5 +188,6 @@ class Line:
 
 def _lost(entry: dict[str, Any]) -> Inspected:
     """The outcome of a picture that an earlier service had accepted."""
-    given = [str(entry.get(name, "")) for name in ("MeasId", "CreationTime", "Source", "PartId", "RecipeId", "ProductId")]
-    return Inspected(*given, Code.UNDEFINED, LOST, 0.0, (), 0, 0, 0.0)
+    names = ("MeasId", "CreationTime", "Source", "PartId", "RecipeId", "ProductId")
+    meas_id, created, source, part, recipe, product = (str(entry.get(name, "")) for name in names)
+    return Inspected(meas_id, created, source, part, recipe, product, Code.UNDEFINED, LOST, 0.0, (), 0, 0, 0.0)

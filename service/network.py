@@ -64,7 +64,8 @@ class OnnxNetwork:
 
     def run(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """As `Network.run`."""
-        return self.session.run(None, dict(feeds))
+        outputs: list[np.ndarray] = self.session.run(None, dict(feeds))
+        return outputs
 
 
 class OpenVinoNetwork:

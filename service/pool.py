@@ -24,7 +24,7 @@ class Job:
     """One piece of work: `run` is called in a thread of the pool, its result goes to `future`."""
 
     run: Callable[[], Any]
-    future: Future = field(default_factory=Future)
+    future: Future[Any] = field(default_factory=Future)
     taken: float = field(default_factory=time.monotonic)
 
 
@@ -68,7 +68,7 @@ class Pool:
         now = time.monotonic()
         return all(now - job.taken < self.patience + 2 * TICK for job in list(self._running.values()) if job.future.done())
 
-    def submit(self, run: Callable[[], Any], wait: bool = False) -> Future:
+    def submit(self, run: Callable[[], Any], wait: bool = False) -> Future[Any]:
         """Put work into the queue.
 
         Args:

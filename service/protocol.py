@@ -85,7 +85,7 @@ class Protocol:
         return Response(data, media_type="application/octet-stream", headers={JSON_LENGTH: str(length)})
 
     def _known(self, request: Request) -> bool:
-        return request.path_params["model"] == self.name
+        return bool(request.path_params["model"] == self.name)
 
     def _unknown(self, request: Request) -> JSONResponse:
         return refusal(404, f"expected the model {self.name}, got {request.path_params['model'][:60]}")

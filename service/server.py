@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import uvicorn
@@ -86,6 +87,7 @@ def serve(options: ServeOptions) -> None:
         signal.signal(signal.SIGTERM, lambda *_: None)  # what uvicorn raises again at the end: an ordinary end
         try:
             if options.cameras:
+                assert options.journal and line.journal, "cameras need a journal, which serve.py sees to"
                 line.start(open_cameras(options.cameras, Path(options.journal) / "seen", line.journal.accepted))
             intake = Intake(options.max_bytes, options.memory, options.client_timeout)
             connections = Connections(enough_files(options.connections), min(10.0, options.client_timeout))
@@ -151,7 +153,7 @@ def bind(host: str, port: int, token: str | None) -> socket.socket:
     except OSError as error:
         listener.close()
         raise UserError(f"--host {host} --port {port}: cannot be used ({error.strerror}); give another --host or --port") from None
-    if token is None and not ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
+    if token is None and not ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback:
         print(f"--host {host}: everyone on the network can ask the service and see verdicts; a token keeps others out: --token-file FILE",
               file=sys.stderr)  # fmt: skip
     return listener
@@ -189,8 +191,9 @@ class _Server(uvicorn.Server):
         host, port = listener.getsockname()[:2]
         self.line, self.limits = line, connections
         self.hello = f"{what}\nhttp://{f'[{host}]' if ':' in host else host}:{port}/  (POST /inspect, /v2, /metrics; Ctrl-C ends)"
+        protocol: Any = connections.protocol  # makes a protocol; uvicorn wants a class, and only calls it
         super().__init__(uvicorn.Config(
-            make_app(line, intake, token), http=connections.protocol, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+            make_app(line, intake, token), http=protocol, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
             proxy_headers=False, server_header=False, timeout_graceful_shutdown=int(DRAIN), callback_notify=self._alive, timeout_notify=2,
         ))  # fmt: skip
 

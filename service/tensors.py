@@ -79,7 +79,8 @@ def _array(one: Mapping[str, Any], port: Port, body: bytes, place: int) -> tuple
         raise Refused(400, f"{port.name}: expected the shape {list(port.shape)}, got {shape[:8]}")
     if one.get("datatype") != DATATYPES[port.kind]:
         raise Refused(400, f"{port.name}: expected the datatype {DATATYPES[port.kind]}, got {str(one.get('datatype'))[:20]}")
-    parameters = one.get("parameters") if isinstance(one.get("parameters"), dict) else {}
+    given = one.get("parameters")
+    parameters = given if isinstance(given, dict) else {}
     size, number = parameters.get("binary_data_size"), math.prod(shape)
     if size is not None:
         if size != number * np.dtype(port.kind).itemsize or place + size > len(body):

@@ -76,18 +76,18 @@ def compare(a: Side, b: Side, margin: float, groups: tuple[dict[str, str], Path]
         UserError: not the same images with the same labels.
     """
     _check_same(a, b)
-    of = [""] * len(a.files) if groups is None else groups_of(a.files, groups[0], column, groups[1])
+    of = groups_of(a.files, groups[0], column, groups[1]) if groups and column else [""] * len(a.files)
     units = np.unique([group or f"{i}" for i, group in enumerate(of)], return_inverse=True)[1]
     draws = ap.resamples(len(a.files), RESAMPLES, of=units)
     weights = np.concatenate([np.ones((1, len(a.files)), dtype=draws.dtype), draws])
     classes = 1 + max((int(t.classes.max()) for t in a.truths if len(t.classes)), default=-1)
     if not classes:
         raise UserError(f"--compare {a.name}: expected labelled boxes, got none; check the data")
-    both = [ap.average_precision(ap.match(side.truths, side.found, classes), weights) for side in (a, b)]
-    scores = {name: _score(*(table[:, columns].mean(1) for table in both), margin) for name, columns in SCORES.items()}
-    result = {"a": a.name, "b": b.name, "images": len(a.files), "margin": margin, "scores": scores}
+    in_a, in_b = (ap.average_precision(ap.match(side.truths, side.found, classes), weights) for side in (a, b))
+    scores = {name: _score(in_a[:, columns].mean(1), in_b[:, columns].mean(1), margin) for name, columns in SCORES.items()}
+    result: dict[str, Any] = {"a": a.name, "b": b.name, "images": len(a.files), "margin": margin, "scores": scores}
     if a.plan and b.plan:
-        result["verdicts"] = _verdicts(a, b, of, column)
+        result["verdicts"] = _verdicts(((a, a.plan), (b, b.plan)), of, column)
     return result | {"words": _words(result)}
 
 
@@ -108,16 +108,16 @@ def _score(a: np.ndarray, b: np.ndarray, margin: float) -> dict[str, Any]:
             "equivalence": told}  # fmt: skip
 
 
-def _verdicts(a: Side, b: Side, groups: Sequence[str], column: str | None) -> dict[str, Any]:
-    right, names = [], ()
-    for side in (a, b):
+def _verdicts(sides: Sequence[tuple[Side, Plan]], groups: Sequence[str], column: str | None) -> dict[str, Any]:
+    right, names = [], tuple[str, ...]()
+    for side, plan in sides:
         rows = zip(side.files, side.truths, side.found, groups, strict=True)
         images = [
             Image(f"{number}: {file}", 0, 0, as_found(truth), as_found(found), group) for number, (file, truth, found, group) in enumerate(rows)
         ]
-        evidence = gather(side.plan, images, column or "image")
+        evidence = gather(plan, images, column or "image")
         names = evidence.names
-        right.append((judge(side.plan, evidence).codes == Code.OK) == ~evidence.ng)
+        right.append((judge(plan, evidence).codes == Code.OK) == ~evidence.ng)
     test = mcnemar(*right)
     flips = {kind: [names[i].partition(": ")[2] or names[i] for i in getattr(test, kind)] for kind in ("harmful", "beneficial")}
     return {"units": len(names), "right_a": int(right[0].sum()), "right_b": int(right[1].sum()), "p_value": test.p_value} | flips

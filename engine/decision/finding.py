@@ -8,7 +8,8 @@ from pathlib import Path, PurePath
 import torch
 
 from cfg import UserError
-from engine.detection.detect_run import IOU, DetectOptions, detections
+from engine.detection.detect_run import detections
+from engine.detection.options import IOU, DetectOptions
 from engine.detection.predictor import look
 from engine.detection.settled import cut, settle
 from engine.detection.sources import MediaSource
@@ -48,8 +49,8 @@ def find_images(
     Raises:
         UserError: an image can no longer be read.
     """
-    tiles = {"tile": tiling.side, "overlap": tiling.overlap} if tiling else {}
-    options = DetectOptions(str(weights), [], [imgsz], conf=FLOOR, iou=iou, precision=precision, **tiles)
+    tile, overlap = (tiling.side, tiling.overlap) if tiling else (None, None)
+    options = DetectOptions(str(weights), [], [imgsz], conf=FLOOR, iou=iou, precision=precision, tile=tile, overlap=overlap)
     source = MediaSource(Listed(files), _unreadable, lambda path, reason: None)
     backend, trained = open_backend(weights, device, precision)
     settled = settle(options, backend, trained, None)

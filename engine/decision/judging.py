@@ -17,7 +17,7 @@ from engine.decision.finding import check_regions, find_images
 from engine.decision.options import DecisionOptions
 from engine.decision.pictures import draw_confusion, draw_curve, draw_histogram, draw_sheet
 from engine.decision.plans import check_embeddable, embed, find_plan
-from engine.detection.detect_run import IOU
+from engine.detection.options import IOU
 from engine.validation.coco_metrics import Boxes
 from inspection import tiles
 from inspection.evidence import Evidence, gather
@@ -68,7 +68,7 @@ class Judge:
         self.groups = options.read_groups(data)
         if options.decide:
             empty = Plan(tuple(deployed.names.values()), (ClassRule(),) * len(deployed.names))
-            self.plan = load_plan(options.decision, deployed.names) if options.decision else empty
+            self.plan: Plan | None = load_plan(options.decision, deployed.names) if options.decision else empty
             if options.embed:
                 check_embeddable(deployed.path)
         else:
@@ -91,10 +91,12 @@ class Judge:
         Raises:
             UserError: too few images, or a rule that makes escapes; nothing is written then.
         """
+        plan = self.plan
+        assert plan, "a judge that is not `needed` reports nothing"
         if tiling and self.options.decide:
-            self.plan = replace(self.plan, tiling=Tiling(tiling.side, tiling.overlap))
-        evidence = self._gather(files, truths)
-        plan = self._choose(evidence) if self.options.decide else self.plan
+            plan = replace(plan, tiling=Tiling(tiling.side, tiling.overlap))
+        evidence = self._gather(plan, files, truths)
+        plan = self._choose(plan, evidence) if self.options.decide else plan
         outcomes, confidence = judge(plan, evidence), self.options.wish.confidence
         figures = rates(plan, evidence, outcomes, confidence)
         if self.options.decide:
@@ -114,25 +116,25 @@ class Judge:
             self._draw(save_dir, plan, evidence, outcomes, result, lists)
         return result
 
-    def _gather(self, files: Sequence[str], truths: Sequence[Boxes]) -> Evidence:
+    def _gather(self, plan: Plan, files: Sequence[str], truths: Sequence[Boxes]) -> Evidence:
         column = self.options.group_by
-        groups = [""] * len(files) if self.groups is None else groups_of(files, self.groups[0], column, self.groups[1])
-        own, run = self.plan.model, self.deployed
+        groups = groups_of(files, self.groups[0], column, self.groups[1]) if self.groups and column else [""] * len(files)
+        own, run = plan.model, self.deployed
         iou = IOU if own is None or own.iou is None else own.iou
         imgsz = run.imgsz if self.options.decide or own is None or own.imgsz is None else own.imgsz
-        planned = self.plan.tiling
+        planned = plan.tiling
         tiling = tiles.Tiling(planned.size, planned.overlap) if planned else None
         images = find_images(run.path, files, truths, groups, run.device, imgsz, run.precision, iou, tiling)
-        check_regions(self.plan, images)
-        return gather(self.plan, images, column or "image")
+        check_regions(plan, images)
+        return gather(plan, images, column or "image")
 
-    def _choose(self, evidence: Evidence) -> Plan:
+    def _choose(self, plan: Plan, evidence: Evidence) -> Plan:
         """The plan with thresholds; its rules make no escape. Raises `UserError`."""
-        own = self.plan.promise
-        if own and own.fingerprint == evidence.fingerprint() and len(set(self.plan.thresholds[self.plan.counting])) > 1:
+        own = plan.promise
+        if own and own.fingerprint == evidence.fingerprint() and len(set(plan.thresholds[plan.counting])) > 1:
             raise UserError("--decision: expected offsets between classes that were chosen on other images, got those of these very images; "
                             "start from a plan of another split, or without thresholds")  # fmt: skip
-        plan, self.allowed = choose(self.plan, evidence, self.options.wish)
+        plan, self.allowed = choose(plan, evidence, self.options.wish)
         check_rules(plan, evidence)
         return plan
 
@@ -162,6 +164,7 @@ class Judge:
         tail = f"{left} were left to a person; {figures['flagged']['count']} NG were flagged, {place} of them at the right place"
         if not self.options.decide:
             return [f"Seen under the plan: {seen}; {over}; {tail}."]
+        assert plan.model, "of the plan that was signed (_sign)"
         wish, run = self.options.wish, self.deployed
         each = " of each class" if wish.method != "joint" else ""
         beta = f", and at most {percent(wish.max_overkill)} of the OK ones are rejected" if wish.max_overkill is not None else ""
@@ -182,7 +185,7 @@ class Judge:
                     "Use --split test, or images kept for this alone."]  # fmt: skip
         return []
 
-    def _draw(self, folder: Path, plan: Plan, evidence: Evidence, outcomes: Outcomes, result: dict, lists: dict) -> None:
+    def _draw(self, folder: Path, plan: Plan, evidence: Evidence, outcomes: Outcomes, result: dict[str, Any], lists: dict[str, list[int]]) -> None:
         draw_histogram(folder / "decision_scores.png", result["histogram"], plan)
         draw_curve(folder / "decision_curve.png", result["curve"], plan)
         draw_confusion(folder / "decision_confusion.png", np.array(result["confusion"]), plan)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePath
 from time import perf_counter
@@ -20,6 +19,8 @@ from engine.detection.deciding import Decider, Sorter
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
 from engine.detection.listing import MEDIA_SUFFIXES
+from engine.detection.options import DetectOptions
+from engine.detection.summary import Summary
 from engine.heatmaps.pictures import Heatmaps
 from engine.plots import drawable
 from inspection.rules import Code, Found
@@ -30,100 +31,6 @@ from ultralytics.utils.checks import check_imshow
 if TYPE_CHECKING:  # few runs write a report
     from engine.reporting import RunReport
 
-CONF, IOU = 0.25, 0.45  # without a decision plan that says otherwise
-STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
-
-
-@dataclass
-class DetectOptions:
-    """The options of a detection run; the fields are detect.py's arguments."""
-
-    weights: str
-    source: list[str]
-    imgsz: list[int] | None = None
-    conf: float | None = None
-    iou: float | None = None
-    max_det: int = 300
-    device: str = ""
-    batch: int | None = None
-    classes: list[str] | None = None
-    agnostic_nms: bool = False
-    precision: str = "fp32"
-    save_txt: bool = False
-    save_conf: bool = False
-    save_json: bool = False
-    save_csv: bool = False
-    save_coco: bool = False
-    report: bool = False
-    heatmap: str | None = None
-    draw: bool = True
-    line_width: int | None = None
-    project: str = "runs/detect"
-    name: str = "exp"
-    exist_ok: bool = False
-    view: bool = False
-    reconnect: float = 30.0
-    decision: str | None = None
-    no_decision: bool = False
-    sort_into: str | None = None
-    sort_copy: bool = False
-    tile: int | None = None
-    overlap: float | None = None
-
-
-@dataclass
-class Summary:
-    """Outcome of a run: pictures seen, objects by class name, run folder, times, and what was not done.
-
-    Attributes:
-        skipped: files that could not be read.
-        losses: files read in part only, and times that frames of a stream were lost.
-        undrawn: pictures that were looked at but whose drawing is missing.
-        full: pictures with as many objects as ``--max-det`` allows, which may hold more.
-        passed_over: frames of cameras that came while the network was busy with an earlier one.
-        milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
-            under writing.
-        seconds: from the first image read to the last file written, without loading the model.
-        verdicts: how many there are of each, where there is a decision plan.
-    """
-
-    folder: Path
-    images: int = 0
-    skipped: int = 0
-    losses: int = 0
-    undrawn: int = 0
-    full: int = 0
-    passed_over: int = 0
-    objects: Counter[str] = field(default_factory=Counter)
-    milliseconds: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-    verdicts: str = ""
-
-    @property
-    def complete(self) -> bool:
-        """Whether every image was inspected and, if requested, drawn."""
-        return not (self.skipped or self.losses or self.undrawn)
-
-    def lines(self) -> list[str]:
-        """Return the text that ends a run."""
-        classes = ", ".join(f"{shown(name)} {number}" for name, number in self.objects.most_common()) or "none"
-        text = [f"{self.images} images, {self.objects.total()} objects: {classes}"]
-        if self.images:
-            parts = (f"{self.milliseconds[stage] / self.images:.1f} ms {stage}" for stage in STAGES)
-            text.append(f"Speed: {', '.join(parts)} per image; {self.images / self.seconds:.1f} images/s")
-        if self.passed_over:
-            text.append(f"Cameras: {self.passed_over} more frames came while the network was busy with an earlier one")
-        if self.full:
-            text.append(f"Full: {self.full} images with as many objects as --max-det allows; they may hold more")
-        if self.skipped:
-            text.append(f"Skipped: {self.skipped} unreadable, listed above")
-        if self.losses:
-            text.append(f"Pictures lost: {self.losses} times, listed above")
-        if self.undrawn:
-            text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
-        if self.verdicts:
-            text.append(self.verdicts)
-        return [*text, f"Results: {self.folder}"]
 
 
 class Run:
@@ -225,7 +132,7 @@ class Run:
         if self.decider:
             found, kept = self.decider.judge(found)
             plain = plain[kept]
-        if self.sorter:
+        if self.sorter and found.verdict:
             self.sorter.take(item, found.verdict)
         plain.names = self.drawn_names
         for writer in self.writers:
@@ -263,15 +170,17 @@ class Run:
         return goes_on
 
     def _count_passed_over(self, item: Item) -> None:
-        if item.kind == "stream":
+        if item.kind == "stream" and item.frame is not None:
             self.summary.passed_over += item.frame - 1 - self.last_frames.get(item.relative, item.frame - 1)
             self.last_frames[item.relative] = item.frame
 
     def close(self) -> None:
         """Complete all files, also after an error, and print the summary."""
         try:
-            for part in (*self.writers, *([self.drawings] if self.drawings else [])):
-                part.close()
+            for writer in self.writers:
+                writer.close()
+            if self.drawings:
+                self.drawings.close()
             if self.report:
                 print(f"Report: {self.report.close()}")
         except OSError as error:

@@ -38,7 +38,7 @@ class DrawnVideo:
         self.stem, self.source, self.taken, self.undrawn = stem, source, taken, undrawn
         self.fps = believable_fps(fps) or DEFAULT_FPS
         self.size: tuple[int, int] | None = None  # (height, width) of the drawings, before they are fitted
-        self.file: Path | None = None
+        self.file = stem  # the one that is being written
         self.writer: cv2.VideoWriter | None = None
         self.written = 0
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
+from typing import Protocol
 
 import numpy as np
 
 from engine.detection.pipeline import HELD_BYTES
+
+from ultralytics.data.loaders import SourceTypes
 
 Batch = tuple[list[str], list[np.ndarray], list["Item"]]
 Report = Callable[["Path | str", str], None]  # takes a file or stream, and what is wrong with it
@@ -40,6 +43,25 @@ class Item:
     frame: int | None = None
     fps: float = 0.0
     seconds: float = 0.0
+
+
+class Source(Protocol):
+    """Where pictures come from: batches in the form that ultralytics' predictor iterates over.
+
+    Attributes:
+        batch: most pictures per batch. To be set before the iteration, as is `prepare`.
+        prepare: makes of a picture what the network takes.
+    """
+
+    mode: str
+    source_type: SourceTypes
+    batch: int
+    prepare: Prepare
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def close(self) -> None:
+        """End what is held open."""
 
 
 def batched(pictures: Iterable[tuple[Item, np.ndarray]], most: int) -> Iterator[Batch]:

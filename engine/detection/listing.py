@@ -45,7 +45,7 @@ class FileList:
         for source in self.sources:
             for path in self._list(source):
                 inside = self.base is not None and path.is_relative_to(self.base)
-                yield path, path.relative_to(self.base if inside else path.anchor)
+                yield path, path.relative_to(self.base if self.base and inside else path.anchor)
 
     def _list(self, source: str) -> Iterator[Path]:
         path = Path(source)

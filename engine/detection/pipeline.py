@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
-from models.environment import available_cpus
+from cfg.cpus import available_cpus
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,9 +16,12 @@ from cfg.errors import UserError
 from cfg.version import VERSION
 from engine.decision.plans import find_plan
 from engine.detection.deciding import Sorter
-from engine.detection.detect_run import DetectOptions, Run, Summary
+from engine.detection.detect_run import Run
+from engine.detection.items import Source
+from engine.detection.options import DetectOptions
 from engine.detection.settled import Settled, cut, settle
-from engine.detection.sources import MediaSource, open_source
+from engine.detection.sources import open_source
+from engine.detection.summary import Summary
 from engine.detection.suppression import use_compiled_suppression
 from engine.heatmaps.pictures import Heatmaps
 from engine.locate import locate_weights
@@ -33,13 +36,6 @@ from ultralytics.models.yolo.detect import DetectionPredictor
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils.files import increment_path
 from ultralytics.utils.nms import non_max_suppression
-
-if TYPE_CHECKING:  # streams need a library that images do not wait for
-    from engine.detection.memory import MemorySource
-    from engine.detection.stream_source import StreamSource
-
-    Source = MediaSource | MemorySource | StreamSource
-
 
 
 class Predictor(DetectionPredictor):
@@ -56,7 +52,7 @@ class Predictor(DetectionPredictor):
     def __init__(
         self,
         backend: AutoBackend,
-        source: Source | TiledSource,
+        source: Source,
         options: DetectOptions,
         size: list[int],
         classes: list[int] | None,
@@ -82,7 +78,8 @@ class Predictor(DetectionPredictor):
 
     def letterbox(self, picture_bgr: np.ndarray) -> np.ndarray:
         """Return a picture as the network takes it, (h, w, 3) uint8. Called by the source, which may do so in threads."""
-        return super().pre_transform([picture_bgr])[0]
+        prepared: np.ndarray = super().pre_transform([picture_bgr])[0]
+        return prepared
 
     def pre_transform(self, im: list[np.ndarray]) -> list[np.ndarray]:
         """Return the batch as its source has prepared it."""
@@ -109,7 +106,7 @@ class Predictor(DetectionPredictor):
 
     def construct_results(self, preds: list[Any], img: Any, orig_imgs: list[np.ndarray]) -> list[Results]:
         """As the base class, with `item` and the network's `input_size` (height, width) on each result."""
-        results = super().construct_results(preds, img, orig_imgs)
+        results: list[Results] = super().construct_results(preds, img, orig_imgs)
         for result, item in zip(results, self.batch[2], strict=True):
             result.item, result.input_size = item, tuple(img.shape[2:])
         return results
@@ -138,23 +135,24 @@ def detect(options: DetectOptions) -> Summary:
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
         settled = settle(options, backend, trained_size, plan)
         tell_precision(options.precision, backend.computes_in)
-        source = cut(source, settled)
+        pictures = cut(source, settled)
         run.decider, run.sorter = settled.decider, sorter(options, folder, plan)
         options, size, lowest = settled.options, settled.size, settled.conf
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else lowest}
-        run.heatmaps = heatmaps(options, backend, folder / "heatmaps")
+        run.heatmaps = heatmaps(settled, backend, folder / "heatmaps")
         run.open(backend.names, header)
         stack.callback(run.close)
-        results = look(backend, source, settled)
+        results = look(backend, pictures, settled)
         stack.callback(results.close)
         run.consume(results)
-    if settled.tiling and run.summary.images and not source.cut:
-        print(f"--tile {settled.tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
+    if isinstance(pictures, TiledSource) and run.summary.images and not pictures.cut:
+        print(f"--tile {pictures.tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
 
 
-def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heatmaps | None:
+def heatmaps(settled: Settled, backend: AutoBackend, folder: Path) -> Heatmaps | None:
     """What draws heat maps of this model, None where nobody asked. Raises `UserError` where there are none of that kind."""
+    options = settled.options
     if not options.heatmap:
         return None
     if options.tile:
@@ -165,8 +163,9 @@ def heatmaps(options: DetectOptions, backend: AutoBackend, folder: Path) -> Heat
         """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""
         end2end = getattr(backend, "end2end", False)
         with torch.inference_mode():
-            kept = non_max_suppression(backend(pixels), 0.01, options.iou, max_det=options.max_det, max_time_img=math.inf, end2end=end2end)
-        return kept[0].cpu().numpy()
+            kept = non_max_suppression(backend(pixels), 0.01, settled.iou, max_det=options.max_det, max_time_img=math.inf, end2end=end2end)
+        table: np.ndarray = kept[0].cpu().numpy()
+        return table
 
     network = backend.backend.model if backend.format == "pt" else None
     return Heatmaps(options.heatmap, network, boxes, backend.device, folder)
@@ -177,10 +176,9 @@ def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | 
     return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
 
 
-def look(backend: AutoBackend, source: Source | TiledSource, settled: Settled) -> Iterator[Results]:
+def look(backend: AutoBackend, source: Source, settled: Settled) -> Generator[Results]:
     """Yield what is found in each picture of a source, whole or in tiles (`cut`)."""
-    options, conf = settled.options, settled.conf
-    if not isinstance(source, TiledSource):
-        return Predictor(backend, source, replace(options, conf=conf), settled.size, settled.classes).stream_inference()
-    parts = Predictor(backend, source, replace(options, conf=found_from(conf)), settled.size, settled.classes).stream_inference()
-    return joined(parts, conf, options.iou, options.agnostic_nms, options.max_det)
+    options, conf, iou, in_tiles = settled.options, settled.conf, settled.iou, isinstance(source, TiledSource)
+    options = replace(options, conf=found_from(conf) if in_tiles else conf, iou=iou)
+    found: Generator[Results] = Predictor(backend, source, options, settled.size, settled.classes).stream_inference()
+    return joined(found, conf, iou, options.agnostic_nms, options.max_det) if in_tiles else found

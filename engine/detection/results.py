@@ -65,7 +65,8 @@ class Results(Detections):
             line_width: in pixels; by the picture's size when None.
         """
         table = np.column_stack([self.boxes_xyxy, self.scores, self.classes]).astype(np.float32)
-        return HostResults(self.image.copy(), str(self.path), drawable(self.names), boxes=table).plot(line_width=line_width)
+        drawing: np.ndarray = HostResults(self.image.copy(), str(self.path), drawable(self.names), boxes=table).plot(line_width=line_width)
+        return drawing
 
     def save(self, path: str | Path, line_width: int | None = None) -> Path:
         """Write `plot` to a file, whose ending chooses the format; return its path. Raises `UserError`."""
@@ -111,5 +112,5 @@ def found_in(result: HostResults, settled: Settled, keep_pixels: bool) -> Result
 
 def unreadable(path: Path | str, reason: str, names: dict[int, str]) -> Results:
     """The result of a file that could not be looked at."""
-    none = {"boxes_xyxy": np.zeros((0, 4), np.float32), "scores": np.zeros(0, np.float32), "classes": np.zeros(0, int)}
-    return Results(Path(path), PurePath(Path(path).name), None, 0, 0, **none, verdict=undefined(reason), names=names, problem=reason)
+    none = np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, int)
+    return Results(Path(path), PurePath(Path(path).name), None, 0, 0, *none, verdict=undefined(reason), names=names, problem=reason)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from cfg.class_names import nearest_name, shown
 from cfg.errors import UserError
 from engine.detection.deciding import Decider
-from engine.detection.detect_run import CONF, IOU, DetectOptions
+from engine.detection.items import Source
+from engine.detection.options import CONF, IOU, DetectOptions
 from engine.tiling.pictures import TiledSource
 from engine.weights import fit_size
 from inspection.belonging import Settings, as_chosen
@@ -16,9 +16,6 @@ from inspection.plan import Plan
 from inspection.tiles import Tiling, tiling_asked
 
 from ultralytics.nn.autobackend import AutoBackend
-
-if TYPE_CHECKING:
-    from engine.detection.predictor import Source
 
 MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: no more work than one usual image
 
@@ -28,9 +25,11 @@ class Settled:
     """How a model looks at pictures, once the model and its plan are known.
 
     Attributes:
-        options: with nothing left to a default.
+        options: as they are under the plan.
         tiling: None for whole pictures.
         decider: None without a plan.
+        conf: the lowest score that is found.
+        iou: overlap above which two boxes are one object.
         size: (height, width) of the network's input in pixels.
         batch: pictures at once.
         classes: indices of the classes to report, None for all.
@@ -39,14 +38,11 @@ class Settled:
     options: DetectOptions
     tiling: Tiling | None
     decider: Decider | None
+    conf: float
+    iou: float
     size: list[int]
     batch: int
     classes: list[int] | None
-
-    @property
-    def conf(self) -> float:
-        """The lowest score that is found."""
-        return self.decider.floor if self.decider else self.options.conf
 
 
 def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], plan: Plan | None) -> Settled:
@@ -63,11 +59,14 @@ def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], pla
     if tiling:
         tiling.check_stride(int(backend.stride))
     decider = Decider(plan, options.conf) if plan else None
+    conf = decider.floor if decider else CONF if options.conf is None else options.conf
+    iou = IOU if options.iou is None else options.iou
     size = input_size(options.imgsz, trained, backend)
-    return Settled(options, tiling, decider, size, batch_size(options, backend, size), class_indices(options.classes, backend.names))
+    batch, classes = batch_size(options, backend, size), class_indices(options.classes, backend.names)
+    return Settled(options, tiling, decider, conf, iou, size, batch, classes)
 
 
-def cut(source: Source, settled: Settled) -> Source | TiledSource:
+def cut(source: Source, settled: Settled) -> Source:
     """The source in tiles if requested, in batches as settled."""
     source = TiledSource(source, settled.tiling) if settled.tiling else source
     source.batch = settled.batch
@@ -84,13 +83,12 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
         if options.sort_into:
             raise UserError(f"--sort-into {options.sort_into}: expected a decision plan, got none with the weights; choose thresholds with "
                             "val.py --decide, and give --decision FILE")  # fmt: skip
-        return replace(options, conf=CONF if options.conf is None else options.conf, iou=IOU if options.iou is None else options.iou)
+        return options
     if options.classes:
         raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
                         "or say --no-decision")  # fmt: skip
     asked = Settings(options.imgsz, options.iou, options.precision, options.tile, options.overlap)
-    chosen = as_chosen(plan, asked)
-    return replace(options, **vars(replace(chosen, iou=IOU if chosen.iou is None else chosen.iou)))
+    return replace(options, **vars(as_chosen(plan, asked)))
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cfg.errors import UserError
+from data.decode import Unreadable
 from data.files import IMAGE_SUFFIXES, no_file
 from data.images import Picture as Decoded
-from data.images import Unreadable, read_image
+from data.images import read_image
 from data.streams.addresses import is_stream
 from engine.detection.items import Batch, Item, Prepare, Report, batched
 from engine.detection.listing import VIDEO_SUFFIXES, FileList

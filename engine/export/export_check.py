@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfg.errors import UserError
 from engine.export.parity import (
@@ -29,6 +29,7 @@ from engine.export.parity import (
 from engine.weights import open_backend
 
 from ultralytics.nn.autobackend import AutoBackend
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import LOGGER
 
 
@@ -76,7 +77,7 @@ def warnings_only() -> Iterator[None]:
 
 
 def check(
-    detector: nn.Module,
+    detector: DetectionModel,
     made: Path,
     images: list[np.ndarray],
     size: list[int],
@@ -127,4 +128,5 @@ def _compare(
 
 
 def _first(output: Any) -> Tensor:
-    return output[0] if isinstance(output, (list, tuple)) else output
+    first: Tensor = output[0] if isinstance(output, (list, tuple)) else output
+    return first

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
@@ -27,6 +27,7 @@ from engine.weights import fit_size, pick_device, trained_size
 
 import ultralytics
 from ultralytics.engine.exporter import Exporter, export_formats
+from ultralytics.nn.tasks import DetectionModel
 
 ENDINGS = {"onnx": ".onnx", "torchscript": ".torchscript", "openvino": OPENVINO_ENDING}
 PACKAGES = {"onnx": ("onnx",), "torchscript": (), "openvino": ("openvino",)}
@@ -112,7 +113,7 @@ def parse_formats(text: str) -> list[str]:
     return list(dict.fromkeys(formats))
 
 
-def check_student_only(detector: nn.Module, weights: Path) -> None:
+def check_student_only(detector: DetectionModel, weights: Path) -> None:
     """Raise `UserError` when the model holds tensors beside the detector's own layers: a teacher or adapters."""
     for key in detector.state_dict():
         if not key.startswith("model.") or any(part in key for part in FOREIGN_PARTS):
@@ -140,7 +141,7 @@ def target_path(weights: Path, name: str, out: str | None, formats: int, int8: b
 
 
 def _export_one(
-    detector: nn.Module,
+    detector: DetectionModel,
     name: str,
     target: Path,
     size: list[int],
@@ -168,7 +169,7 @@ def _export_one(
     print(f"{name}: {target}")
 
 
-def _convert(detector: nn.Module, name: str, draft: Path, size: list[int], options: ExportOptions) -> Path:
+def _convert(detector: DetectionModel, name: str, draft: Path, size: list[int], options: ExportOptions) -> Path:
     """Run ultralytics' exporter; return the file or folder it made. Raises `UserError` with its reason on failure."""
     model = deepcopy(detector)
     if draft.stem.endswith(OPENVINO_ENDING):
@@ -206,7 +207,8 @@ def default_opset() -> int:
 
     from ultralytics.utils.export.engine import best_onnx_opset
 
-    return best_onnx_opset(onnx)
+    opset: int = best_onnx_opset(onnx)
+    return opset
 
 
 def has_onnxslim() -> bool:

@@ -7,10 +7,9 @@ the export fails when INT8 loses more mAP50-95 than allowed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import nn
 
 from cfg.errors import UserError
 from data import resolve
@@ -21,6 +20,9 @@ from engine.export.quantise import quantise
 from engine.locate import require
 from engine.validation.classes import match_classes
 from engine.weights import read_metadata
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 FORMATS = ("onnx", "openvino")
 
@@ -60,10 +62,12 @@ class Int8:
         UserError: the data set has no training or validation images, or other classes.
     """
 
-    def __init__(self, detector: nn.Module, options: ExportOptions, size: list[int]) -> None:
-        content = resolve(options.data)
-        match_classes(options.weights, detector.names, options.data, content["names"])
-        files, self.left_out = calibration_files(content, options.data, options.calibration_images)
+    def __init__(self, detector: DetectionModel, options: ExportOptions, size: list[int]) -> None:
+        assert options.data is not None, "--int8 is taken with --data only (check_options)"
+        self.data = options.data
+        content = resolve(self.data)
+        match_classes(options.weights, detector.names, self.data, content["names"])
+        files, self.left_out = calibration_files(content, self.data, options.calibration_images)
         stride = int(detector.stride.max())
         self.calibration = Calibration(files, size, options.batch, stride if options.dynamic else None)
         self.options = options
@@ -83,9 +87,9 @@ class Int8:
         except Exception as error:  # each library raises its own classes for what it cannot quantise
             detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             raise UserError(f"{source.name}: cannot be quantised ({detail}); export without --int8") from error
-        facts: dict[str, Any] = {"calibrated_on": Path(self.options.data).name, "calibration_images": files}
+        facts: dict[str, Any] = {"calibrated_on": Path(self.data).name, "calibration_images": files}
         if self.options.check:
-            measured = measure(source, target, next(iter(self.calibration)), self.options, folder)
+            measured = measure(source, target, next(iter(self.calibration)), self.data, self.options.batch, folder)
             print(measured.text())
             check_loss(target.name, measured, self.options.max_loss)
             facts |= measured.metadata()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from engine.backend import openvino_has_bfloat16
-from engine.export.export_check import ExportOptions, warnings_only
+from engine.export.export_check import warnings_only
 from engine.validation.evaluate import evaluate
 from engine.weights import open_backend
 
@@ -91,12 +91,15 @@ def columns(source: Path, target: Path) -> dict[str, tuple[Path, str]]:
     return {name: run for name, run in found.items() if with_bfloat16 or run[1] == "fp32"}
 
 
-def measure(source: Path, target: Path, images: np.ndarray, options: ExportOptions, scratch: Path) -> Measured:
-    """Validate the two files on the validation part of ``--data`` and time them on `images` (B, 3, H, W), column by column."""
+def measure(source: Path, target: Path, images: np.ndarray, data: str, batch: int, scratch: Path) -> Measured:
+    """Validate the two files on the validation part of `data`, `batch` images at once, and time them on `images` (B, 3, H, W)."""
     runs = columns(source, target)
-    how = {"batch": options.batch, "device": "cpu", "plots": False, "save_dir": scratch}
+
+    def validated(path: Path, precision: str) -> dict[str, Any]:
+        return evaluate(path, data, batch=batch, device="cpu", plots=False, save_dir=scratch, precision=precision)
+
     with warnings_only():
-        reports = {name: evaluate(path, options.data, precision=kind, **how) for name, (path, kind) in runs.items()}
+        reports = {name: validated(path, precision) for name, (path, precision) in runs.items()}
     scores = {metric: {name: report["metrics"][metric] or 0.0 for name, report in reports.items()} for metric in METRICS}
     sizes = {name: report["model"]["file_mb"] for name, report in reports.items()}
     seen = reports[FLOAT32]["settings"]["images"]

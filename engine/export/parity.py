@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from cfg.errors import UserError
+from data.decode import Unreadable
 from data.files import find_images
-from data.images import Unreadable, read_pixels
+from data.images import read_pixels
 
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils import ASSETS

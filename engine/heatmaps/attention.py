@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -20,13 +22,14 @@ def attention(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
     Raises:
         UserError: the network has no such module.
     """
-    modules, maps = gates(network), []
+    modules: list[Any] = gates(network)
+    maps: list[torch.Tensor] = []
     if not modules:
         raise UserError("--heatmap attention: expected a model with attention modules (dual, cbam), got one without; "
                         "use --heatmap evidence or layercam")  # fmt: skip
     height, width = pixels.shape[-2:]
 
-    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+    def keep(module: Any, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
         gate = module.gate(inputs[0]).float().mean(1)[0]
         spread = gate.max() - gate.min()
         maps.append(enlarge((gate - gate.min()) / spread.clamp(min=1e-12), height, width))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Cells:
         return int(((self.scores[index] - score).abs() * 1e4 + distance).argmin())  # scores first, places among equal ones
 
 
-def read_cells(network: nn.Module, pixels: torch.Tensor) -> Cells:
+def read_cells(network: DetectionModel, pixels: torch.Tensor) -> Cells:
     """Run a detector on one picture (1, 3, H, W), 0 to 1."""
     output = network(pixels)
     raw: dict[str, Any] = output[1] if isinstance(output, (tuple, list)) else output

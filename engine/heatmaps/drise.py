@@ -7,7 +7,7 @@ mean, not black, which may look like a defect.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ MASKS, GRID = 300, 12  # masks in all; cells of a mask along the picture
 Detect = Callable[[torch.Tensor], np.ndarray]  # (1, 3, H, W) -> (n, 6): x1 y1 x2 y2 score class, in its pixels
 
 
-def drise(detect: Detect, pixels: torch.Tensor, boxes_xyxy: np.ndarray, classes: Sequence[int], masks: int = MASKS,
+def drise(detect: Detect, pixels: torch.Tensor, boxes_xyxy: np.ndarray, classes: np.ndarray, masks: int = MASKS,
           seed: int = 0) -> list[torch.Tensor]:  # fmt: skip
     """Return a map (H, W), 0 to 1, for each box found in a picture (1, 3, H, W)."""
     height, width = pixels.shape[-2:]
@@ -47,8 +47,9 @@ def _mask(height: int, width: int, random: torch.Generator) -> torch.Tensor:
     return large[top : top + height, left : left + width]
 
 
-def _similarity(found: np.ndarray, boxes_xyxy: np.ndarray, classes: Sequence[int]) -> np.ndarray:
+def _similarity(found: np.ndarray, boxes_xyxy: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """How well each box (n,) is found again: the highest IoU times score of a box of its class."""
     overlap = iou(boxes_xyxy, found[:, :4]) * found[:, 4]
     same = np.asarray(classes)[:, None] == found[:, 5]
-    return np.where(same, overlap, 0.0).max(1, initial=0.0)
+    again: np.ndarray = np.where(same, overlap, 0.0).max(1, initial=0.0)
+    return again

@@ -6,18 +6,20 @@ sigmoid, of that very prediction.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
 from engine.heatmaps.cells import read_cells
 from engine.heatmaps.evidence import enlarge
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
-def layercam(network: nn.Module, pixels: torch.Tensor, boxes_xyxy: np.ndarray, scores: Sequence[float],
-             classes: Sequence[int]) -> list[torch.Tensor]:  # fmt: skip
+
+def layercam(network: DetectionModel, pixels: torch.Tensor, boxes_xyxy: np.ndarray, scores: np.ndarray,
+             classes: np.ndarray) -> list[torch.Tensor]:  # fmt: skip
     """Return a map (H, W), 0 to 1, for each box found in a picture.
 
     Args:

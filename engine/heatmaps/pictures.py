@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from torch import nn
 
 from cfg import UserError
 from data.result_files import Detections
@@ -18,7 +18,11 @@ from engine.heatmaps.drise import Detect, drise
 from engine.heatmaps.evidence import evidence
 from engine.heatmaps.layercam import layercam
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
 KINDS = ("evidence", "layercam", "attention", "drise")
+OF_BOXES = ("layercam", "drise")
 STRENGTH = 0.55  # of the colours over the picture, where the map is 1
 
 
@@ -36,11 +40,11 @@ class Heatmaps:
         UserError: the model has no map of that kind.
     """
 
-    def __init__(self, kind: str, network: nn.Module | None, detect: Detect, device: torch.device, folder: Path) -> None:
+    def __init__(self, kind: str, network: DetectionModel | None, detect: Detect, device: torch.device, folder: Path) -> None:
         if network is None and kind != "drise":
             raise UserError(f"--heatmap {kind}: expected PyTorch weights (.pt), got an exported model, which shows nothing of its "
                             "inside; use --heatmap drise, or the .pt file")  # fmt: skip
-        if kind == "attention" and not gates(network):
+        if network is not None and kind == "attention" and not gates(network):
             attention(network, torch.zeros(1, 3, 32, 32))  # raises, with the fix
         self.kind, self.network, self.detect, self.device, self.folder = kind, network, detect, device, folder
 
@@ -57,19 +61,20 @@ class Heatmaps:
         with torch.inference_mode(False):
             pixels = torch.from_numpy(prepared_bgr[..., ::-1].transpose(2, 0, 1).copy()).to(self.device).float()[None] / 255
             height, width = pixels.shape[-2:]
-            if self.kind == "evidence":
-                with torch.no_grad():
-                    return evidence(read_cells(self.network, pixels), height, width).cpu().numpy()
-            if self.kind == "attention":
-                return attention(self.network, pixels).cpu().numpy()
             boxes = boxed(found.boxes_xyxy, found.height, found.width, height, width)
-            if not len(boxes):
-                return np.zeros((height, width), np.float32)
-            if self.kind == "layercam":
-                maps = layercam(self.network, pixels, boxes, found.scores, found.classes)
-            else:
+            if self.kind in OF_BOXES and not len(boxes):
+                maps = [torch.zeros(height, width)]
+            elif self.network is None or self.kind == "drise":
                 maps = drise(self.detect, pixels, boxes, found.classes)
-            return torch.stack(maps).amax(0).cpu().numpy()
+            elif self.kind == "layercam":
+                maps = layercam(self.network, pixels, boxes, found.scores, found.classes)
+            elif self.kind == "attention":
+                maps = [attention(self.network, pixels)]
+            else:
+                with torch.no_grad():
+                    maps = [evidence(read_cells(self.network, pixels), height, width)]
+            heat: np.ndarray = torch.stack(maps).amax(0).cpu().numpy()
+            return heat
 
 
 def boxed(boxes_xyxy: np.ndarray, height: int, width: int, to_height: int, to_width: int) -> np.ndarray:
@@ -97,7 +102,8 @@ def overlay(pixels_bgr: np.ndarray, heat: np.ndarray) -> np.ndarray:
     strength = np.clip(heat, 0, 1)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     share = (STRENGTH * np.sqrt(strength))[..., None]
-    return (pixels_bgr * (1 - share) + colours * share).round().astype(np.uint8)
+    mixed: np.ndarray = (pixels_bgr * (1 - share) + colours * share).round().astype(np.uint8)
+    return mixed
 
 
 def energy_inside(heat: np.ndarray, box_xyxy: np.ndarray) -> float:

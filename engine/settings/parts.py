@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-T = TypeVar("T")
+Part = TypeVar("Part", "Run", "Data", "Network", "Distillation", "Rare")
 SELECT = "select"  # of teacher_init: chosen channels
 SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model
 
@@ -123,9 +123,10 @@ class Settings:
     @classmethod
     def of(cls, flat: Mapping[str, Any]) -> Settings:
         """Sort arguments by name, as of `engine.settings.complete`; ultralytics' defaults stand for what is not given."""
-        parts = {name: part_of(part, flat) for name, part in PARTS.items()}
         typed = {one.name for part in PARTS.values() for one in fields(part)}
-        return cls(**parts, host={name: value for name, value in flat.items() if name not in typed})
+        host = {name: value for name, value in flat.items() if name not in typed}
+        parts = part_of(Run, flat), part_of(Data, flat), part_of(Network, flat), part_of(Distillation, flat), part_of(Rare, flat)
+        return cls(*parts, host)
 
     def flat(self) -> dict[str, Any]:
         """All by name, as ultralytics and checkpoints take them."""
@@ -137,7 +138,7 @@ class Settings:
         return Settings.of(self.flat() | changes)
 
 
-def part_of(part: type[T], flat: Mapping[str, Any]) -> T:
+def part_of(part: type[Part], flat: Mapping[str, Any]) -> Part:
     """One part from arguments by name; ultralytics' defaults and ours stand for what is not given."""
     from engine.settings.defaults import defaults  # which reads the fields above
 

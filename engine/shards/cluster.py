@@ -14,15 +14,15 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from cfg.cpus import available_cpus
 from cfg.errors import UserError
 from data.shards.extras import needed
 from data.shards.folders import Folder, open_folder
 from data.shards.manifest import Job, check_same, find_job
 from data.shards.parts import done_shards, part_facts
-from engine.detection.detect_run import DetectOptions
+from engine.detection.options import DetectOptions
 from engine.shards.looking import Looker
 from engine.shards.run import Outcome, do_shard, finish, settled_job, told
-from models.environment import available_cpus
 
 if TYPE_CHECKING:
     from engine.shards.run import ShardOptions
@@ -63,6 +63,7 @@ class ShardWorker:
 
 def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> bool:
     """Do a job's shards on a cluster. Returns and raises as `engine.shards.run.detect_shards`."""
+    assert shards.ray, "for a job with --ray"
     os.environ.update(QUIET if shards.ray == "local" else QUIET | ONE_TRY)  # before Ray is imported
     ray = needed("ray", "--ray")
     needed("ray.data", "--ray")
@@ -105,8 +106,9 @@ def as_user_error(error: Exception, ray: Any) -> Exception:
     """The `UserError` of a worker, out of Ray's exception; without one, Ray's message. Finished shards stay."""
     if told := caused_by(error, UserError):
         return UserError(*told.args)
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return error  # a bug of ours, with its traceback
+    ours: bool = isinstance(error, ray.exceptions.RayTaskError)
+    if ours:
+        return error  # a bug, with its traceback
     return UserError(f"--ray: the cluster gave up ({' '.join(str(error).split())[:160]}); start again: the shards that are done stay")
 
 

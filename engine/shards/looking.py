@@ -13,7 +13,8 @@ from cfg.version import VERSION
 from data.shards.folders import as_path, is_address, read_picture
 from data.shards.parts import Rows
 from engine.decision.plans import find_plan
-from engine.detection.detect_run import DetectOptions, detections
+from engine.detection.detect_run import detections
+from engine.detection.options import DetectOptions
 from engine.detection.pipeline import THREADS
 from engine.detection.predictor import look
 from engine.detection.settled import cut, settle
@@ -75,8 +76,8 @@ class Looker:
         facts = {
             "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": settled.size,
             "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
-            "conf": self.decider.conf if self.decider else options.conf,
-            "iou": options.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
+            "conf": self.decider.conf if self.decider else settled.conf,
+            "iou": settled.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
             "precision": options.precision, "tile": options.tile, "overlap": settled.tiling.overlap if settled.tiling else None,
             "decision": plan_content(plan) if plan else None, "tandem": VERSION,
         }  # fmt: skip

@@ -16,7 +16,7 @@ from data.shards.extras import needed
 from data.shards.folders import Folder, open_folder
 from data.shards.manifest import PARTS, WHY, Job, check_same, find_job, make_job
 from data.shards.parts import done_shards, part_facts, write_part
-from engine.detection.detect_run import DetectOptions
+from engine.detection.options import DetectOptions
 from engine.shards.listing import check_sources, list_images
 from engine.shards.looking import Looker
 

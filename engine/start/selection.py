@@ -10,12 +10,16 @@ nothing: that starts at zero, so that features pass it as they passed in the sou
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.channels import NONE, Axis, names_of, picked, without_items
 from models.wiring import Wiring, wiring_of
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 
 @dataclass
@@ -53,7 +57,7 @@ class Selection:
         return Unit("total", *(sum(getattr(unit, name) for unit in self.units.values()) for name in names))
 
 
-def select(student: nn.Module, source: Wiring, state: dict[str, Tensor]) -> Selection:
+def select(student: DetectionModel, source: Wiring, state: dict[str, Tensor]) -> Selection:
     """Copy into `student`, in place, what another network has for it.
 
     Args:
@@ -87,7 +91,7 @@ def fill(own: dict[str, Tensor], wiring: Wiring, source: Wiring, state: dict[str
         if count:
             filled.add(name)
             unit.taken += 1
-            unit.whole += count == own[name].numel() == state[other].numel()
+            unit.whole += other is not None and count == own[name].numel() == state[other].numel()
             unit.partial += count < own[name].numel()
             unit.numbers_taken += count * is_number
     _close_branches(own, wiring, filled)
@@ -99,8 +103,8 @@ def isomorphic(student: Wiring, source: Wiring) -> str | None:
     others = {wired.key: wired.axes for wired in source.tensors.values()}
     for wired in student.tensors.values():
         axes = others.get(wired.key)
-        positions = axes and _positions([without_items(a) for a in axes], [without_items(a) for a in wired.axes])
-        if axes is None or positions is None or any((index == NONE).any() for index in positions):
+        positions = None if axes is None else _positions([without_items(a) for a in axes], [without_items(a) for a in wired.axes])
+        if positions is None or any(bool((index == NONE).any()) for index in positions):
             return f"{wired.unit} ({wired.path})"
     return None
 

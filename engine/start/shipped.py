@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from engine.safe_tensors import SUFFIX, shapes_of
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 FOLDER = Path(__file__).resolve().parents[2] / "weights"
 
 
-def shipped_for(student: nn.Module, folder: Path = FOLDER) -> Path | None:
+def shipped_for(student: DetectionModel, folder: Path = FOLDER) -> Path | None:
     """The file whose tensors are the student's by name and shape, but for those of the head, which depend on the classes.
 
     Known by its tensors, not by the name of a YAML: a copy of `s-model.yaml` with other classes or losses starts alike, a

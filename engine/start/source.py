@@ -51,6 +51,7 @@ class Source:
         Raises:
             UserError: the tensors are not those that the layout has.
         """
+        assert self.description, "asked of a source of a known layout only"
         return wiring_of_state(self.path, self.description, self.names, self.state)
 
 
@@ -97,7 +98,8 @@ def yolov5_detector(path: str | Path, content: Any) -> Detector | None:
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:160]
         raise UserError(f"{path}: its tensors are not those of {source.layout} ({detail}); get the file again") from None
-    return detector.eval()
+    detector.eval()
+    return detector
 
 
 def _in_pixels(name: str) -> str:

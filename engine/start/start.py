@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
@@ -17,6 +18,9 @@ from engine.training.classes import start_from, start_note
 from engine.transfer import FIRST_ROW, transfer
 from models.detector import Detector
 from models.wiring import Wiring, wiring_of
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
 MOST = 0.5  # share of the student's numbers that a teacher of a partly equal layout must have
@@ -34,7 +38,7 @@ class Start:
     whole: bool = False
 
 
-def start_of(student: nn.Module, teacher: FrozenTeacher | None, network: Network, names: dict[int, str]) -> list[Start]:
+def start_of(student: DetectionModel, teacher: FrozenTeacher | None, network: Network, names: dict[int, str]) -> list[Start]:
     """Fill a new student as a run says: from shipped weights, its teacher, a file; later ones win.
 
     Weight selection is for students that no file is given for. An untrained teacher gives nothing: runs of different seeds
@@ -55,7 +59,7 @@ def start_of(student: nn.Module, teacher: FrozenTeacher | None, network: Network
     return starts or [Start([f"start: random weights; --weights FILE starts {Path(network.model).name} from trained ones"])]
 
 
-def start_from_file(student: nn.Module, path: str, network: Network, names: dict[int, str]) -> Start:
+def start_from_file(student: DetectionModel, path: str, network: Network, names: dict[int, str]) -> Start:
     """Fill a student, in place, from a file of weights: by name and shape from the same model, else by structure.
 
     Args:
@@ -77,7 +81,7 @@ def start_from_file(student: nn.Module, path: str, network: Network, names: dict
     return Start([*start_from(student, path, network, names), *note])
 
 
-def start_from_teacher(student: nn.Module, teacher: FrozenTeacher, mode: bool | str) -> Start:
+def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bool | str) -> Start:
     """Fill a student from its teacher: by weight selection where the layouts match, or by name and shape.
 
     Args:
@@ -118,7 +122,7 @@ def _has_most(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bo
     return total.numbers_taken >= MOST * total.numbers and not total.partial
 
 
-def _check_layout(student: nn.Module, source: Source, model: str) -> None:
+def _check_layout(student: DetectionModel, source: Source, model: str) -> None:
     """Refuse tensors of an unknown layout, of which a few have a name and shape of the student's by chance."""
     own = student.state_dict()
     places = {name: own.get(name, own.get(f"{FIRST_ROW}{name}")) for name in source.state}
@@ -130,7 +134,7 @@ def _check_layout(student: nn.Module, source: Source, model: str) -> None:
         )
 
 
-def _same_model(student: nn.Module, source: Source) -> bool:
+def _same_model(student: DetectionModel, source: Source) -> bool:
     """Whether a file has the student's tensors, each of the same shape but those of the head, which depend on the classes."""
     own, head = student.state_dict(), f"model.{student.model[-1].i}."
     if source.untrained:  # its head is left out, of whatever kind it is

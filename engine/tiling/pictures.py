@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from engine.detection.items import Batch, Item, Prepare, batched
+from engine.detection.items import Batch, Item, Prepare, Source, batched
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
 
 from ultralytics.engine.results import Results
-
-if TYPE_CHECKING:  # streams need a library that images do not wait for
-    from engine.detection.sources import MediaSource
-    from engine.detection.stream_source import StreamSource
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ class TiledSource:
         cut: pictures that were more than one tile.
     """
 
-    def __init__(self, source: MediaSource | StreamSource, tiling: Tiling) -> None:
+    def __init__(self, source: Source, tiling: Tiling) -> None:
         self.source, self.tiling = source, tiling
         self.mode, self.source_type = source.mode, source.source_type
         self.batch, self.cut = 1, 0
@@ -80,7 +75,7 @@ class TiledSource:
             yield TileItem(**shared | own, number=number), tile
 
 
-def joined(results: Iterator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Iterator[Results]:
+def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Generator[Results]:
     """Yield one result per picture from the results of its tiles, which come in order.
 
     Args:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from data.images import read_pixels
 from engine.backend import Backend
@@ -21,6 +20,7 @@ from inspection.seams import found_from, merge
 from inspection.tiles import Tiling, tiling_asked
 
 from ultralytics.data.augment import LetterBox
+from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.utils import ops
 
 
@@ -70,16 +70,20 @@ class TiledValidator(Validator):
         seconds: what each took, from its pixels to its boxes.
     """
 
-    asked: tuple[int, float | None]
+    asked: tuple[int | None, float | None]
     tiling: Tiling
+    tiles: list[int]
+    seconds: list[float]
 
     def get_dataloader(self, dataset_path: str, batch_size: int) -> WholeImages:
         """Read the labels, settle the overlap, and give the images whole."""
         dataset = self.build_dataset(dataset_path, batch=1, mode="val")
-        self.tiling = tiling_asked(*self.asked, label_sizes(dataset))
+        tiling = tiling_asked(*self.asked, label_sizes(dataset))
+        assert tiling, "without --tile, images are validated by another class"
+        self.tiling = tiling
         return WholeImages(dataset)
 
-    def init_metrics(self, model: nn.Module) -> None:
+    def init_metrics(self, model: AutoBackend) -> None:
         """Start a validation pass."""
         super().init_metrics(model)
         self.model, self.tiles, self.seconds = model, [], []
@@ -149,9 +153,10 @@ class TiledValidator(Validator):
 
 def whole_somewhere(boxes_xyxy: np.ndarray, windows: np.ndarray, slack: float = 1.0) -> np.ndarray:
     """Whether boxes (n, 4) lie, but for `slack` pixels, in one of the windows (m, 4)."""
-    inside = (boxes_xyxy[:, None, :2] >= windows[None, :, :2] - slack).all(2)
-    inside &= (boxes_xyxy[:, None, 2:] <= windows[None, :, 2:] + slack).all(2)
-    return inside.any(1)
+    from_above = boxes_xyxy[:, None, :2] >= windows[None, :, :2] - slack
+    to_below = boxes_xyxy[:, None, 2:] <= windows[None, :, 2:] + slack
+    inside: np.ndarray = np.any(np.all(from_above & to_below, axis=2), axis=1)
+    return inside
 
 
 def label_sizes(dataset: Dataset) -> np.ndarray:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from cfg import UserError
 from distill.base import Distiller
@@ -24,6 +23,9 @@ from engine.training.teachers import load_teacher
 from models.anchors import best_possible_recall, fit_anchors
 from models.detector import Detector
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
 DEFAULT_METHOD = "auto"  # with a teacher and no word on the method
 MANY_SMALL = 0.1  # share of boxes smaller than a cell from which on a run says so
 ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
@@ -33,7 +35,7 @@ ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 class Networks:
     """What a run trains and learns from; `notes` are lines for its header, `table` what each block started from."""
 
-    student: nn.Module
+    student: DetectionModel
     teacher: FrozenTeacher | None
     distiller: Distiller | None
     notes: list[str]
@@ -41,7 +43,7 @@ class Networks:
 
 
 def build_networks(
-    settings: Settings, nc: int, names: dict[int, str], student: nn.Module | None = None
+    settings: Settings, nc: int, names: dict[int, str], student: DetectionModel | None = None
 ) -> Networks:
     """Build student, teacher and distiller of a run, with starting weights copied; refuse a pair that cannot work.
 
@@ -55,7 +57,7 @@ def build_networks(
     """
     fresh = student is None
     network, distillation, data = settings.network, settings.distillation, settings.data
-    student = build_detector(network.model, nc, names) if fresh else student.train()
+    student = build_detector(network.model, nc, names) if student is None else student.train()
     notes = [] if fresh else check_resumed(student, str(settings.run.resume or "the checkpoint"), str(data.data), names)
     _check_student(network, student)
     teacher = distiller = None
@@ -73,7 +75,7 @@ def build_networks(
     return Networks(student, teacher, distiller, notes, [line for start in starts for line in start.table])
 
 
-def _check_student(network: Network, student: nn.Module) -> None:
+def _check_student(network: Network, student: DetectionModel) -> None:
     """Refuse arguments that this student cannot be trained with."""
     if network.cls_pw and isinstance(student, Detector):
         raise UserError("cls_pw: the anchor heads' quality focal loss takes no class weights; leave cls_pw out")
@@ -101,7 +103,7 @@ def distillation_note(
     return f"distillation: ON, {method}; adaptive weights: {distillation.adaptive}; {balance}"
 
 
-def thaw(distiller: Distiller, student: nn.Module, weights: str | None) -> list[str]:
+def thaw(distiller: Distiller, student: DetectionModel, weights: str | None) -> list[str]:
     """Let a backbone of random weights learn from the first step, whatever the method says; a header line where that changes it."""
     started = shipped_for(student) is not None if weights == SHIPPED else bool(weights)
     if started or not distiller.freeze_until:
@@ -110,7 +112,7 @@ def thaw(distiller: Distiller, student: nn.Module, weights: str | None) -> list[
     return [f"backbone: learns from the first step; freeze_until {frozen:.3g} is for students that start from --weights"]
 
 
-def size_note(imgsz: int, student: nn.Module, teacher: FrozenTeacher) -> list[str]:
+def size_note(imgsz: int, student: DetectionModel, teacher: FrozenTeacher) -> list[str]:
     """A header line where the run's images do not fit the teacher's strides: it does not see them as it was trained."""
     step = max(32, int(student.stride.max()))
     side = math.ceil(imgsz / step) * step  # as ultralytics rounds it for the student
@@ -148,7 +150,7 @@ def small_boxes_note(labels: list[dict[str, Any]], imgsz: int, stride: int) -> s
     )
 
 
-def fit_to_labels(student: nn.Module, labels: list[dict[str, Any]], imgsz: int) -> str:
+def fit_to_labels(student: DetectionModel, labels: list[dict[str, Any]], imgsz: int) -> str:
     """Refit an anchor head's sizes, in place, when they cover the training boxes badly; return a line about it.
 
     Args:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cfg import UserError
 from cfg.class_names import REORDERED, Comparison, check_classes, compare, shown, unknown_note
@@ -13,10 +14,13 @@ from engine.settings import Network
 from engine.transfer import ClassSource, Transfer, transfer
 from models.class_rows import class_rows, reorder_classes
 
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
+
 LISTED = 5  # class names in a note
 
 
-def start_from(student: nn.Module, path: str, network: Network, names: dict[int, str]) -> list[str]:
+def start_from(student: DetectionModel, path: str, network: Network, names: dict[int, str]) -> list[str]:
     """Start the student, in place, from a file's tensors that fit; return notes for the run's header.
 
     Args:
@@ -41,7 +45,7 @@ def start_note(source: str, copied: Transfer) -> str:
 
 
 def _class_source(
-    student: nn.Module, state: dict[str, Tensor], known: Mapping[int, str] | None, names: Mapping[int, str], path: str,
+    student: DetectionModel, state: dict[str, Tensor], known: Mapping[int, str] | None, names: Mapping[int, str], path: str,
     by_name: bool,
 ) -> tuple[ClassSource | None, str]:  # fmt: skip
     """Where the student's class outputs come from (None: copied as they are, if they fit), and what to say of it."""
@@ -64,7 +68,7 @@ def _class_source(
     return ClassSource(source, found.known), _taken(path, names, source, "" if by_name else _hint(found))
 
 
-def _has_class_outputs(student: nn.Module, state: dict[str, Tensor], known: int) -> bool:
+def _has_class_outputs(student: DetectionModel, state: dict[str, Tensor], known: int) -> bool:
     """Whether the file has class outputs of a head like the student's, with `known` classes."""
     own = student.state_dict()
     wanted = {name: (len(rows), *own[name].shape[1:]) for name, rows in class_rows(student, known).items()}
@@ -86,7 +90,7 @@ def _hint(found: Comparison) -> str:
     return "; --map-classes takes those of the same name" if found.by_name != found.in_place else ""
 
 
-def renumber_teacher(model: nn.Module, path: str, names: dict[int, str], by_name: bool) -> str:
+def renumber_teacher(model: DetectionModel, path: str, names: dict[int, str], by_name: bool) -> str:
     """Put a teacher's classes in the run's order, in place, where `by_name` and they are the same; return a note or nothing.
 
     A teacher of other classes is left as it is: the distiller refuses it.
@@ -97,11 +101,11 @@ def renumber_teacher(model: nn.Module, path: str, names: dict[int, str], by_name
     if hasattr(model, "headless"):  # features only, which have no order of classes
         model.names = dict(names)
     else:
-        reorder_classes(model, found.by_name, names)
+        reorder_classes(model, [source for source in found.by_name if source is not None], names)
     return f"teacher {path}: its classes were put in the data's order by name"
 
 
-def check_resumed(student: nn.Module, last: str, data: str, names: dict[int, str]) -> list[str]:
+def check_resumed(student: DetectionModel, last: str, data: str, names: dict[int, str]) -> list[str]:
     """Refuse a data set whose classes are not those of the run that is resumed; return notes for its header."""
     fix = f"a resumed run keeps its classes: leave --data out, or start a new run with --weights {last} --map-classes"
     note = check_classes(last, student.names, data, names, fix)

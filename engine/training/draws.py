@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -72,11 +73,11 @@ def balanced(
     return InfiniteDataLoader(dataset=dataset, batch_size=min(batch_size, len(sampler)), sampler=sampler, **options)
 
 
-def draws_note(sampler: Draws, labels: Sequence[dict], names: dict[int, str]) -> str:
+def draws_note(sampler: Draws, labels: Sequence[dict[str, Any]], names: dict[int, str]) -> str:
     """A header line: how many images an epoch draws, the share of them with objects, and of the class that is drawn least."""
     chances = sampler.weights / sampler.weights.sum()
     shows = {i: sum(p for p, x in zip(chances, labels) if (x["cls"] == i).any()) for i in names}
     filled = sum(p for p, x in zip(chances, labels) if len(x["cls"]))
-    least = min(shows, key=shows.get)
+    least = min(shows, key=lambda index: shows[index])
     drawn = f"draws: {len(sampler) * sampler.processes} images an epoch of {len(labels)}, {filled:.0%} with objects"
     return f"{drawn}, {shows[least]:.0%} with the least frequent class ({names[least]})"

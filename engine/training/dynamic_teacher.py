@@ -26,8 +26,9 @@ class DynamicTeacher:
     """
 
     def __init__(self, model: TrainingModel) -> None:
+        assert model.distiller, "it is a part of the distiller"
         self.model = model.eval()
-        self.method = next(part for part in model.distiller.modules() if hasattr(part, "teach"))
+        self.method: Any = next(part for part in model.distiller.modules() if hasattr(part, "teach"))
 
     @torch.no_grad()
     def __call__(self, batch: Mapping[str, Tensor]) -> Any:
@@ -44,8 +45,9 @@ class DynamicValidator(Validator):
 
     def preprocess(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The batch on its device, kept for the teacher."""
-        self.labelled = super().preprocess(batch)
-        return self.labelled
+        labelled: dict[str, Any] = super().preprocess(batch)
+        self.labelled = labelled
+        return labelled
 
     def postprocess(self, preds: Any) -> list[dict[str, Tensor]]:
         """The teacher's boxes instead of the student's."""
@@ -68,7 +70,7 @@ def load_dynamic_teacher(path: Path, device: torch.device) -> DynamicTeacher:
     state = content.get("dynamic") or content.get("run", {}).get("averaged", {})
     wanted = (content["meta"].get("train_args") or {}).get("distill")
     name = _teaching(wanted) if wanted and state else None
-    if name is None:
+    if student is None or name is None:
         raise UserError(
             f"--eval-teacher: {path} has no dynamic teacher; give weights/teacher.pt of a finished run of sdd "
             "or lgd, or weights/last.pt of one that is not finished"
@@ -80,6 +82,7 @@ def load_dynamic_teacher(path: Path, device: torch.device) -> DynamicTeacher:
     if "image_hw" in own:
         distiller.prepare(*own["image_hw"].tolist())
     model = TrainingModel(student, distiller)
+    assert model.head_statistics, "a dynamic teacher goes through the student's head"
     try:
         distiller.load_state_dict(own)
         model.head_statistics.load_state_dict(_below("head_statistics.", state))

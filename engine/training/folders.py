@@ -23,7 +23,8 @@ def run_folder(run: Run) -> Path:
     """Where the run writes: `save_dir` where it is settled, else the first free of exp, exp-2, ... below `project`."""
     from ultralytics.cfg import get_save_dir
 
-    return get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
+    folder: Path = get_save_dir(SimpleNamespace(**(DEFAULT_CFG_DICT | asdict(run))))
+    return folder
 
 
 def exact_folder(run: Run) -> Path:

@@ -8,8 +8,8 @@ from typing import Any
 from cfg import UserError
 from data import validate
 from engine.checkpoint import load_detector
+from engine.detectors import build_detector
 from engine.profile import profile
-from engine.training.build import build_detector
 
 
 def info(given: dict[str, Any]) -> str:

@@ -30,6 +30,7 @@ class LabelFreeTrainer(Trainer):
             self.args.data = str(self.save_dir / "data.yaml")
             if RANK in {-1, 0}:
                 source = self.settings.data.unlabelled
+                assert source, "a run of this trainer has pictures without labels"
                 images, names = find_unlabelled(source), self.networks.student.names
                 write_unlabelled(self.save_dir, source, images, names)
         data = super().get_dataset()
@@ -42,7 +43,9 @@ class LabelFreeTrainer(Trainer):
 
     def make_model(self) -> Imitation:
         """Student, distiller and teacher, without a detection loss."""
-        return Imitation(self.networks.student, self.networks.distiller, self.networks.teacher)
+        networks = self.networks
+        assert networks.distiller and networks.teacher, "pictures without labels are taken with a teacher only"
+        return Imitation(networks.student, networks.distiller, networks.teacher)
 
     def get_validator(self) -> Validator:
         """The losses of the held-out pictures."""

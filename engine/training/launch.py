@@ -13,7 +13,7 @@ from engine.checkpoint import install
 from engine.precision import training_precision
 from engine.settings import Data, Run, Settings, complete
 from engine.tiling.training import check_tiling, cut_data
-from engine.training.build import build_networks
+from engine.training.build import Networks, build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
@@ -48,9 +48,10 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     """
     install()
     if given.get("resume") == AUTO:
-        given = begun_or_new(given)
-        if isinstance(given, Path):
-            return given if RANK in {-1, 0} else None
+        begun = begun_or_new(given)
+        if isinstance(begun, Path):
+            return begun if RANK in {-1, 0} else None
+        given = begun
     checkpoint = student = None
     if given.get("resume"):
         flat, checkpoint, student = resumed(given)
@@ -65,7 +66,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
         return _train_in_processes(run, data, command or [f"--{name}={value}" for name, value in given.items()], cut)
     on_cpu = runs_on_cpu(run) and "mps" not in devices_of(run)
     names = check_data(data, going_on)
-    epochs_done = checkpoint["run"]["epoch"] + 1 if going_on else 0
+    epochs_done = checkpoint["run"]["epoch"] + 1 if checkpoint else 0
     run = join_processes(replace(run, amp=training_precision(run.amp, on_cpu)), epochs_done)
     init_seeds(run.seed or 0)
     networks = build_networks(settings, len(names), names, student)
@@ -95,12 +96,13 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
 def _train_in_processes(run: Run, data: Data, command: list[str], cut: bool) -> Path:
     """Start one process per GPU; the data set is cut into tiles before. Raises as `start_processes` and `cut_data`."""
     if cut:
-        run = replace(run, save_dir=str(run_folder(run)))
-        command = [*command, f"--data={cut_data(data, Path(run.save_dir))}", "--tile=None", "--overlap=None"]
+        folder = run_folder(run)
+        run = replace(run, save_dir=str(folder))
+        command = [*command, f"--data={cut_data(data, folder)}", "--tile=None", "--overlap=None"]
     return start_processes(run, command)
 
 
-def make_trainer(settings: Settings, networks: Any, checkpoint: dict[str, Any] | None) -> Trainer:
+def make_trainer(settings: Settings, networks: Networks, checkpoint: dict[str, Any] | None) -> Trainer:
     """The trainer, with what ultralytics says of the data set as `UserError`."""
     try:
         trainer = LabelFreeTrainer if settings.data.unlabelled else Trainer
@@ -118,7 +120,8 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
         going_on: whether the run is resumed: it has lists of unlabelled pictures of its own.
     """
     if data.unlabelled:
-        return check_unlabelled(data, going_on)
+        return check_unlabelled(data.unlabelled, data.data, going_on)
+    assert data.data, "a run has labels, or pictures without (engine.settings.complete)"
     summary = validate(data.data)
     content = resolve(data.data, require=("train", data.split or "val"))
     if content.get("channels", 3) != 3:
@@ -129,11 +132,12 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
     return {0: "item"} if data.single_cls else summary.names
 
 
-def check_unlabelled(data: Data, going_on: bool) -> dict[int, str]:
+def check_unlabelled(pictures: str, data: str | None, going_on: bool) -> dict[int, str]:
     """Class names of a student that learns from pictures alone, after a look for these: those of `data` where it is given.
 
     Its head is not trained, and a later start leaves the head out. Without known classes it has a single one.
     """
     if not going_on:
-        find_unlabelled(data.unlabelled)
-    return resolve(data.data, require=())["names"] if data.data else {0: "item"}
+        find_unlabelled(pictures)
+    names: dict[int, str] = resolve(data, require=())["names"] if data else {0: "item"}
+    return names

@@ -15,11 +15,12 @@ import torch
 import torch.distributed as dist
 
 from cfg import UserError
+from cfg.cpus import available_cpus
 from engine.settings import Data, Run
 from engine.training.folders import run_folder
 from engine.training.summary import log_summary, scores_in, teacher_of
 from engine.training.trainer import Trainer
-from models.environment import RANKS, available_cpus
+from models.environment import RANKS
 
 from ultralytics.utils.torch_utils import parse_device
 
@@ -52,10 +53,10 @@ def check_devices(run: Run, data: Data) -> None:
             f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; "
             "say --device cpu"
         )
-    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
-    if here > 1 and not runs_on_cpu(run) and here > gpus:
+    local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
+    if local > 1 and not runs_on_cpu(run) and local > gpus:
         raise UserError(
-            f"--device {','.join(wanted) or 'all'}: expected a GPU for each of the {here} processes on this machine, "
+            f"--device {','.join(wanted) or 'all'}: expected a GPU for each of the {local} processes on this machine, "
             f"got {gpus}; start {gpus}: torchrun --nproc_per_node {gpus}"
         )
     processes = int(os.environ.get("WORLD_SIZE", len(wanted) or 1))
@@ -121,7 +122,7 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    agreed = [str(run_folder(run)), run.amp, epochs_done]
+    agreed: list[Any] = [str(run_folder(run)), run.amp, epochs_done]
     dist.broadcast_object_list(agreed, 0)
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, epochs_done)

@@ -21,12 +21,14 @@ def seed_epoch(seed: int, epoch: int, loader: InfiniteDataLoader) -> None:
     order and augmentation anew.
     """
     states = np.random.SeedSequence([seed, RANK + 1, epoch]).generate_state(3)
-    for draw_from, state in zip((random.seed, np.random.seed, torch.manual_seed), states.tolist()):
-        draw_from(state)
+    for_python, for_numpy, for_torch = states.tolist()
+    random.seed(for_python)
+    np.random.seed(for_numpy)
+    torch.manual_seed(for_torch)
     if isinstance(loader.sampler, Draws):
         loader.sampler.set_epoch(epoch, again=not loader.num_workers)
     if not loader.num_workers:
-        loader.generator.manual_seed(states.tolist()[-1])
+        loader.generator.manual_seed(for_torch)
         loader.reset()
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import RUN, load_detector, read
@@ -14,6 +12,7 @@ from engine.settings import Settings, check, complete
 from engine.training.folders import exact_folder
 from engine.training.report import trim_results
 
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils import RANK
 
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
@@ -22,7 +21,7 @@ AUTO = "auto"  # of `resume`: this very run, begun where there is nothing of it 
 MAY_DIFFER = (*RESUMABLE, "resume", "recipe", "data", "amp", "project", "name", "exist_ok")  # between the starts of one run
 
 
-def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], nn.Module]:
+def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], DetectionModel]:
     """Arguments (with what may change from the command line), content and student of the last.pt `resume` names."""
     path = Path(given["resume"]) if isinstance(given["resume"], str) else latest_run(given)
     student, content = load_detector(path)

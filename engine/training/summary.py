@@ -90,12 +90,13 @@ def _whole_teacher(trainer: Any, path: str) -> FrozenTeacher | None:
 
 def _teacher_scores(trainer: Any, teacher: FrozenTeacher) -> dict[str, float]:
     """The teacher's metrics on the run's validation images, empty where it has none there."""
-    known = dict(enumerate(teacher.model.names.values())) == dict(enumerate(trainer.data["names"].values()))
+    known = dict(enumerate(teacher.spec.names.values())) == dict(enumerate(trainer.data["names"].values()))
     if not known or not teacher.trained or teacher.spec.headless:
         return {}
     validator = Validator(trainer.test_loader, save_dir=trainer.save_dir, args=vars(trainer.args) | {"plots": False})
     validator.collect = True  # prints no table of its own
-    return validator(model=teacher.model)
+    scores: dict[str, float] = validator(model=teacher.model)
+    return scores
 
 
 def _parameters(model: Any) -> int:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
 from cfg import UserError, find, nearest, read_yaml
 from cfg.find import ROOT as CFG
@@ -18,6 +17,9 @@ from engine.start.source import yolov5_detector
 from engine.training.classes import renumber_teacher
 from models.foreign.base import FeaturePyramid, tap
 from models.foreign.rtdetr import RTDETRPyramid
+
+if TYPE_CHECKING:
+    from ultralytics.nn.tasks import DetectionModel
 
 KEYS = ("torchvision", "weights", "names", "options", "batch_norm_eps")  # of a torchvision teacher's YAML
 BACKGROUND = ("background", "__background__")
@@ -50,7 +52,7 @@ def load_teacher(path: str | Path, nc: int, names: dict[int, str], map_classes: 
     return FrozenTeacher(model, label, trained, [note] if note else [])
 
 
-def _from_checkpoint(path: str | Path, content: Any, names: dict[int, str]) -> nn.Module:
+def _from_checkpoint(path: str | Path, content: Any, names: dict[int, str]) -> DetectionModel:
     """A detector of ours or of ultralytics; of one that was distilled without labels, the features, which have no classes."""
     model, content = detector_of(path, content, as_teacher=True)
     if untrained_part(content["meta"]):
@@ -59,12 +61,12 @@ def _from_checkpoint(path: str | Path, content: Any, names: dict[int, str]) -> n
     return model
 
 
-def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[nn.Module, bool]:
+def _from_yaml(path: str | Path, nc: int, names: dict[int, str]) -> tuple[DetectionModel, bool]:
     """A teacher described by a YAML, and whether it has trained weights."""
     known = [p.name for p in sorted((CFG / "teachers").glob("*.yaml"))]
     file = find("teachers", path) if Path(path).is_file() or str(path) in known else None
     content = read_yaml(file) if file else {}
-    if "torchvision" not in content:
+    if file is None or "torchvision" not in content:
         try:
             return build_detector(path, nc, names, as_teacher=True), False
         except UserError as error:

@@ -15,11 +15,12 @@ from torch import nn
 from cfg import UserError
 from data import first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
-from engine.checkpoint import RUN, pack, save_atomic, save_student
+from engine.checkpoint import RUN, pack, save_student
 from engine.console import console
 from engine.dataset import record_left_out, use_own_data
 from engine.host import cpu_data_parallel, no_amp_probe, use_all_cores, without_decay
 from engine.host_plots import shield_plots
+from engine.plain import save_atomic
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS, Settings
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
@@ -55,6 +56,10 @@ class Trainer(DetectionTrainer):
         networks: what `build_networks` made of them.
         checkpoint: content of `last.pt` when the run is resumed.
     """
+
+    device: torch.device  # these are ultralytics'
+    accumulate: int
+    best_fitness: float | None
 
     def __init__(self, settings: Settings, networks: Networks, checkpoint: dict[str, Any] | None = None) -> None:
         self.settings, self.networks, self.checkpoint = settings, networks, checkpoint
@@ -94,7 +99,8 @@ class Trainer(DetectionTrainer):
         part.write_text(yaml.safe_dump(resolve(self.args.data), sort_keys=False, allow_unicode=True), encoding="utf-8")
         os.replace(part, target)
         self.args.data = str(target)
-        return super().get_dataset()
+        data: dict[str, Any] = super().get_dataset()
+        return data
 
     def setup_model(self) -> dict[str, Any] | None:
         """Wrap the student for training; return the checkpoint of a resumed run."""
@@ -133,8 +139,8 @@ class Trainer(DetectionTrainer):
         """Height and width in pixels of the images trained on; with `rect`, as the first image of the data set has it."""
         stride = max(int(self.networks.student.stride.max()), 32)
         height, width = (1, 1) if not self.args.rect else first_shape(self.data["train"])
-        sides = (side / max(height, width) * self.args.imgsz for side in (height, width))
-        return tuple(math.ceil(side / stride - 1e-6) * stride for side in sides)
+        h, w = (math.ceil(side / max(height, width) * self.args.imgsz / stride - 1e-6) * stride for side in (height, width))
+        return h, w
 
     def _load_live(self, model: TrainingModel, state: dict[str, torch.Tensor]) -> None:
         try:
@@ -205,7 +211,7 @@ class Trainer(DetectionTrainer):
         iterations: float = 1e5,
     ) -> torch.optim.Optimizer:  # fmt: skip
         """Ultralytics' choice; learned log-variances of the terms get no weight decay: it would drive weights to 1."""
-        optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
+        optimizer: torch.optim.Optimizer = super().build_optimizer(model, name, lr, momentum, decay, iterations)
         if self.settings.distillation.adaptive == "uncertainty" and unwrap_model(model).weights is not None:
             without_decay(optimizer, unwrap_model(model).weights.log_variances)
         return optimizer
@@ -220,7 +226,7 @@ class Trainer(DetectionTrainer):
     def _do_train(self) -> None:
         try:
             if self.checkpoint and self.checkpoint["run"].get("finished"):
-                self._finish()
+                self._finish(self.checkpoint["meta"]["metrics"])
             else:
                 with console(self.settings.run.verbose, self._row):
                     super()._do_train()
@@ -236,13 +242,13 @@ class Trainer(DetectionTrainer):
             f"check the labels; {kept}"
         )
 
-    def _finish(self) -> None:
+    def _finish(self, metrics: dict[str, float]) -> None:
         """What is left of a run that was killed after its last epoch: the final checkpoint, validation and plots."""
         if self.world_size > 1:
             self._setup_ddp()
         self._setup_train()
         self.train_time_start, self.epoch = time.time(), self.start_epoch - 1
-        self.metrics = self.checkpoint["meta"]["metrics"]
+        self.metrics = metrics
         self.final_eval()
         if RANK in {-1, 0} and self.args.plots:
             self.plot_metrics()
@@ -323,7 +329,7 @@ class Trainer(DetectionTrainer):
     def save_metrics(self, metrics: dict[str, float]) -> None:
         """Append to results.csv; the terms' weights get columns of their own, once, and what was not validated has empty fields."""
         missing = () if self.measured else self.metrics
-        figures = {column(name): None if name in missing else value for name, value in metrics.items() if column(name)}
+        figures = {head: None if name in missing else value for name, value in metrics.items() if (head := column(name))}
         append_results(self.csv, self.epoch + 1, time.time() - self.train_time_start, figures)
 
     def plot_metrics(self) -> None:

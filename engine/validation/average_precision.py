@@ -50,8 +50,8 @@ def _match_class(truths: Sequence[Boxes], found: Sequence[Boxes], chosen: int, l
     for truth, detections in zip(truths, found, strict=True):
         boxes_xyxy = truth.boxes_xyxy[truth.classes == chosen].astype(float)
         of_class = np.flatnonzero(detections.classes == chosen)
-        order = of_class[np.argsort(-detections.scores[of_class], kind="stable")][:limit]
-        scores.append(detections.scores[order])
+        order = of_class[np.argsort(-detections.confidence[of_class], kind="stable")][:limit]
+        scores.append(detections.confidence[order])
         hits.append(_match_image(boxes_xyxy, detections.boxes_xyxy[order].astype(float)))
         counts.append(len(boxes_xyxy))
     image = np.repeat(np.arange(len(truths)), [len(s) for s in scores])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ def save_boxes(path: str | Path, files: Sequence[str], truths: Sequence[Boxes], 
     Raises:
         UserError: the file cannot be written.
     """
-    arrays = {"files": np.array([Path(file).name for file in files]), "paths": np.array([str(file) for file in files])}
+    arrays: dict[str, Any] = {"files": np.array([Path(file).name for file in files]), "paths": np.array([str(file) for file in files])}
     for kind, images in (("truth", truths), ("found", found)):
         arrays[f"{kind}_counts"] = np.array([len(image.classes) for image in images], dtype=np.int64)
         boxes = [np.asarray(image.boxes_xyxy, dtype=np.float32).reshape(-1, 4) for image in images]

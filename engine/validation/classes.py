@@ -36,7 +36,7 @@ def match_classes(
                 f"--map-classes: expected {weights} to know every class of {data}, but not {lacking[0]!r}"
                 f"{f' and {len(lacking) - 1} more' if lacking[1:] else ''}{hint}; correct the names, or train it on them"
             )
-        return list(found.by_name), MAPPED
+        return [source for source in found.by_name if source is not None], MAPPED
     fix = "use its own data set"
     if None not in found.by_name:
         fix = "say --map-classes to pair them by name, or use its own data set"

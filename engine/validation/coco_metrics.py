@@ -37,11 +37,15 @@ class Boxes:
     classes: np.ndarray
     scores: np.ndarray | None = None
 
+    @property
+    def confidence(self) -> np.ndarray:
+        """Scores (N,); ground truth is sure, score 1."""
+        return np.ones(len(self.classes)) if self.scores is None else self.scores
+
 
 def as_found(boxes: Boxes) -> Found:
-    """Boxes as decisions take them; ground truth is sure, score 1."""
-    scores = np.ones(len(boxes.classes)) if boxes.scores is None else boxes.scores
-    return Found(boxes.boxes_xyxy.reshape(-1, 4), scores, boxes.classes.reshape(-1).astype(int))
+    """Boxes as decisions take them."""
+    return Found(boxes.boxes_xyxy.reshape(-1, 4), boxes.confidence, boxes.classes.reshape(-1).astype(int))
 
 
 def fullest(truths: Sequence[Boxes]) -> tuple[int, int]:
@@ -112,13 +116,14 @@ def _results(detections: Sequence[Boxes]) -> list[dict[str, Any]]:
     return [
         {"image_id": i, "category_id": int(c), "bbox": box, "score": float(score)}
         for i, image in enumerate(detections)
-        for box, c, score in zip(_xywh(image), image.classes, image.scores, strict=True)
+        for box, c, score in zip(_xywh(image), image.classes, image.confidence, strict=True)
     ]
 
 
 def _xywh(image: Boxes) -> list[list[float]]:
     boxes = np.asarray(image.boxes_xyxy, dtype=float).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    rows: list[list[float]] = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1).tolist()
+    return rows
 
 
 def _evaluate(

@@ -35,6 +35,7 @@ from engine.validation.validator import Validator
 from engine.weights import DEFAULT_SIZE, open_backend, pick_device, tell_precision
 from inspection.tiles import tiling_asked
 
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.metrics import smooth
 
 
@@ -158,7 +159,7 @@ def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any
     return judge if judge.needed else None
 
 
-def _open(weights: Path, device: torch.device, precision: str) -> tuple[nn.Module | str, dict[str, Any]]:
+def _open(weights: Path, device: torch.device, precision: str) -> tuple[DetectionModel | str, dict[str, Any]]:
     """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, precision, model (size, computation)."""
     if weights.suffix == ".pt":
         module, ckpt = load_detector(weights)
@@ -242,7 +243,7 @@ def _report(validator: Validator, names: dict[int, str]) -> dict[str, Any]:
     counts = np.bincount(np.concatenate([t.classes for t in validator.truths]).astype(int), minlength=len(names))
     per_class = []
     for index, scores in enumerate(coco.pop("per_class")):
-        host = [float(values[at[index]]) for values in (box.p, box.r, box.f1)] if index in at else [None] * 3
+        host: list[float | None] = [float(values[at[index]]) if index in at else None for values in (box.p, box.r, box.f1)]
         row = {"class": index, "name": names[index], "boxes": int(counts[index])}
         per_class.append(row | dict(zip(("precision", "recall", "F1"), host, strict=True)) | scores)
     chosen = smooth(box.f1_curve.mean(0), 0.1).argmax()  # where the host reads precision, recall and F1 off its curves
@@ -252,5 +253,5 @@ def _report(validator: Validator, names: dict[int, str]) -> dict[str, Any]:
         "F1": float(np.mean(box.f1)),
         "best_conf": float(box.px[chosen]),
     }
-    host = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "AP75": float(box.map75)}
-    return {"metrics": coco | overall, "per_class": per_class, "ultralytics": host}
+    interpolated = {"mAP50": float(box.map50), "mAP50-95": float(box.map), "AP75": float(box.map75)}
+    return {"metrics": coco | overall, "per_class": per_class, "ultralytics": interpolated}

@@ -20,8 +20,8 @@ def finished(preds: torch.Tensor, end2end: bool) -> bool:
 
 def capacity(preds: Any, end2end: bool) -> int:
     """The most boxes that a model can give for an image, from predictions as of `complete_nms`."""
-    preds = preds[0] if isinstance(preds, (list, tuple)) else preds
-    return preds.shape[1 if finished(preds, end2end) else 2]
+    boxes = _boxes(preds)
+    return boxes.shape[1 if finished(boxes, end2end) else 2]
 
 
 def complete_nms(preds: Any, conf: float, iou: float, agnostic: bool, max_det: int, end2end: bool) -> list[torch.Tensor]:
@@ -37,10 +37,10 @@ def complete_nms(preds: Any, conf: float, iou: float, agnostic: bool, max_det: i
     Returns:
         Per image (n, 6): xyxy in pixels, score, class.
     """
-    preds = preds[0] if isinstance(preds, (list, tuple)) else preds
-    if finished(preds, end2end):
-        return non_max_suppression(preds, conf, iou, max_det=max_det, end2end=end2end)
-    return [_one_image(preds[i : i + 1], conf, iou, agnostic, max_det) for i in range(len(preds))]
+    boxes = _boxes(preds)
+    if finished(boxes, end2end):
+        return list(non_max_suppression(boxes, conf, iou, max_det=max_det, end2end=end2end))
+    return [_one_image(boxes[i : i + 1], conf, iou, agnostic, max_det) for i in range(len(boxes))]
 
 
 def select_classes(preds: Any, source: Sequence[int], end2end: bool) -> torch.Tensor:
@@ -50,21 +50,27 @@ def select_classes(preds: Any, source: Sequence[int], end2end: bool) -> torch.Te
         preds: as of `complete_nms`.
         source: of the data's classes.
     """
-    preds = preds[0] if isinstance(preds, (list, tuple)) else preds
-    if not finished(preds, end2end):
-        return preds[:, [0, 1, 2, 3, *(4 + index for index in source)]]
-    preds = preds.clone()
-    chosen = preds[..., 5, None] == torch.tensor(source, device=preds.device)  # (B, n, classes)
-    preds[..., 4] *= chosen.any(-1)  # no score, no detection
-    preds[..., 5] = chosen.float().argmax(-1).to(preds.dtype)
-    return preds
+    boxes = _boxes(preds)
+    if not finished(boxes, end2end):
+        return boxes[:, [0, 1, 2, 3, *(4 + index for index in source)]]
+    boxes = boxes.clone()
+    chosen = boxes[..., 5, None] == torch.tensor(source, device=boxes.device)  # (B, n, classes)
+    boxes[..., 4] *= chosen.any(-1)  # no score, no detection
+    boxes[..., 5] = chosen.float().argmax(-1).to(boxes.dtype)
+    return boxes
+
+
+def _boxes(preds: Any) -> torch.Tensor:
+    """Predictions alone, of what a model gives with them."""
+    boxes: torch.Tensor = preds[0] if isinstance(preds, (list, tuple)) else preds
+    return boxes
 
 
 def _one_image(preds: torch.Tensor, conf: float, iou: float, agnostic: bool, max_det: int) -> torch.Tensor:
     """(1, 4 + nc, N) -> (n, 6)."""
     candidates = int((preds[:, 4:] > conf).sum())
     for limit in (*CANDIDATES[:-1], max(CANDIDATES[-1], PER_BOX * max_det)):
-        kept = non_max_suppression(preds, conf, iou, agnostic=agnostic, multi_label=True, max_det=max_det, max_nms=limit)[0]
+        kept: torch.Tensor = non_max_suppression(preds, conf, iou, agnostic=agnostic, multi_label=True, max_det=max_det, max_nms=limit)[0]
         if len(kept) >= max_det or candidates <= limit:
             break
     return kept

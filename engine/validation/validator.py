@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,11 +28,17 @@ class Validator(DetectionValidator):
         classes: for each class of the data the model's class of that name, where the model has them in another order.
     """
 
-    def __init__(self, dataloader=None, save_dir=None, args=None, _callbacks=None) -> None:
+    names: dict[int, str]  # the host's
+
+    def __init__(
+        self, dataloader: Any = None, save_dir: Path | None = None, args: SimpleNamespace | dict[str, Any] | None = None,
+        _callbacks: dict[str, list[Any]] | None = None,
+    ) -> None:  # fmt: skip
         given = vars(args) if isinstance(args, SimpleNamespace) else args or {}
         known = {key: value for key, value in given.items() if key in DEFAULT_CFG_KEYS}  # the host refuses other keys
         super().__init__(dataloader, save_dir, known, _callbacks)
-        self.collect, self.classes = False, None
+        self.collect = False
+        self.classes: list[int] | None = None
         self.truths: list[Boxes] = []
         self.found: list[Boxes] = []
         self.room = self.short = self._room_here = 0
@@ -70,7 +77,8 @@ class Validator(DetectionValidator):
     def _keep(self, pred: dict[str, torch.Tensor], truth: dict[str, Any]) -> None:
         def original(boxes_xyxy: torch.Tensor) -> np.ndarray:
             args = (truth["imgsz"], boxes_xyxy.clone().float(), truth["ori_shape"], truth["ratio_pad"])
-            return ops.scale_boxes(*args).cpu().numpy()
+            boxes: np.ndarray = ops.scale_boxes(*args).cpu().numpy()
+            return boxes
 
         self.short += len(truth["cls"]) > self._room_here
         self.truths.append(Boxes(original(truth["bboxes"]), truth["cls"].cpu().numpy()))

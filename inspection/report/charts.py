@@ -67,15 +67,18 @@ def control_chart(chart: ControlChart, percent: bool, label: str) -> Markup:
     most = _round_up(max(float(chart.high.max()), float(chart.values.max()), 1e-9))
     count = len(chart.values)
     x = LEFT + (np.arange(count) + 0.5) * (WIDTH - LEFT - RIGHT) / count
-    y = lambda value: TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
+
+    def y(value: float) -> float:
+        return float(TOP + (1 - value / most) * (HEIGHT - TOP - BOTTOM))
+
     step = (x[1] - x[0]) / 2
     parts = _axis(most, percent)
     for limit in (chart.low, chart.high):
         corners = [f"{a:.1f},{y(value):.1f}" for place, value in zip(x, limit) for a in (place - step, place + step)]
         parts.append(Markup('<polyline points="{}" class="limit"/>').format(" ".join(corners)))
     parts.append(_line(LEFT, y(chart.centre), WIDTH - RIGHT, y(chart.centre), "centre"))
-    corners = " ".join(f"{a:.1f},{y(value):.1f}" for a, value in zip(x, chart.values))
-    parts.append(Markup('<polyline points="{}" class="trend"/>').format(corners))
+    trend = " ".join(f"{a:.1f},{y(value):.1f}" for a, value in zip(x, chart.values))
+    parts.append(Markup('<polyline points="{}" class="trend"/>').format(trend))
     for place, value, out in zip(x, chart.values, chart.outside):
         kind = "point out" if out else "point"
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="{}"/>').format(place, y(value), 4 if out else 2.6, kind))
@@ -88,7 +91,10 @@ def score_chart(counts: Mapping[str, np.ndarray], limits: Sequence[tuple[str, fl
     """Histograms of OK and NG beside each other in each bin, on a root scale so that a single picture shows; limits as lines."""
     most = max((float(values.max()) for values in counts.values()), default=0.0) or 1.0
     width = (WIDTH - LEFT - RIGHT) / BINS
-    y = lambda value: TOP + (1 - np.sqrt(value / most)) * (HEIGHT - TOP - BOTTOM)  # noqa: E731
+
+    def y(value: float) -> float:
+        return float(TOP + (1 - np.sqrt(value / most)) * (HEIGHT - TOP - BOTTOM))
+
     parts = []
     for value in sorted({0, 1, int(round(most / 4)), int(most)}):
         parts.append(_line(LEFT, y(value), WIDTH - RIGHT, y(value), "grid"))

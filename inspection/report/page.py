@@ -17,7 +17,7 @@ from inspection.plan import Plan
 from inspection.report import charts, statistics
 from inspection.report.content import GROUPS, Content, Seen
 from inspection.report.thumbnails import Thumbnails
-from inspection.rules import Code
+from inspection.rules import Code, Found
 
 INLINE = 200  # pictures inside the file, and on each further page
 MOST_BOXES = 60  # drawn on a picture
@@ -37,7 +37,7 @@ def write_report(path: Path, content: Content, thumbnails: Thumbnails) -> int:
     environment = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     style, script = ((TEMPLATES / name).read_text(encoding="utf-8") for name in ("style.css", "filter.js"))
-    shared = {"title": content.title, "style": style, "script": script, "script_hash": _hash(script), "groups": GROUPS}
+    shared: dict[str, Any] = {"title": content.title, "style": style, "script": script, "script_hash": _hash(script), "groups": GROUPS}
     shown_pictures = [p for group in content.groups.values() for p in group]
     pages = [shown_pictures[start : start + INLINE] for start in range(0, len(shown_pictures), INLINE)] or [[]]
     shared["index"] = _index(pages)
@@ -94,7 +94,7 @@ def _cards(pictures: Sequence[Seen], content: Content, thumbnails: Thumbnails, i
         boxes = [_box(picture, i, names) | {"counts": i in counting} for i in order.tolist()]
         labels = []
         if picture.labels is not None:
-            labels = [_label(picture, i, names) for i in range(min(len(picture.labels.classes), MOST_BOXES))]
+            labels = [_label(picture.labels, i, names) for i in range(min(len(picture.labels.classes), MOST_BOXES))]
         yield {
             "group": picture.group, "title": GROUPS[picture.group][0], "name": picture.name, "address": address,
             "width": picture.width, "height": picture.height, "boxes": boxes, "labels": labels, "classes": _class_set(picture),
@@ -107,8 +107,8 @@ def _box(picture: Seen, index: int, names: Sequence[str]) -> dict[str, Any]:
     return _place(found.boxes_xyxy[index]) | {"name": shown(names[int(found.classes[index])]), "score": float(found.scores[index])}
 
 
-def _label(picture: Seen, index: int, names: Sequence[str]) -> dict[str, Any]:
-    return _place(picture.labels.boxes_xyxy[index]) | {"name": shown(names[int(picture.labels.classes[index])])}
+def _label(labels: Found, index: int, names: Sequence[str]) -> dict[str, Any]:
+    return _place(labels.boxes_xyxy[index]) | {"name": shown(names[int(labels.classes[index])])}
 
 
 def _place(box_xyxy: Any) -> dict[str, float]:

@@ -84,7 +84,8 @@ def _shares(starts: np.ndarray, ends: np.ndarray, cells: int) -> np.ndarray:
     edges = np.linspace(0, 1, cells + 1)
     inside = (np.minimum(edges[1:], ends[:, None]) - np.maximum(edges[:-1], starts[:, None])).clip(0)
     sums = inside.sum(1, keepdims=True)
-    return np.divide(inside, sums, out=np.zeros_like(inside), where=sums > 0)
+    shares: np.ndarray = np.divide(inside, sums, out=np.zeros_like(inside), where=sums > 0)
+    return shares
 
 
 def p_chart(seen: Collection[Seen]) -> ControlChart | None:

@@ -139,7 +139,8 @@ class FolderCamera:
     def _known(self, versions: Sequence[Version]) -> np.ndarray:
         """Which of N versions have had their outcome, or wait for it, (N,) bool."""
         waiting = np.fromiter((version in self.settling for version in versions), bool, len(versions))
-        return waiting | self.ledger.known(map(self._file_key, versions))
+        known: np.ndarray = waiting | self.ledger.known(map(self._file_key, versions))
+        return known
 
     def _reached(self) -> None:
         self._backoff.reset()
@@ -160,8 +161,9 @@ class FolderCamera:
             self.teller.repeated(text, text)
 
     def _unreachable(self, error: Exception) -> None:
-        known = isinstance(error, OSError)
-        reason = f"the folder cannot be read ({(error.strerror or str(error)).lower()})" if known else f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
+        if isinstance(error, OSError):
+            reason = f"the folder cannot be read ({(error.strerror or str(error)).lower()})"
         if reason != self.reason:
             self.reason = reason
             self.teller.change(f"{reason}; tried again")

@@ -91,7 +91,8 @@ class Ledger:
         if not len(self._old):
             return fresh
         places = np.minimum(np.searchsorted(self._old, wanted), len(self._old) - 1)
-        return fresh | (self._old[places] == wanted)
+        known: np.ndarray = fresh | (self._old[places] == wanted)
+        return known
 
     def begin(self, source: str, keys: list[int]) -> None:
         """Note that a picture is on its way to its outcome, in case the process ends before that."""

@@ -190,7 +190,7 @@ class FolderScan:
         listed.names = np.sort(np.concatenate(parts))
         return listed
 
-    def _chunks(self, folder: str) -> Iterator[list[os.DirEntry]]:
+    def _chunks(self, folder: str) -> Iterator[list[os.DirEntry[str]]]:
         """Yield what is in a folder, in parts."""
         try:
             with os.scandir(self._above + folder) as entries:
@@ -206,7 +206,7 @@ class FolderScan:
         else:
             self.closed[folder] = (error.strerror or str(error)).lower()
 
-    def _images(self, folder: str, entries: list[os.DirEntry], listed: Listed) -> list[str]:
+    def _images(self, folder: str, entries: list[os.DirEntry[str]], listed: Listed) -> list[str]:
         """The names of images among entries of a folder; note folders and what else there is in `listed`."""
         names: list[str] = []
         for entry in entries:
@@ -243,4 +243,5 @@ def _among(hashes: np.ndarray, ordered: np.ndarray) -> np.ndarray:
     """Which of N hashes are among sorted ones, (N,) bool."""
     if not len(ordered):
         return np.zeros(len(hashes), bool)
-    return ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)] == hashes
+    among: np.ndarray = ordered[np.minimum(np.searchsorted(ordered, hashes), len(ordered) - 1)] == hashes
+    return among

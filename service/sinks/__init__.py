@@ -33,9 +33,9 @@ def open_sinks(options: SinkOptions, folder: Path) -> list[Delivery | ModbusSink
     opened: list[Delivery | ModbusSink] = []
     try:
         for mqtt in options.mqtt:
-            opened.append(_delivery(mqtt, _transport("mqtt", mqtt), folder, options.backlog_bytes))
+            opened.append(_delivery(mqtt, _transport(mqtt), folder, options.backlog_bytes))
         for webhook in options.webhook:
-            opened.append(_delivery(webhook, _transport("webhook", webhook), folder, options.backlog_bytes))
+            opened.append(_delivery(webhook, _transport(webhook), folder, options.backlog_bytes))
         for modbus in options.modbus:
             opened.append(_modbus(modbus))
     except BaseException:
@@ -46,9 +46,9 @@ def open_sinks(options: SinkOptions, folder: Path) -> list[Delivery | ModbusSink
     return opened
 
 
-def _transport(kind: str, options: MqttOptions | WebhookOptions) -> Transport:
+def _transport(options: MqttOptions | WebhookOptions) -> Transport:
     try:
-        if kind == "mqtt":
+        if isinstance(options, MqttOptions):
             from service.sinks.mqtt import MqttTransport
 
             return MqttTransport(options)
@@ -56,7 +56,7 @@ def _transport(kind: str, options: MqttOptions | WebhookOptions) -> Transport:
 
         return WebhookTransport(options)
     except ImportError as error:
-        raise _missing(f"--{kind}", error) from None
+        raise _missing("--mqtt" if isinstance(options, MqttOptions) else "--webhook", error) from None
 
 
 def _modbus(options: ModbusOptions) -> ModbusSink:

@@ -223,7 +223,7 @@ class Backlog:
     def _drop_first(self) -> None:
         segment = self._files.segments[0]
         self._files.delete_first()
-        self._ahead = deque(message for message in self._ahead if message.place.segment != segment.number)
+        self._ahead = deque(message for message in self._ahead if message.place and message.place.segment != segment.number)
         self._count_dropped(segment.waiting)
 
     def _count_dropped(self, number: int) -> None:
@@ -248,20 +248,20 @@ class Backlog:
         for segment in self._files.segments:
             if segment.number < self._read.segment:
                 continue
-            if segment.number != self._read.segment or self._reader is None:
-                self._open(segment.number)
-            if line := self._reader.readline():
+            begun = self._reader if segment.number == self._read.segment else None
+            if line := (begun or self._open(segment.number)).readline():
                 self._read = Place(segment.number, self._read.end + len(line))
                 return line
         return b""
 
-    def _open(self, number: int) -> None:
+    def _open(self, number: int) -> BufferedReader:
         if self._reader:
             self._reader.close()
         start = self._read.end if number == self._read.segment else 0
         self._reader = self._files.path(number).open("rb")
         self._reader.seek(start)
         self._read = Place(number, start)
+        return self._reader
 
     def _clean(self, keep: int = 1) -> None:
         """Delete segments of which nothing waits any more, but not the last `keep`."""

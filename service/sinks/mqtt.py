@@ -31,17 +31,20 @@ class MqttTransport:
 
     def check(self) -> None:
         """Connect where there is no connection. Raises `Unavailable`."""
+        self._connected()
+
+    def _connected(self) -> _Connection:
         if self._connection and self._connection.lost:
             reason = self._connection.lost
             self.close()
             raise Unavailable(reason)
         if not self._connection:
             self._connection = _Connection(self.options)
+        return self._connection
 
     def deliver(self, bodies: Sequence[bytes]) -> Iterator[None]:
         """Publish results; yield for each as the broker confirms it (QoS 0: as it was sent)."""
-        self.check()
-        connection = self._connection
+        connection = self._connected()
         try:
             sent = [connection.publish(body) for body in bodies]
             for message in sent:

@@ -26,8 +26,9 @@ from tiny import NAMES, SIZE, save_tiny, write_image
 import detect
 from cfg.errors import UserError, guard
 from data.images import Unreadable, read_pixels
-from engine.detection.detect_run import DetectOptions, Run
+from engine.detection.detect_run import Run
 from engine.detection.listing import FileList
+from engine.detection.options import DetectOptions
 from engine.detection.predictor import Predictor
 from engine.detection.predictor import detect as run_detect
 from engine.detection.settled import batch_size

@@ -117,7 +117,7 @@ def test_on_a_processor_with_bfloat16_openvino_is_measured_in_it_too(place: Path
     monkeypatch.setattr(int8_table, "evaluate", lambda *a, **k: asked.append(k["precision"]) or original(*a, **k))
     options = ExportOptions(weights=str(place / "best.pt"), data=str(place / "data.yaml"))
     images = np.random.default_rng(0).random((1, 3, SIZE, SIZE), np.float32)
-    measured = int8_table.measure(folder, folder, images, options, tmp_path)
+    measured = int8_table.measure(folder, folder, images, options.data, options.batch, tmp_path)
     assert asked == ["fp32", "bf16", "fp32", "bf16"]
     assert list(measured.milliseconds) == ["float32", "bfloat16", "INT8", "INT8+bf16"]
     assert all(0 < ms < 1000 for ms in measured.milliseconds.values()) and measured.images == 12
