@@ -33,6 +33,12 @@ class Box:
         corners = [round(float(value), 2) for value in (self.x1, self.y1, self.x2, self.y2)]
         return {"Class": self.name, "ClassIndex": int(self.class_index), "Score": round(float(self.score), 5), "Box": corners}
 
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Box:
+        """The box that `as_json` gave."""
+        x1, y1, x2, y2 = told["Box"]
+        return cls(x1, y1, x2, y2, told["Score"], told["ClassIndex"], told["Class"])
+
 
 @dataclass(frozen=True)
 class Inspected:
@@ -91,10 +97,21 @@ class Inspected:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Inspected:
         """The outcome that `as_json` gave."""
-        given = [told[name] for name in ("MeasId", "CreationTime", "Source", "PartId", "RecipeId", "ProductId")]
-        boxes = tuple(Box(*box["Box"], box["Score"], box["ClassIndex"], box["Class"]) for box in told["Boxes"])
-        rest = [told[name] for name in ("Width", "Height", "LatencyMs")]
-        return cls(*given, Code[told["Verdict"]], told["Rule"], told["Score"], boxes, *rest)
+        return cls(
+            meas_id=told["MeasId"],
+            time=told["CreationTime"],
+            source=told["Source"],
+            part_id=told["PartId"],
+            recipe_id=told["RecipeId"],
+            product_id=told["ProductId"],
+            verdict=Code[told["Verdict"]],
+            rule=told["Rule"],
+            score=told["Score"],
+            boxes=tuple(Box.from_json(box) for box in told["Boxes"]),
+            width=told["Width"],
+            height=told["Height"],
+            latency_ms=told["LatencyMs"],
+        )
 
 
 class Sink(Protocol):

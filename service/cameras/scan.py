@@ -231,7 +231,7 @@ class FolderScan:
         return [version for version, known in zip(versions, self.known(versions), strict=True) if not known]
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder, whatever it is called, or a link to one."""
     try:
         return entry.is_dir()
