@@ -82,7 +82,7 @@ def _scalars(folder: Path) -> set[str]:
     return set(events.Tags()["scalars"])
 
 
-@pytest.mark.parametrize(("student", "teacher", "amp"), PAIRS, ids="-".join)
+@pytest.mark.parametrize(("student", "teacher", "amp"), PAIRS)
 def test_any_teacher_any_student(place, student, teacher, amp):
     weights = place / f"{teacher}.pt"
     before = weights.read_bytes()
