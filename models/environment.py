@@ -21,6 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 from cfg.cpus import available_cpus
+from cfg.telemetry import silence_openvino
 
 SWITCHES = {
     "YOLO_OFFLINE": "true",  # no look-ups at import, no telemetry, no update check
@@ -41,6 +42,7 @@ def quiet() -> Path:
     """Set the environment switches once per process; return the folder that holds the libraries' settings."""
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)
+    silence_openvino()
     os.environ.pop("ULTRALYTICS_API_KEY", None)  # with it, ultralytics sends every run to its own servers
     if os.environ.get("WORLD_SIZE", "1") == "1":  # torchrun with one process: ultralytics would look for others
         for name in RANKS:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfg import UserError
+from cfg.telemetry import silence_openvino
 from service.exported import Exported
 
 ONNX_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -72,6 +73,7 @@ class OpenVinoNetwork:
     """OpenVINO on the CPU, in float32 on every processor, so that the same file finds the same boxes everywhere."""
 
     def __init__(self, exported: Exported, threads: int) -> None:
+        silence_openvino()
         import openvino  # late: an ONNX file does without
 
         core, file = openvino.Core(), next(exported.path.glob("*.xml"))

@@ -1,5 +1,6 @@
 """Settings shared by all tests: import from the repository root, one thread, nothing from the network."""
 
+import gc
 import os
 import signal
 import sys
@@ -30,3 +31,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real" in item.keywords:
             item.add_marker(absent)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported out of garbage collections: ultralytics asks for several in each training and validation."""
+    gc.collect()
+    gc.freeze()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -181,6 +182,7 @@ USUAL = [
 ]
 
 
+@cache
 def example_of(name: str) -> Example:
     """The row with which a block is tested: the table's, or the first usual one that the block accepts."""
     if name in EXAMPLES:
@@ -242,9 +244,10 @@ def same(one: Any, other: Any) -> bool:
 
 def assert_mean_of_single_losses(
     losses: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]], whole: dict[str, torch.Tensor], rtol: float, atol: float
-) -> None:
-    """Each named loss of a batch of three must be the mean of its images' own losses."""
-    single = [losses(one_image(whole, i)) for i in range(3)]
-    for name, value in losses(whole).items():
+) -> dict[str, torch.Tensor]:
+    """Each named loss of a batch must be the mean of its images' own losses; return those of the batch."""
+    single, together = [losses(one_image(whole, i)) for i in range(len(whole["img"]))], losses(whole)
+    for name, value in together.items():
         mean = torch.stack([s[name] for s in single]).mean()
         assert torch.allclose(value, mean, rtol=rtol, atol=atol), f"{name}: {value} is not the mean {mean}"
+    return together

@@ -71,18 +71,17 @@ def test_a_block_that_overwrites_its_inputs(name: str) -> None:
         assert same(inputs, before)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_building_others_first_changes_a_block(name: str) -> None:
-    example = example_of(name)
-    alone, plan = example.build(BLOCKS.get(name))
-    inputs = example.inputs(4, 4)
-    expected = alone.eval()(inputs)
-    for other in NAMES:
-        example_of(other).build(BLOCKS.get(other), seed=9)
-    after, plan_after = example.build(BLOCKS.get(name))
-    assert plan == plan_after
-    assert same(dict(alone.state_dict()), dict(after.state_dict()))
-    assert same(after.eval()(inputs), expected)
+def test_building_others_first_changes_a_block() -> None:
+    """Each is built after those before it in the list, and after those behind it."""
+
+    def built(name: str) -> tuple:
+        example = example_of(name)
+        layer, plan = example.build(BLOCKS.get(name))
+        return plan, dict(layer.state_dict()), layer.eval()(example.inputs(4, 4))
+
+    forwards, backwards = [built(name) for name in NAMES], [built(name) for name in NAMES[::-1]]
+    for name, (plan, state, output), (plan_after, state_after, output_after) in zip(NAMES, forwards, backwards[::-1], strict=True):
+        assert plan == plan_after and same(state, state_after) and same(output, output_after), name
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,7 @@ def files() -> list[Path]:
     return sorted([*inside, *(ROOT / f"{name}.py" for name in (*SCRIPTS, *PYTHON))])
 
 
+@cache
 def imported(path: Path) -> set[str]:
     """Dotted names a file imports, anywhere in it."""
     names: set[str] = set()
@@ -51,52 +54,49 @@ def tops(path: Path) -> set[str]:
     return {name.partition(".")[0] for name in imported(path)}
 
 
-ids = [p.relative_to(ROOT).as_posix() for p in files()]
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", files(), ids=ids)
-def test_a_package_that_imports_what_is_built_on_it(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    allowed = MAY_IMPORT.get(package, set(MAY_IMPORT) | PYTHON.get(package.removesuffix(".py"), set()))
-    assert not tops(path) & OURS - allowed
+def test_a_package_that_imports_what_is_built_on_it() -> None:
+    wrong = {}
+    for path in files():
+        package = path.relative_to(ROOT).parts[0]
+        allowed = MAY_IMPORT.get(package, set(MAY_IMPORT) | PYTHON.get(package.removesuffix(".py"), set()))
+        wrong[name_of(path)] = tops(path) & OURS - allowed
+    assert len(wrong) > 300
+    assert not {name: found for name, found in wrong.items() if found}
 
 
 def test_a_cluster_is_sent_what_its_workers_may_import() -> None:
     assert set(SENT) == MAY_IMPORT["engine"]
 
 
-@pytest.mark.parametrize("path", files(), ids=ids)
-def test_ultralytics_is_known_to_few_files(path: Path) -> None:
-    name = path.relative_to(ROOT).as_posix()
-    if "ultralytics" in tops(path):
-        assert name.startswith(KNOWS_ULTRALYTICS), "take it from models/blocks/host.py or move the code to engine/"
-
-
-def test_every_place_that_may_know_ultralytics_does() -> None:
-    knowing = [p.relative_to(ROOT).as_posix() for p in files() if "ultralytics" in tops(p)]
+def test_ultralytics_is_known_to_few_files_and_to_each_of_them() -> None:
+    knowing = [name_of(p) for p in files() if "ultralytics" in tops(p)]
+    others = [name for name in knowing if not name.startswith(KNOWS_ULTRALYTICS)]
+    assert not others, "take it from models/blocks/host.py or move the code to engine/"
     assert all(any(name.startswith(place) for name in knowing) for place in KNOWS_ULTRALYTICS)
 
 
-@pytest.mark.parametrize("path", sorted(p for name in ("data", "service") for p in (ROOT / name).rglob("*.py")),
-                         ids=lambda p: p.relative_to(ROOT).as_posix())  # fmt: skip
-def test_data_preparation_and_the_service_need_no_torch(path: Path) -> None:
-    assert not tops(path) & HEAVY
+@pytest.mark.parametrize("package", ["data", "service"])
+def test_data_preparation_and_the_service_need_no_torch(package: str) -> None:
+    heavy = {name_of(p): tops(p) & HEAVY for p in (ROOT / package).rglob("*.py")}
+    assert heavy and not {name: found for name, found in heavy.items() if found}
 
 
-def test_data_preparation_loads_no_torch() -> None:
-    modules = [p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for p in (ROOT / "data").rglob("*.py")]
-    names = [m.removesuffix(".__init__") for m in modules if not m.endswith("__main__")]
-    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not HEAVY & set(done.stdout.split())
-
-
-def test_deciding_needs_no_deep_learning_library_and_no_opencv() -> None:
-    paths = sorted((ROOT / "inspection").rglob("*.py"))
-    names = [p.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__") for p in paths]
-    code = f"import importlib, sys; [importlib.import_module(n) for n in {names}]; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {*HEAVY, "cv2", "matplotlib"} & set(done.stdout.split())
+def test_deciding_and_data_preparation_load_no_deep_learning_library_and_the_first_no_opencv() -> None:
+    """In a new process: first `inspection`, then `data`, which is built on it."""
+    code = "import importlib, json, sys\nfor names in json.loads(sys.argv[1]):\n"
+    code += "    [importlib.import_module(name) for name in names]\n    print(*sys.modules)"
+    packages = []
+    for package in ("inspection", "data"):
+        paths = [name_of(p.with_suffix("")) for p in sorted((ROOT / package).rglob("*.py")) if p.name != "__main__.py"]
+        packages.append([path.replace("/", ".").removesuffix(".__init__") for path in paths])
+    done = subprocess.run([sys.executable, "-c", code, json.dumps(packages)], cwd=ROOT, capture_output=True, text=True, check=True)
+    deciding, preparing = (set(line.split()) for line in done.stdout.splitlines())
+    assert packages[0][-1] in deciding and packages[1][-1] in preparing
+    assert not {*HEAVY, "cv2", "matplotlib"} & deciding and not HEAVY & preparing
 
 
 def test_the_engine_knows_no_block_loss_or_method_by_name() -> None:
@@ -114,11 +114,26 @@ COMMANDS += [("val", "--weights=none.pt --data=x", 2), ("detect", "--weights=non
 COMMANDS += [("export", "--weights=none.pt", 2), ("serve", "--weights=none.onnx --port=0", 2)]
 
 
-@pytest.mark.parametrize(("script", "arguments", "status"), COMMANDS)
-def test_help_and_wrong_arguments_load_nothing_slow(script: str, arguments: str, status: int) -> None:
-    code = f"import sys; sys.argv = {[script, *arguments.split()]}\nfrom cfg.errors import guard\nimport {script}\n"
-    code += f"try:\n    status = guard({script}.main)\nexcept SystemExit as end:\n    status = end.code or 0\n"
-    code += f"print(); print(status, *sorted(set(sys.modules) & {set(SLOW)}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == str(status), f"{done.stdout[-300:]} {done.stderr[-300:]}"
-    assert status == 0 or "error: " in done.stderr
+# Runs one command after another in a process that has imported nothing; what the first load would be there for the others too.
+RUN = """
+import contextlib, importlib, io, json, sys
+from cfg.errors import guard
+for script, arguments in json.loads(sys.argv[1]):
+    sys.argv = [script, *arguments.split()]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        try:
+            status = guard(importlib.import_module(script).main)
+        except SystemExit as end:
+            status = end.code or 0
+    print(json.dumps([status, said.getvalue(), *sys.modules]))
+"""
+
+
+def test_help_and_wrong_arguments_load_nothing_slow() -> None:
+    given = json.dumps([[script, arguments] for script, arguments, _ in COMMANDS])
+    done = subprocess.run([sys.executable, "-c", RUN, given], cwd=ROOT, capture_output=True, text=True, check=True)
+    for (script, arguments, expected), line in zip(COMMANDS, done.stdout.splitlines(), strict=True):
+        status, said, *loaded = json.loads(line)
+        assert (status, set(loaded) & set(SLOW)) == (expected, set()), f"{script} {arguments}: {said[-300:]}"
+        assert status == 0 or "error: " in said

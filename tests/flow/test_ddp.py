@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +16,8 @@ import pytest
 import torch
 from tiny import results, training, write_data, write_model
 
-from cfg import UserError
+import val
+from cfg import UserError, guard
 from engine.settings import Settings
 from engine.training import processes
 from engine.training.launch import train
@@ -21,7 +25,7 @@ from engine.training.processes import check_devices, devices_of
 
 ROOT = Path(__file__).resolve().parents[2]
 # Runs one training after another in the same processes: starting them costs ten times what these trainings do. Each has a process
-# group of its own, which rank 0 finds a port for; the first one's is torchrun's.
+# group of its own, which rank 0 finds a port for. The commands that would validate best.pt in another new process are noted.
 DRIVER = """
 import hashlib, json, os, socket, sys
 sys.path.insert(0, {root!r})
@@ -40,7 +44,7 @@ def free_port():
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
-original, ended = Trainer.final_eval, []
+original, ended, commands = Trainer.final_eval, [], []
 
 def final_eval(self):
     model = unwrap_model(self.model)
@@ -52,32 +56,45 @@ def final_eval(self):
     ended.append(everyone)
     original(self)
 
+def validating(command, env, check):
+    assert "RANK" not in env
+    commands.append(command)
+    return SimpleNamespace(returncode=0)
+
 Trainer.final_eval = final_eval
-runs, validating = json.loads({given!r}), processes.subprocess
-for given in runs:
-    last = given is runs[-1]  # only its best.pt is validated: in another new process
-    processes.subprocess = validating if last else SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=0))
-    processes.teacher_of = lambda _: None  # one validation is enough here
+processes.subprocess = SimpleNamespace(run=validating)
+processes.teacher_of = lambda _: None  # one validation is enough here
+for given in json.loads({given!r}):
     launch.train(given)
-    os.environ |= {{"MASTER_PORT": str(ended[-1][0][3]), "TORCHELASTIC_USE_AGENT_STORE": "False"}}
+    os.environ["MASTER_PORT"] = str(ended[-1][0][3])
 if os.environ["RANK"] == "0":
-    open({out!r}, "w").write(json.dumps(ended))
+    open({out!r}, "w").write(json.dumps([ended, commands]))
 """
 
 
-def in_two_processes(folder: Path, runs: list[dict]) -> tuple[list[tuple[list, list]], str]:
-    """Train each of `runs` in the same two processes; return what each rank ended each with, and the output."""
+def in_two_processes(folder: Path, runs: list[dict]) -> tuple[list, list[list[str]], str]:
+    """Train each of `runs` in the same two processes; return what each rank ended each with, the commands, and the output."""
     out = folder / "ranks.json"
     (folder / "driver.py").write_text(DRIVER.format(root=str(ROOT), out=str(out), given=json.dumps(runs)))
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command = [*launcher, folder / "driver.py"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(out.read_text()), done.stdout
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    ranks, logs = [], [folder / f"rank{rank}.txt" for rank in "01"]
+    for rank, path in zip("01", logs):  # as torchrun starts them: test_several_machines.py has it do so
+        with path.open("w") as log:
+            told = os.environ | address | {"RANK": rank, "LOCAL_RANK": rank}
+            ranks.append(subprocess.Popen([sys.executable, folder / "driver.py"], cwd=folder, env=told, stdout=log, stderr=log))
+    while not any(rank.poll() for rank in ranks) and None in [rank.poll() for rank in ranks]:
+        time.sleep(0.2)
+    for rank in ranks:  # the one that waits for one that failed
+        rank.kill()
+    output = "".join(path.read_text() for path in logs)
+    assert [rank.wait() for rank in ranks] == [0, 0], output[-3000:]
+    return *json.loads(out.read_text()), output
 
 
-def test_two_processes_train_one_model(tmp_path):
-    """With a teacher and adaptive weights; with a dynamic teacher; and with draws by class, of which each takes its part."""
+def test_two_processes_train_one_model(tmp_path, monkeypatch, capsys):
+    """With a teacher and adaptive weights; and with a dynamic teacher and draws by class, of which each takes its part."""
     write_data(tmp_path)
     write_model(tmp_path / "model.yaml", width=8)
     teacher = train(training(tmp_path, model=str(write_model(tmp_path / "teacher.yaml")), name="teacher", epochs=1))
@@ -85,27 +102,30 @@ def test_two_processes_train_one_model(tmp_path):
     write_data(tmp_path / "rare")
     (tmp_path / "rare/labels/train/0.txt").unlink()
     rare = {"data": str(tmp_path / "rare/data.yaml"), "repeat_threshold": 0.5, "background_share": 0.5, "min_steps": 3, "paste": 0.8}
-    ended, output = in_two_processes(tmp_path, [
-        training(tmp_path, name="dynamic", distill="sdd", lr0=0.01, epochs=2),
-        training(tmp_path, name="rare", distill="sdd", epochs=2, **rare),
+    ended, commands, output = in_two_processes(tmp_path, [
+        training(tmp_path, name="rare", distill="sdd", lr0=0.01, epochs=2, **rare),
         training(tmp_path, name="both", **distilled),
     ])  # fmt: skip
     for first, second in ended:
         assert first[:2] == second[:2]  # student, adapters, adaptive weights, gains, anchors; steps
     (dynamic, *_), _ = ended[0]
     assert sum(name.startswith("distiller.") for name in dynamic) > 20 and dynamic["gains"] != [1.0]
-    _check_draws(*ended[1], output)
-    (first, steps, indices, _), (*_, other_indices, _) = ended[2]
+    _check_draws(*ended[0], output)
+    (first, steps, indices, _), (*_, other_indices, _) = ended[1]
     for part in ("distiller.adapters.", "student."):
         assert any(name.startswith(part) for name in first)
     assert len(set(first["weights"])) > 1
     assert steps == 3 * 2  # batch 4 in two halves: each process saw half of the 8 images in 2 steps
     assert sorted(indices + other_indices) == list(range(8))
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher", "dynamic", "rare", "both"}
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"teacher", "rare", "both"}
     folder = tmp_path / "runs/both"
     assert [row["epoch"] for row in results(folder)] == [1, 2, 3]
     assert torch.load(folder / "weights/best.pt", weights_only=True)["format"] == "tandem-detector"
-    assert (folder / "val").is_dir() and "mAP50" in output  # best.pt was validated
+    assert commands[-1][:2] == [sys.executable, str(ROOT / "val.py")]
+    assert commands[-1][-2] == "--json"  # into a folder that is gone: printed here
+    monkeypatch.setattr(sys, "argv", commands[-1][1:-2])
+    capsys.readouterr()
+    assert guard(val.main) == 0 and (folder / "val").is_dir() and "AP50-95" in capsys.readouterr().out
 
 
 def check(given: dict) -> None:

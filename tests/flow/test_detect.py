@@ -351,6 +351,11 @@ folder = Path(sys.argv[1])
 source, weights = write_image(folder / "a.jpg", 0), save_tiny(folder / "best.pt")
 detect.main(["--weights", f"{weights}", "--source", f"{source}", "--project", f"{folder / 'runs'}", "--device", "cpu"])
 print(*sorted({"av", "torchvision", "torch._dynamo", "matplotlib.pyplot", "pandas", "polars"} & set(sys.modules)))
+import torch
+from ultralytics.utils.nms import TorchNMS
+assert TorchNMS.nms is torch.ops.torchvision.nms
+import torchvision  # a later import finds its library loaded
+assert torchvision.ops.nms(torch.tensor([[0.0, 0, 9, 9], [0, 0, 9, 8]]), torch.tensor([0.9, 0.8]), 0.45).tolist() == [0]
 """
 
 

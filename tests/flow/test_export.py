@@ -96,6 +96,11 @@ def test_arithmetic_is_float32_unless_16_bits_are_asked_for_and_there(exported: 
     assert backend.computes_in == ("bf16" if flags and possible else "fp32")
 
 
+def test_openvino_reports_nothing(exported: Path) -> None:
+    telemetry = sys.modules["openvino.tools.ovc"].telemetry
+    assert type(telemetry).__module__ == "openvino.tools.ovc.telemetry_stub" and sys.modules["openvino_telemetry"] is None
+
+
 def test_half_and_precision_exclude_each_other(capsys) -> None:
     for program, where in ((detect, "--source"), (val, "--data")):
         with pytest.raises(SystemExit) as stopped:

@@ -24,8 +24,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tiny(place / "best.pt")
     for seed, name in enumerate(("a.png", "b.png")):
         write_image(place / "images" / name, seed)
-    write_model(place / "teacher.yaml")
-    write_model(place / "student.yaml", width=8)
+    write_model(place / "teacher.yaml", width=56)
+    write_model(place / "student.yaml", width=48)  # ONNX files below 0.1 MB count as damaged
     write_data(place / "mine", classes=tuple(NAMES.values()))
     for name in ("0", "1"):
         (place / f"mine/labels/val/{name}.txt").write_text("")
@@ -35,12 +35,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("example", EXAMPLES, ids=[re.findall(r"\.(\w+)\(", text)[-1] + str(i) for i, text in enumerate(EXAMPLES)])
 def test_page(example: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    for word, here in (("TANDEM", str(ROOT)), ("t-demo.yaml", "teacher.yaml"), ("s-demo.yaml", "student.yaml")):  # the notebook trains those
-        example = example.replace(f'"{word}"', repr(here))
-    exec(compile(example, "docs/python.md", "exec"), {})
+    exec(compile(of_a_tests_size(example, folder), "docs/python.md", "exec"), {})
 
 
-def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def of_a_tests_size(code: str, folder: Path) -> str:
+    """Code that names the folder of this checkout and small models for the demo's, which `test_notebook_in_a_kernel` trains."""
+    for word, here in (("TANDEM", ROOT), ("t-demo.yaml", folder / "teacher.yaml"), ("s-demo.yaml", folder / "student.yaml")):
+        code = code.replace(f'"{word}"', repr(str(here)))
+    return code
+
+
+def test_notebook(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells, one after another; in this process, which has imported what they import."""
     monkeypatch.chdir(NOTEBOOK.parent)
     monkeypatch.syspath_prepend(str(ROOT))
@@ -48,7 +53,7 @@ def test_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict[str, Any] = {}
     for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
         if cell["cell_type"] == "code":
-            exec(compile("".join(cell["source"]), cell["id"], "exec"), names)
+            exec(compile(of_a_tests_size("".join(cell["source"]), folder), cell["id"], "exec"), names)
     assert len(names["results"]) == 4 and (tmp_path / "export/best.onnx").is_file()
 
 

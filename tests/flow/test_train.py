@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -21,7 +19,6 @@ from engine.training.trainer import Trainer
 
 from ultralytics.utils.torch_utils import unwrap_model
 
-ROOT = Path(__file__).resolve().parents[2]
 STOCK_YAML = """nc: 2
 backbone: [[-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [8, 3, 2]], [-1, 1, Conv, [16, 3, 2]], [-1, 1, Conv, [16, 3, 2]]]
 head: [[[2, 3], 1, Detect, [nc]]]
@@ -49,19 +46,6 @@ def test_learns_and_leaves_a_whole_run_folder(place, amp):
         assert content["format"] == "tandem-detector" and content["names"] == {0: "dark", 1: "bright"}
 
 
-def test_command_line_in_a_process_of_its_own(place, tmp_path):
-    """Also the only one that torchrun started: that is a plain run."""
-    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    given = training(place, name="process", epochs=1)
-    options = [f"{name}={value}" for name, value in given.items() if name != "model"]
-    more = ["--lr0", "0.01", "mosaic=1.0"]
-    command = [sys.executable, ROOT / "train.py", "--cfg", place / "model.yaml", *options, *more]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | alone, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"results in {place / 'runs/process'}") == 1 and "AdamW(lr=0.01" in done.stderr + done.stdout
-    assert list(tmp_path.iterdir()) == []  # nothing is written outside the run folder
-
-
 def test_same_seed_same_run(place):
     first, second = (results(train(training(place, name=name, mosaic=1.0))) for name in ("one", "two"))
     for row in (*first, *second):
@@ -72,12 +56,10 @@ def test_same_seed_same_run(place):
 @pytest.mark.parametrize(
     "options",
     [
-        {"multi_scale": 0.5}, {"rect": True}, {"single_cls": True}, {"fraction": 0.5}, {"batch": -1}, {"amp": "bf16"},
-        {"amp": False}, {"channels_last": False}, {"channels_last": True}, {"val": False}, {"save_period": 1},
-        {"cos_lr": False}, {"optimizer": "SGD"}, {"optimizer": "auto"}, {"optimizer": "MuSGD"},
-        {"mosaic": 1.0, "mixup": 0.5, "close_mosaic": 1},
-        {"cache": "ram"}, {"nbs": 16, "warmup_epochs": 1.0}, {"auto_anchors": True},
-        {"model": "stock.yaml", "cls_pw": 0.5},
+        {"multi_scale": 0.5, "cos_lr": False}, {"rect": True, "save_period": 1}, {"single_cls": True, "channels_last": False},
+        {"fraction": 0.5, "amp": False}, {"batch": -1}, {"channels_last": True, "amp": "bf16"}, {"val": False, "cache": "ram"},
+        {"optimizer": "SGD", "auto_anchors": True}, {"optimizer": "auto", "nbs": 16, "warmup_epochs": 1.0},
+        {"optimizer": "MuSGD", "mosaic": 1.0, "mixup": 0.5, "close_mosaic": 1}, {"model": "stock.yaml", "cls_pw": 0.5},
     ],
     ids=lambda options: ",".join(options),
 )  # fmt: skip

@@ -123,8 +123,8 @@ def content(root: Path) -> dict[str, bytes]:
 def test_files_do_not_depend_on_workers(tmp_path):
     """Nor does a picture depend on how many follow it."""
     arguments = dict(size=64, seed=4, materials=("rolled", "bare_board", "glass"))
-    one = make_sample(tmp_path / "one", images=130, **arguments).parent
-    two = make_sample(tmp_path / "two", images=130, workers=2, **arguments).parent
+    one = make_sample(tmp_path / "one", images=70, **arguments).parent
+    two = make_sample(tmp_path / "two", images=70, workers=2, **arguments).parent
     assert content(one) == content(two)
     few = make_sample(tmp_path / "few", images=12, **arguments).parent
     pictures = {path.name: path.read_bytes() for path in one.glob("images/*/*")}

@@ -150,9 +150,13 @@ def test_strides_stay_with_a_model_that_is_copied_or_moved(move) -> None:
 def test_compiled_it_is_one_graph() -> None:
     """torch.compile splits a network where Python looks at a tensor's content; `fullgraph` refuses to.
 
-    A whole detector with decoupled branches; the coupled head of YOLOv5 and the head with box distributions alone.
+    A whole detector of the blocks of S, with decoupled branches; the coupled head of YOLOv5 and the head with box distributions alone.
     """
-    fast = Detector("s-model-fast.yaml", nc=2).eval().fuse(verbose=False)
+    convs = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C3", [16]], [-1, 1, "Conv", [32, 3, 2]]]
+    neck = [[-1, 1, "Swin", [4, 16, 2]], [-1, 1, "SPP", [32, [5, 9, 13]]], [[-1, 2], 1, "BlockN", [16, "dual", "skip"]],
+            [[-1, 5], 1, "BlockN", [32, "dual", "skip"]]]  # fmt: skip
+    rows = [*neck, [[6, 7], 1, "AnchorDetect", ["nc", 2, "decoupled", "none", 8, 1]]]
+    fast = Detector({"nc": 2, "backbone": convs, "head": rows, "yaml_file": "small.yaml"}).eval().fuse(verbose=False)
     shared = GFLDetect(3, CHANNELS, STRIDES, hidden=8).eval()
     for module, given in ((fast, torch.rand(1, 3, 64, 64)), (head("coupled"), features()), (shared, features())):
         torch._dynamo.reset()

@@ -6,12 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-import yaml
-from torchvision.models import detection
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "flow"))
 from tiny import write_data, write_model
+from tiny_foreign import add_to_torchvision, described, trained
 
 from benchmarks.harness.plan import Question, _torchvision_weights, examine, parse_methods
 
@@ -30,15 +28,14 @@ def digests(place: Path, teacher: str, *arguments: str) -> dict[str, str]:
     return {method.label: method.digest for method in methods}
 
 
-def test_a_torchvision_teachers_weights_are_in_the_digest(place):
+def test_a_torchvision_teachers_weights_are_in_the_digest(place, monkeypatch):
     """The YAML names them: when the file is replaced, what was learned from the old one must be run again."""
-    content = {"torchvision": "retinanet_resnet50_fpn", "weights": "w.pt", "names": ["dark", "bright"]}
-    (place / "t.yaml").write_text(yaml.safe_dump(content))
-    model = detection.retinanet_resnet50_fpn(weights=None, weights_backbone=None, num_classes=3)
-    torch.save(model.state_dict(), place / "w.pt")
+    add_to_torchvision(monkeypatch)
+    model = trained()
+    described(place, state=model.state_dict())
     first, again = digests(place, "t.yaml"), digests(place, "t.yaml")
     model.backbone.fpn.inner_blocks[0][0].bias.data += 1
-    torch.save(model.state_dict(), place / "w.pt")
+    described(place, state=model.state_dict())
     second = digests(place, "t.yaml")
     assert first == again and first["none"] == second["none"] and first["pkd"] != second["pkd"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -192,8 +194,17 @@ def record(label: str, seed: int, score: dict[str, float], **more) -> dict:
 
 
 @pytest.fixture
-def finished(tmp_path):
+def finished(comparison, tmp_path):
+    """A copy of a comparison: methods, records, and its folder."""
+    methods, records, folder = comparison
+    shutil.copytree(folder / "runs", tmp_path / "runs")
+    return deepcopy(methods), deepcopy(records), tmp_path
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory):
     """Two seeds of a student, of a better and a worse one, and of one that crashed."""
+    tmp_path = tmp_path_factory.mktemp("comparison")
     errors, records = {"none": 6.0, "good": 2.0, "bad": 12.0}, {}
     for label, precise in errors.items():
         for seed in (0, 1):

@@ -81,7 +81,7 @@ def broken(rounds: int, seed: int, wish: Wish, n: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("n", "wish"), [(93, Wish(0.05)), (300, Wish(0.1, 0.9, 0.05)), (60, Wish(0.05, 0.95, 0.1))])
 def test_promises_are_broken_no_more_often_than_said(n, wish):
-    rounds = 1000
+    rounds = 600
     escapes, overkills = broken(rounds, 1, wish, n)
     exact = stats.binom.cdf(allowed_misses(n, wish.max_escape, wish.doubt), n, wish.max_escape)
     error = np.sqrt(wish.doubt / rounds)

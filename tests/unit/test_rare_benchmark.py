@@ -30,9 +30,13 @@ def test_good_squares_keep_clear_of_boxes():
     assert list(good_squares(pixels, np.array([[0, 0.5, 0.5, 1.0, 1.0]]))) == [] and MARGIN > 0
 
 
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    return make_sample(tmp_path_factory.mktemp("rare") / "s", images=70, size=200, difficulty=1.0)
+
+
 @pytest.mark.parametrize("held_out", [False, True])
-def test_cut_has_few_shots_and_good_pictures(tmp_path, held_out):
-    sample = make_sample(tmp_path / "s", images=70, size=200, difficulty=1.0)
+def test_cut_has_few_shots_and_good_pictures(sample, tmp_path, held_out):
     data = cut(sample, tmp_path / "few", 1, 0, held_out)
     train, val = (list_images(data.parent / "images" / part) for part in ("train", "val"))
     filled = [image for image in train if len(read_labels(label_path(image)).rows)]

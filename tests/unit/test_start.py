@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from copy import deepcopy
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,12 @@ T_SMALL, S_SMALL = (str(Path(__file__).parent / f"{kind}-small.yaml") for kind i
 
 
 def yolov5(size: str = "n", width: float | None = None, nc: int = 3) -> Detector:
-    """A YOLOv5 with random weights and BatchNorm statistics of its own."""
+    """A YOLOv5 with random weights and BatchNorm statistics of its own; a copy of what is built once, as `trained` and `new`."""
+    return deepcopy(_yolov5(size, width, nc))
+
+
+@cache
+def _yolov5(size: str, width: float | None, nc: int) -> Detector:
     depth, usual = SCALES[size]
     torch.manual_seed(7)
     model = Detector(read_model("yolov5s.yaml") | {"depth_multiple": depth, "width_multiple": width or usual, "nc": nc})
@@ -45,6 +51,18 @@ def yolov5(size: str = "n", width: float | None = None, nc: int = 3) -> Detector
             scale = torch.randn(tensor.shape) / tensor[0].numel() ** 0.5 if tensor.ndim > 1 else torch.rand(tensor.shape) + 0.5
             tensor.copy_(scale)
     return model
+
+
+def new(name: str, nc: int = 2, names: dict[int, str] | None = None) -> Detector:
+    """A model before training."""
+    model = deepcopy(_new(name, nc))
+    model.names = names or model.names
+    return model
+
+
+@cache
+def _new(name: str, nc: int) -> Detector:
+    return Detector(name, nc=nc)
 
 
 def as_published(model: Detector) -> dict[str, Tensor]:
@@ -78,7 +96,7 @@ def rows_of(start: Start) -> dict[str, tuple[str, str]]:
 
 def test_the_fast_student_takes_the_whole_backbone_of_yolov5n_but_its_swin_block(tmp_path: Path) -> None:
     source = yolov5()
-    student = Detector("s-model-fast.yaml", nc=2, names=NAMES)
+    student = new("s-model-fast.yaml", 2, NAMES)
     start = from_file(student, saved(tmp_path / "v5n.pt", {"state_dict": as_published(source)}), "s-model-fast.yaml")
     rows = rows_of(start)
     backbone = {title: how for title, (_, how) in rows.items() if title.startswith("backbone")}
@@ -111,7 +129,7 @@ def test_where_everything_is_taken_the_function_is_the_source_s() -> None:
 
 @pytest.mark.parametrize(("name", "size", "least", "whole"), [
     ("s-model-fast.yaml", "n", 0.60, True), ("s-model-fast.yaml", "s", 0.60, False), ("s-model.yaml", "n", 0.28, True),
-    ("s-model.yaml", "m", 0.28, False), ("t-model.yaml", "s", 0.25, False), ("t-model.yaml", "m", 0.25, False),
+    ("t-model.yaml", "m", 0.25, False),
 ])  # fmt: skip
 def test_how_much_of_a_model_loads(name: str, size: str, least: float, whole: bool) -> None:
     source, student = yolov5(size), Detector(name, nc=6)
@@ -121,7 +139,7 @@ def test_how_much_of_a_model_loads(name: str, size: str, least: float, whole: bo
 
 
 def test_a_narrower_student_takes_the_same_channels_wherever_they_are_read() -> None:
-    source, student = yolov5("s"), Detector("s-model.yaml", nc=6)  # twice as wide
+    source, student = yolov5("s"), new("s-model.yaml", 6)  # twice as wide
     select(student, wiring_of(source), source.state_dict())
     own, given = student.state_dict(), source.state_dict()
     even, lateral = torch.arange(64) * 2, torch.arange(128) * 2
@@ -154,7 +172,7 @@ def test_a_deeper_source_gives_its_first_layers_and_a_shallower_one_all_of_them(
 
 
 def test_residual_branches_that_the_source_has_not_are_closed_at_first() -> None:
-    source, student = yolov5(), Detector("s-model-fast.yaml", nc=6)
+    source, student = yolov5(), new("s-model-fast.yaml", 6)
     block = student.model[8].blocks[0]
     assert block.attention.out.weight.any() and block.mlp[2].weight.any()
     select(student, wiring_of(source), source.state_dict())
@@ -166,7 +184,7 @@ def test_residual_branches_that_the_source_has_not_are_closed_at_first() -> None
 
 def test_the_s_model_computes_yolov5n_s_features_at_the_start() -> None:
     """What YOLOv5n has not (patch merging, Swin, fusion) adds nothing at first, so that the backbones are one function."""
-    source, student = yolov5().eval(), Detector("s-model.yaml", nc=6).eval()
+    source, student = yolov5().eval(), new("s-model.yaml", 6).eval()
     select(student, wiring_of(source), source.state_dict())
     theirs = ours = torch.rand(1, 3, 96, 64)
     found = {}
@@ -185,7 +203,7 @@ def test_ultralytics_yolov5u_gives_all_but_its_head(tmp_path: Path) -> None:
     stock = DetectionModel("yolov5n.yaml", nc=4, verbose=False)
     path = tmp_path / "v5nu.pt"
     save_student(path, stock, {})
-    student = Detector("s-model-fast.yaml", nc=2)
+    student = new("s-model-fast.yaml")
     rows = rows_of(from_file(student, str(path), "s-model-fast.yaml"))
     assert rows["backbone 16 C3"] == ("54/54", "whole") and rows["bottom-up 32 C3"] == ("30/30", "whole")
     assert torch.equal(student.state_dict()["model.15.mix.cv1.conv.weight"], stock.state_dict()["model.23.cv1.conv.weight"])
@@ -232,10 +250,15 @@ def teacher_of(model: Detector, label: str = "teacher t.pt") -> FrozenTeacher:
     return FrozenTeacher(model, label)
 
 
-def trained(name: str, names: dict[int, str] = NAMES, **changes: Any) -> Detector:
+def trained(name: str, names: dict[int, str] = NAMES) -> Detector:
     """A model as after training: nothing in it is zero or one by its initialisation."""
+    return deepcopy(_trained(name, tuple(names.values())))
+
+
+@cache
+def _trained(name: str, names: tuple[str, ...]) -> Detector:
     torch.manual_seed(3)
-    model = Detector(read_model(name) | changes, nc=len(names), names=names)
+    model = Detector(name, nc=len(names), names=dict(enumerate(names)))
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
             tensor.add_(torch.rand(tensor.shape) * 0.1)
@@ -243,7 +266,7 @@ def trained(name: str, names: dict[int, str] = NAMES, **changes: Any) -> Detecto
 
 
 def test_s_is_selected_from_t_whole() -> None:
-    teacher, student = trained(T_SMALL), Detector(S_SMALL, nc=2, names=NAMES)
+    teacher, student = trained(T_SMALL), new(S_SMALL, 2, NAMES)
     start = start_from_teacher(student, teacher_of(teacher), "select")
     total = len(student.state_dict())
     assert f"({total} of {total} tensors" in start.lines[0] and "the teacher t.pt, by weight selection" in start.lines[0]
@@ -263,7 +286,7 @@ def test_s_is_selected_from_t_whole() -> None:
 
 def test_classes_are_selected_by_name() -> None:
     teacher = trained(T_SMALL, names={0: "patches", 1: "inclusion", 2: "crazing"})
-    student = Detector(S_SMALL, nc=2, names=NAMES)
+    student = new(S_SMALL, 2, NAMES)
     start_from_teacher(student, teacher_of(teacher), "select")
     given = teacher.state_dict()["model.28.m.0.class_out.bias"].view(3, 3)
     assert torch.equal(student.state_dict()["model.22.m.0.class_out.bias"].view(3, 2), given[:, [2, 0]])
@@ -275,13 +298,14 @@ def test_a_checkpoint_as_weights_and_as_teacher_start_alike(tmp_path: Path) -> N
     one, other = (Detector(S_SMALL, nc=2, names=NAMES) for _ in range(2))
     start = from_file(one, path, S_SMALL)
     start_from_teacher(other, teacher_of(teacher), "select")
-    assert all(torch.equal(v, other.state_dict()[k]) for k, v in one.state_dict().items())
+    state = other.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in one.state_dict().items())
     assert rows_of(start)["bottom-up 16 C3"] == ("30/30", "sliced") and "(t-small.yaml)" in start.lines[0]
 
 
 def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> None:
     teacher = teacher_of(trained("s-model-fast.yaml"))
-    student = Detector(S_SMALL, nc=2, names=NAMES)
+    student = new(S_SMALL, 2, NAMES)
     before = deepcopy(student.state_dict())
     line = start_from_teacher(student, teacher, "select").lines[0]
     assert line.startswith("start: no weights of the teacher t.pt: its layout differs (no ") and "--teacher-init True" in line
@@ -289,7 +313,8 @@ def test_a_teacher_laid_out_otherwise_gives_nothing_unless_it_is_asked_to() -> N
     stock = FrozenTeacher(DetectionModel("yolov8n.yaml", nc=2, verbose=False), "v8")
     assert "its layout differs" in start_from_teacher(student, stock, "select").lines[0]
     # A smaller teacher has not what a larger student needs.
-    assert "its layout differs (no backbone 2 Conv)" in start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
+    line = start_from_teacher(trained("s-model.yaml"), teacher_of(trained(S_SMALL)), "select").lines[0]
+    assert "its layout differs (no backbone 2 Conv (conv.weight))" in line
 
 
 def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as_it_was() -> None:
@@ -325,7 +350,7 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
     path = saved(tmp_path / "v5.pt", as_published(yolov5(width=0.125))) if weights else None
     settings = network(model=S_SMALL, teacher_init=mode, weights=path)
-    student = Detector(S_SMALL, nc=2, names=NAMES)
+    student = new(S_SMALL, 2, NAMES)
     starts = start_of(student, teacher_of(trained(T_SMALL)), settings, NAMES)
     assert len(starts) == len(lines) and all(line in start.lines[0] for line, start in zip(lines, starts))
     untrained = FrozenTeacher(trained(T_SMALL), "t", trained=False)
@@ -356,7 +381,7 @@ def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, 
 def test_the_rest_of_a_start_does_not_depend_on_what_is_filled_in(tmp_path: Path) -> None:
     path = saved(tmp_path / "v5.pt", as_published(yolov5()))
     torch.manual_seed(0)
-    student = Detector("s-model-fast.yaml", nc=2)
+    student = new("s-model-fast.yaml")
     before, state = deepcopy(student.state_dict()), torch.get_rng_state()
     from_file(student, path, "m")
     assert torch.equal(torch.get_rng_state(), state)
@@ -385,7 +410,7 @@ FAULTS = {
 def test_weights_that_cannot_be_used_are_told_in_one_line(tmp_path: Path, kind: str) -> None:
     spoil, message = FAULTS[kind]
     path = saved(tmp_path / "w.pt", spoil(as_published(yolov5())))
-    student = Detector("s-model-fast.yaml", nc=2)
+    student = new("s-model-fast.yaml")
     with pytest.raises(UserError, match=message) as error:
         from_file(student, path, "s-model-fast.yaml")
     assert "\n" not in str(error.value) and path in str(error.value)
@@ -401,10 +426,10 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 def test_a_network_that_shares_no_block(tmp_path: Path) -> None:
     save_student(tmp_path / "mlp.pt", trained("fault-mlp.yaml"), {})
     with pytest.raises(UserError, match=r"no block of it \(fault-mlp\.yaml\) has a place in s-model-fast\.yaml"):
-        from_file(Detector("s-model-fast.yaml", nc=2), str(tmp_path / "mlp.pt"), "s-model-fast.yaml")
+        from_file(new("s-model-fast.yaml"), str(tmp_path / "mlp.pt"), "s-model-fast.yaml")
 
 
-@pytest.mark.parametrize("width", [0.25, 0.4, 1.0])
+@pytest.mark.parametrize("width", [0.25, 0.4, 0.75])
 def test_a_yolov5_of_any_width_is_known_by_its_tensors(width: float) -> None:
     state = yolov5(width=width).state_dict()
     layout = yolov5_layout(state)

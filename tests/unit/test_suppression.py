@@ -1,10 +1,6 @@
-"""Suppression by torchvision's operator: the same boxes as ultralytics' own, without the import of torchvision."""
+"""Suppression by torchvision's operator: the same boxes as ultralytics' own. tests/flow/test_detect.py: without the import of torchvision."""
 
 from __future__ import annotations
-
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,27 +10,7 @@ from engine.detection.suppression import use_compiled_suppression
 
 from ultralytics.utils.nms import TorchNMS
 
-ROOT = Path(__file__).parents[2]
 OWN = TorchNMS.nms  # before any test has put another in its place
-PROGRAM = """
-import sys
-import engine.detection.predictor
-from engine.detection.suppression import use_compiled_suppression
-from ultralytics.utils.nms import TorchNMS, non_max_suppression
-import torch
-assert use_compiled_suppression() and TorchNMS.nms is torch.ops.torchvision.nms
-predictions = torch.tensor([[[20.0, 21, 50], [20, 20, 50], [10, 10, 10], [10, 10, 10], [0.9, 0.8, 0.7]]])
-kept = non_max_suppression(predictions, 0.25, 0.45)[0]
-assert kept[:, 4].tolist() == torch.tensor([0.9, 0.7]).tolist(), kept
-assert "torchvision" not in sys.modules, "imported after all"
-import torchvision  # a later import finds its library loaded
-assert torchvision.ops.nms(kept[:, :4], kept[:, 4], 0.45).tolist() == [0, 1]
-"""
-
-
-def test_torchvision_is_not_imported_for_it() -> None:
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ def test_yaml(tmp_path):
     for encoding in ("utf-8-sig", "utf-16"):
         (tmp_path / "data.yaml").write_text(f"names: [{NAME}]\n", encoding=encoding)
         assert read_yaml(tmp_path / "data.yaml") == {"names": [NAME]}
-    for text in ("a: 2026-99-99", "[" * 5000):
+    for text in ("a: 2026-99-99", "[" * 1500):
         (tmp_path / "data.yaml").write_text(text)
         with pytest.raises(UserError, match="not valid YAML"):
             read_yaml(tmp_path / "data.yaml")

@@ -57,7 +57,8 @@ def test_a_backbones_own_weights_go_to_the_first_row(tmp_path: Path) -> None:
     done = transfer(model, read_state(tmp_path / "imagenet.pth"))
     backbone = model.model[0].state_dict()
     assert done.matched == len(backbone) and all(name.startswith("model.0.") for name in done.skipped)
-    assert all(torch.equal(tensor, theirs.state_dict()[name]) for name, tensor in backbone.items())
+    given = theirs.state_dict()
+    assert all(torch.equal(tensor, given[name]) for name, tensor in backbone.items())
 
 
 def test_yolov5_anchors_become_pixels():
