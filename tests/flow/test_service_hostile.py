@@ -181,9 +181,17 @@ def test_a_full_queue_says_so_at_once(slow_weights):
 
 
 def kill_and_look(slow_weights: Path, folder: Path, delay: float, prefix: str) -> int:
-    """Kill the service at work, start it again; all that was accepted has one outcome. Returns how many were lost."""
+    """Kill the service seconds after it accepted a picture, start it again; each has one outcome. Returns how many were lost."""
     service = Service("--weights", slow_weights, "--journal", folder)
-    threading.Timer(delay, lambda: os.kill(service.process.pid, signal.SIGKILL)).start()
+
+    def kill() -> None:
+        end = time.monotonic() + 60
+        while f'"{prefix}' not in (folder / "journal.jsonl").read_text() and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(delay)
+        os.kill(service.process.pid, signal.SIGKILL)
+
+    threading.Thread(target=kill).start()
     answered = {content["MeasId"]: content["Verdict"] for status, _, content, _ in ask_at_once(service, 8, prefix) if status == 200}
     service.stop(signal.SIGKILL)
     again = Service("--weights", slow_weights, "--journal", folder)
