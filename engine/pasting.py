@@ -11,6 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+import models.environment  # noqa: F401  (before ultralytics, which wraps PIL's `open`)
 from data.layout import rows_to_xyxy, xyxy_to_rows
 from data.rare.cuts import Cut, cut_out, groups
 from data.rare.paste import paste
