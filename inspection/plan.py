@@ -150,6 +150,11 @@ class Plan:
         return np.array([rule.severity != "none" for rule in self.rules], dtype=bool)
 
     @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """The place of each class's severity in `SEVERITIES`: the most severe is 0."""
+        return tuple(SEVERITIES.index(rule.severity) for rule in self.rules)
+
+    @cached_property
     def thresholds(self) -> np.ndarray:
         """(K,) score from which a box of a class makes an image NG; infinite for classes that do not count or have none."""
         return _limits(self, [rule.threshold for rule in self.rules])
@@ -158,6 +163,11 @@ class Plan:
     def review_limits(self) -> np.ndarray:
         """(K,) score from which an image is no longer OK: the review limit, else the threshold."""
         return _limits(self, [rule.threshold if rule.review is None else rule.review for rule in self.rules])
+
+    @cached_property
+    def has_review(self) -> bool:
+        """Whether any class leaves images to a person."""
+        return any(rule.review is not None for rule in self.rules)
 
     @cached_property
     def counts(self) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from cfg.class_names import shown
 from cfg.errors import UserError
-from inspection.plan import PIXELS, SEVERITIES, Plan
+from inspection.plan import PIXELS, Plan
 from inspection.regions import looked_at
 
 FEW = 8  # boxes whose place is looked at first
@@ -66,43 +66,21 @@ def counted(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
         found: boxes in pixels of the image.
         height, width: of the image in pixels.
     """
-    keep = _large_enough(plan, found)
-    if plan.has_regions:
-        keep &= looked_at(plan.regions, found.boxes_xyxy, height, width)
+    found, keep = _plain(found), np.zeros(len(found.scores), dtype=bool)
+    keep[_counting(plan, found, np.arange(len(keep)), height, width)] = True
     return keep
 
 
-def _large_enough(plan: Plan, found: Found) -> np.ndarray:
-    """Which boxes (N,) count by class and size."""
-    classes = np.asarray(found.classes, dtype=int)
-    keep: np.ndarray = plan.counting[classes]
-    if plan.has_sizes:
-        sides = (found.boxes_xyxy[:, 2:] - found.boxes_xyxy[:, :2]).clip(min=0) * plan.mm_per_pixel
-        keep &= np.hypot(sides[:, 0], sides[:, 1]) >= plan.min_lengths[classes]
-        keep &= sides[:, 0] * sides[:, 1] >= plan.min_areas[classes]
-    return keep
-
-
-def _deciding(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
-    """As `counted`, but may leave out boxes that change no verdict: below their limits and below one that counts.
-
-    Where a box lies is the dear question. It is asked of the boxes at their limits and of the clearest of the others, and of all
-    only if none of these counts.
-    """
-    keep = _large_enough(plan, found)
-    if not plan.has_regions:
-        return keep
-    rows = np.flatnonzero(keep)
-    if len(rows) > FEW and not plan.counts:
-        margins = found.scores[rows] - plan.review_limits[np.asarray(found.classes, dtype=int)[rows]]
-        asked = rows[margins >= min(0.0, np.partition(margins, -FEW)[-FEW])]
-        there = looked_at(plan.regions, found.boxes_xyxy[asked], height, width)
-        if there.any():
-            keep[:] = False
-            keep[asked[there]] = True
-            return keep
-    keep &= looked_at(plan.regions, found.boxes_xyxy, height, width)
-    return keep
+def _counting(plan: Plan, found: Found, rows: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Those of `rows` (M,) whose boxes count. Where a box lies is the dear question: it is asked last, and of as few as can be."""
+    rows = rows[plan.counting[found.classes[rows]]]
+    if plan.has_sizes and len(rows):
+        boxes, classes = found.boxes_xyxy[rows].T, found.classes[rows]
+        wide, high = np.maximum(boxes[2:] - boxes[:2], 0) * plan.mm_per_pixel
+        rows = rows[(np.hypot(wide, high) >= plan.min_lengths[classes]) & (wide * high >= plan.min_areas[classes])]
+    if plan.has_regions and len(rows):
+        rows = rows[looked_at(plan.regions, found.boxes_xyxy[rows], height, width)]
+    return rows
 
 
 def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
@@ -110,18 +88,23 @@ def class_scores(plan: Plan, found: Found, height: int, width: int) -> np.ndarra
 
     With a `max_count` of m it is the (m + 1)-th highest: an image is NG from that score on. Args as `counted`.
     """
-    return _best(plan, found, counted(plan, found, height, width))
+    found = _plain(found)
+    return _best(plan, found, _counting(plan, found, np.arange(len(found.scores)), height, width))
 
 
-def _best(plan: Plan, found: Found, keep: np.ndarray) -> np.ndarray:
-    scores, classes = np.asarray(found.scores, dtype=float)[keep], np.asarray(found.classes, dtype=int)[keep]
+def _plain(found: Found) -> Found:
+    """The same with float64 scores and whole-number classes."""
+    return Found(np.asarray(found.boxes_xyxy), np.asarray(found.scores, dtype=float), np.asarray(found.classes, dtype=int))
+
+
+def _best(plan: Plan, found: Found, rows: np.ndarray) -> np.ndarray:
+    """`class_scores` where only the boxes of `rows` (M,) count."""
+    scores, classes = found.scores[rows], found.classes[rows]
     best = np.zeros(len(plan.rules))
     np.maximum.at(best, classes, scores)
-    if plan.counts:
-        there = np.bincount(classes, minlength=len(best))
-        for index in plan.counts:
-            most = plan.rules[index].max_count
-            best[index] = np.sort(scores[classes == index])[-1 - most] if there[index] > most else 0.0
+    for index in plan.counts:
+        own, most = scores[classes == index], plan.rules[index].max_count
+        best[index] = np.sort(own)[-1 - most] if len(own) > most else 0.0
     return best
 
 
@@ -142,29 +125,46 @@ def decide(plan: Plan, found: Found, height: int, width: int) -> Verdict:
         return undefined(fault)
     if not len(found.scores):
         return Verdict(Code.OK, NOTHING)
-    keep = _deciding(plan, found, height, width)
-    best = _best(plan, found, keep)
-    for code, limits in ((Code.NG, plan.thresholds), (Code.REVIEW, plan.review_limits)):
-        over = best >= limits
-        if over.any():
-            return _against(plan, code, limits, over, best, found, keep)
-    nearest = int(np.argmax(np.where(plan.counting, best - plan.review_limits, -np.inf)))
+    found = _plain(found)
+    for code, limits in ((Code.NG, plan.thresholds), (Code.REVIEW, plan.review_limits))[: 1 + plan.has_review]:
+        rows = (found.scores >= limits[found.classes]).nonzero()[0]
+        if len(rows) and len(rows := _counting(plan, found, rows, height, width)):
+            best = _best(plan, found, rows)
+            over = best >= limits
+            if over.any():
+                return _against(plan, code, limits, over, best, found, rows)
+    best = _best(plan, found, _clearest(plan, found, height, width))
+    nearest = int((best - plan.review_limits).argmax())
     if not best[nearest]:
         return Verdict(Code.OK, NOTHING)
     words = f"{shown(plan.names[nearest])} {best[nearest]:.4g} < {plan.review_limits[nearest]:.4g}"
     return Verdict(Code.OK, words, float(best[nearest]), class_index=nearest)
 
 
+def _clearest(plan: Plan, found: Found, height: int, width: int) -> np.ndarray:
+    """The boxes that count of an image in which none reaches its limit; may leave out all that are farther below it than one that counts."""
+    every = np.arange(len(found.scores))
+    if plan.has_regions and not plan.counts and len(every) > FEW:
+        margins = found.scores - plan.review_limits[found.classes]
+        margins[margins >= 0] = -np.inf  # these were asked for, and do not count
+        few = (margins >= np.partition(margins, -FEW)[-FEW]).nonzero()[0]
+        if len(rows := _counting(plan, found, few, height, width)):
+            return rows
+    return _counting(plan, found, every, height, width)
+
+
 def _against(plan: Plan, code: Code, limits: np.ndarray, over: np.ndarray, best: np.ndarray, found: Found,
-             keep: np.ndarray) -> Verdict:  # fmt: skip
-    """The verdict on an image in which the classes `over` (K,) reach their limits: the most severe, then the clearest, is named."""
-    first = min(np.flatnonzero(over).tolist(), key=lambda c: (SEVERITIES.index(plan.rules[c].severity), limits[c] - best[c]))
-    classes = np.asarray(found.classes, dtype=int)
-    deciding = np.flatnonzero(keep & over[classes] & (found.scores >= limits[classes]))
+             rows: np.ndarray) -> Verdict:  # fmt: skip
+    """The verdict on an image in which the classes `over` (K,) reach their limits by boxes of `rows`: the most severe class, then the
+    clearest, is named.
+    """
+    gaps = (limits - best).tolist()
+    first = min(over.nonzero()[0].tolist(), key=lambda c: (plan.ranks[c], gaps[c]))
+    deciding = rows[over[found.classes[rows]]]
     name, most = shown(plan.names[first]), plan.rules[first].max_count
     words = f"{name} {best[first]:.4g} >= {limits[first]:.4g}"
     if most:
-        words = f"{int((classes[deciding] == first).sum())} {name} >= {limits[first]:.4g}, at most {most} allowed"
+        words = f"{int((found.classes[deciding] == first).sum())} {name} >= {limits[first]:.4g}, at most {most} allowed"
     return Verdict(code, words, float(best[first]), deciding, first)
 
 
