@@ -82,6 +82,16 @@ def sahi_merge(found: TileBoxes, windows: np.ndarray, iou: float, agnostic: bool
     return boxes, np.array([one.score.value for one in joined]), np.array([one.category.id for one in joined], dtype=int)
 
 
+def confident(merger: Callable[..., Any]) -> Callable[..., Any]:
+    """The same merging of the boxes above `CONF` alone, as detect.py and SAHI's own scripts are run."""
+
+    def merged(found: TileBoxes, *given: Any, **more: Any) -> Any:
+        kept = found.scores > CONF
+        return merger(TileBoxes(found.boxes_xyxy[kept], found.scores[kept], found.classes[kept], found.tiles[kept]), *given, **more)
+
+    return merged
+
+
 @contextmanager
 def merging(how: Callable[..., Any] | None) -> Iterator[None]:
     """Have validation merge boxes in another way."""
@@ -156,9 +166,14 @@ def rows(weights: str, data: str, tile: int, imgsz: int, grid: int, work: Path) 
     ]
     if importlib.util.find_spec("sahi"):
         plan += [
-            (name, f"tiles of {tile}, overlap {o}, SAHI's merging",
-             {"imgsz": imgsz, "tile": tile, "overlap": o, "merger": sahi_merge}) for o in (0.2, 0.05)
-        ]  # fmt: skip
+            (name, f"tiles of {tile}, overlap {o}, {who}", {"imgsz": imgsz, "tile": tile, "overlap": o, "merger": merger})
+            for o in (0.2, 0.05)
+            for who, merger in (
+                ("SAHI's merging", sahi_merge),
+                (f"SAHI's merging, boxes above {CONF}", confident(sahi_merge)),
+                (f"ours, boxes above {CONF}", confident(merge)),
+            )
+        ]
     plan += [
         ("boards", "whole", {"imgsz": imgsz}),
         ("boards", "whole, larger: pixels as of all tiles", {"imgsz": 3 * imgsz}),

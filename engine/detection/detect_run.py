@@ -84,6 +84,12 @@ class Run:
             raise self._unwritable(error) from None
         self.began = perf_counter()
 
+    @property
+    def needs_pixels(self) -> bool:
+        """Whether anything is drawn on whole pictures, which then must be held."""
+        chosen = self.options
+        return bool(chosen.draw or chosen.view or chosen.report or chosen.heatmap)
+
     def skip(self, source: Path | str, reason: str) -> None:
         """Report, note and count a file that cannot be read."""
         print(f"skipped {source}: {reason}", flush=True)

@@ -14,13 +14,14 @@ import torch
 
 from cfg.errors import UserError
 from cfg.version import VERSION
+from data.large_tiff import read_large
 from engine.decision.plans import find_plan
 from engine.detection.deciding import Sorter
 from engine.detection.detect_run import Run
 from engine.detection.items import Source
 from engine.detection.options import DetectOptions
 from engine.detection.settled import Settled, cut, settle
-from engine.detection.sources import open_source
+from engine.detection.sources import MediaSource, open_source
 from engine.detection.summary import Summary
 from engine.detection.suppression import use_compiled_suppression
 from engine.heatmaps.pictures import Heatmaps
@@ -135,6 +136,8 @@ def detect(options: DetectOptions) -> Summary:
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
         settled = settle(options, backend, trained_size, plan)
         tell_precision(options.precision, backend.computes_in)
+        if settled.tiling and isinstance(source, MediaSource) and not run.needs_pixels:
+            source.read = read_large
         pictures = cut(source, settled)
         run.decider, run.sorter = settled.decider, sorter(options, folder, plan)
         options, size, lowest = settled.options, settled.size, settled.conf

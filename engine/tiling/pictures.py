@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields, replace
 import numpy as np
 import torch
 
+from data.decode import Unreadable
 from engine.detection.items import Batch, Item, Prepare, Source, batched
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
@@ -22,7 +23,7 @@ class TileItem(Item):
 
     Attributes:
         picture: the picture's item.
-        pixels: the picture, (H, W, 3) BGR uint8; the tile is a view of it.
+        pixels: the picture, (H, W, 3) BGR uint8, or what reads it piece by piece (`data.large_tiff.StripPicture`).
         windows: (n, 4) `x1 y1 x2 y2` of all tiles of the picture.
         number: which of them this one is.
     """
@@ -41,7 +42,8 @@ class TileItem(Item):
 class TiledSource:
     """The pictures of a source as tiles, in batches of the tiles of one picture, so that a stream's frame never waits.
 
-    Tiles are cut and prepared when it is their turn: beside the picture, memory holds one batch of them.
+    Tiles are cut and prepared when it is their turn: beside the picture, memory holds one batch of them. A picture that is read
+    piece by piece and turns out to be damaged is skipped.
 
     Attributes:
         batch: most tiles per batch. To be set before the iteration, as is `prepare`.
@@ -54,11 +56,15 @@ class TiledSource:
         self.mode, self.source_type = source.mode, source.source_type
         self.batch, self.cut = 1, 0
         self.prepare: Prepare = np.asarray
+        source.prepare = _whole_picture
 
     def __iter__(self) -> Iterator[Batch]:
         for _, pictures, items in self.source:
             for item, pixels in zip(items, pictures, strict=True):
-                yield from batched(self._tiles(item, pixels), self.batch)
+                try:
+                    yield from batched(self._tiles(item, pixels), self.batch)
+                except Unreadable as error:
+                    self.source.skip(item.path, str(error))
 
     def close(self) -> None:
         """Close the source."""
@@ -75,6 +81,10 @@ class TiledSource:
             yield TileItem(**shared | own, number=number), tile
 
 
+def _whole_picture(pixels: np.ndarray) -> np.ndarray:
+    return pixels  # only tiles are prepared
+
+
 def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Generator[Results]:
     """Yield one result per picture from the results of its tiles, which come in order.
 
@@ -86,10 +96,11 @@ def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool,
     parts: list[Results] = []
     with closing(results):
         for result in results:
+            if not result.item.number:  # of a picture that was skipped half way, parts may be left
+                parts = []
             parts.append(result)
             if result.item.last:
                 yield _whole(parts, conf, iou, agnostic, most)
-                parts = []
 
 
 def _whole(parts: list[Results], conf: float, iou: float, agnostic: bool, most: int) -> Results:
