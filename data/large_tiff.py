@@ -6,6 +6,7 @@ bits, plain, LZW, Deflate or PackBits. All else is left to `data.images.read_ima
 
 from __future__ import annotations
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _open(path: Path) -> Picture | None:
         return None
     import tifffile
 
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # a damaged file is told by us, with its name
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]

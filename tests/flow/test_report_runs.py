@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,10 @@ from reports import HOSTILE
 from tiny import NAMES, SIZE, save_tiny, write_data, write_image
 
 import detect
+import export
 from cfg.errors import guard
 from data.images import read_pixels
+from engine.heatmaps.drise import drise
 from engine.validation.evaluate import evaluate
 from inspection.plan import ClassRule, Plan
 from inspection.plan_file import save_plan
@@ -61,6 +64,25 @@ def test_heat_maps_lie_beside_the_results(weights: Path, tmp_path: Path, kind: s
     shown, source = read_pixels(maps[0]), read_pixels(tmp_path / "in" / maps[0].stem)
     assert shown.shape == source.shape == (SIZE, SIZE, 3)
     assert np.abs(shown.astype(int) - source).mean() > 3
+
+
+@pytest.mark.parametrize(("form", "made"), [("onnx", "best.onnx"), ("openvino", "best_openvino_model")])
+def test_random_masks_explain_an_export(weights: Path, tmp_path: Path, form: str, made: str, monkeypatch, capsys) -> None:
+    """The map of an export is that of its weights: the same masks, scores that are equal to rounding."""
+    pytest.importorskip(form, reason=f"needs {form}")
+    monkeypatch.setattr("engine.heatmaps.pictures.drise", partial(drise, masks=60))
+    write_image(tmp_path / "in/a.png", 0)
+    given = ["--weights", str(weights), "--format", form, "--out", str(tmp_path / made), "--device", "cpu", "--no-check"]
+    assert guard(lambda: export.main(given)) == 0
+    maps = []
+    for name, model in (("weights", weights), ("export", tmp_path / made)):
+        arguments = ["--weights", str(model), "--source", str(tmp_path / "in"), "--project", str(tmp_path), "--name", name, "--device", "cpu"]
+        assert guard(lambda: detect.main([*arguments, "--no-draw", "--heatmap", "drise", "--conf", "0.1"])) == 0  # noqa: B023
+        maps.append(read_pixels(next((tmp_path / name / "heatmaps").iterdir())).astype(int))
+    painted = np.abs(maps[1] - read_pixels(tmp_path / "in/a.png")).mean()
+    assert painted > 3 and np.abs(maps[1] - maps[0]).mean() < painted / 5
+    assert guard(lambda: detect.main([*arguments, "--heatmap", "layercam"])) == 2
+    assert "use --heatmap drise, or the .pt file" in capsys.readouterr().err
 
 
 def test_a_map_that_the_model_has_not_is_refused(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -118,6 +118,30 @@ def test_an_onnx_model_of_fixed_size_takes_tiles(onnx: Callable[[str], Path], pl
     agree(found(tmp_path)["large.png"], by_hand, 1e-3)
 
 
+def test_a_large_tiff_is_looked_at_strip_by_strip(place: Path, by_hand, tmp_path: Path, monkeypatch, capsys) -> None:
+    tifffile = pytest.importorskip("tifffile", reason="needs tifffile: pip install -r requirements-large.txt")
+    pixels = read_pixels(place / "large/large.png")[..., ::-1]
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.tif", "b.tif", "c.tif"):
+        tifffile.imwrite(folder / name, pixels, photometric="rgb", rowsperstrip=16, compression="zlib")
+    with tifffile.TiffFile(folder / "b.tif") as file:
+        last = file.pages[0].dataoffsets[-1]
+    content = bytearray((folder / "b.tif").read_bytes())
+    content[last : last + 40] = bytes(40)  # most of its tiles are looked at before this is found
+    (folder / "b.tif").write_bytes(content)
+    monkeypatch.setattr("data.large_tiff.LARGE", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("data.large_tiff.read_image", lambda path: pytest.fail(f"{path} was read whole"))
+        assert run(place / "best.pt", folder, tmp_path, *TILED, "--no-draw", "--batch", "5") == 1
+    rows = found(tmp_path)
+    agree(rows["a.tif"], by_hand)
+    assert rows["c.tif"] == rows["a.tif"] and not rows.get("b.tif")
+    assert "b.tif: damaged TIFF: rows 144 to 150 cannot be decoded from its strips" in capsys.readouterr().out
+    assert run(place / "best.pt", folder / "a.tif", tmp_path, *TILED, "--name", "drawn") == 0
+    assert found(tmp_path, "drawn")["a.tif"] == rows["a.tif"]
+
+
 def test_a_plan_brings_its_tiles(place: Path, by_hand, tmp_path: Path, capsys) -> None:
     """Thresholds that were chosen in tiles decide in tiles, and the report is of the whole image."""
     detector, _ = load_detector(place / "best.pt")
