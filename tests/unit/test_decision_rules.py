@@ -9,6 +9,7 @@ import pytest
 
 from cfg import UserError
 from inspection.plan import ClassRule, Plan, Regions
+from inspection.regions import looked_at
 from inspection.rules import Code, Found, class_scores, counted, decide, undefined
 
 HEIGHT, WIDTH = 60, 100
@@ -98,6 +99,38 @@ def test_a_region_that_is_not_convex():
     plan = replace(PLAN, regions=Regions(leave_out=(horseshoe,)))
     rows = [box(0.9, 0, x=5, y=30), box(0.9, 0, x=45, y=30), box(0.9, 0, x=45, y=1)]
     assert counted(plan, found(*rows), HEIGHT, WIDTH).tolist() == [False, True, False]
+
+
+def lies(polygon: np.ndarray, box: np.ndarray) -> tuple[bool, bool]:
+    """Whether the box's centre is inside the polygon, and whether an edge runs through the box: edge by edge."""
+    (x1, y1, x2, y2), inside, crossed = box.tolist(), False, False
+    x, y, reach_x, reach_y = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
+    for (ax, ay), (bx, by) in zip(polygon.tolist(), np.roll(polygon, -1, axis=0).tolist(), strict=True):
+        if (ay > y) != (by > y) and ax + (y - ay) * ((bx - ax) / (by - ay)) > x:
+            inside = not inside
+        meets = min(ax, bx) < x2 and max(ax, bx) > x1 and min(ay, by) < y2 and max(ay, by) > y1
+        apart = abs((bx - ax) * (y - ay) - (by - ay) * (x - ax)) >= abs(bx - ax) * reach_y + abs(by - ay) * reach_x
+        crossed |= meets and not apart
+    return inside, crossed
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_places_are_those_of_the_plain_definition(seed: int) -> None:
+    """Every box against every edge; corners and boxes on a grid too, where edges touch sides and corners."""
+    rng = np.random.default_rng(seed)
+    for _ in range(10):
+        drawn = [rng.uniform(-0.1, 1.1, (count, 2)) if seed % 2 else rng.integers(0, 11, (count, 2)) / 10 for count in (5, 3, 7, 4)]
+        look_at, leave_out = drawn[: rng.integers(0, 3)], drawn[2:]
+        polygons = {"look_at": look_at, "leave_out": leave_out}
+        regions = Regions(**{part: tuple(tuple(map(tuple, p.tolist())) for p in given) for part, given in polygons.items()})
+        corners = rng.uniform(-5, 95, (25, 2)) if seed < 2 else rng.integers(0, 10, (25, 2)) * (10.0, 6.0)
+        boxes = np.hstack([corners, corners + rng.choice([0.0, 6.0, 30.0], (25, 2))])
+        want = []
+        for box in boxes:
+            places = {part: [lies(p * (WIDTH, HEIGHT), box) for p in given] for part, given in polygons.items()}
+            wanted = not look_at or any(inside or crossed for inside, crossed in places["look_at"])
+            want.append(wanted and not any(inside and not crossed for inside, crossed in places["leave_out"]))
+        assert looked_at(regions, boxes, HEIGHT, WIDTH).tolist() == want
 
 
 def test_regions_in_pixels_of_another_size_decide_nothing():
