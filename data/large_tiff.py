@@ -109,7 +109,8 @@ def _open(path: Path) -> Picture | None:
         return None
     if max(ends) > size:
         raise Unreadable(f"truncated: a TIFF of {max(ends):,} bytes or more, of which {size:,} are there")
-    return Picture(StripPicture(path, page), f"holds {others + 1} pictures, of which only the first is used" if others else "")
+    note = f"holds {others + 1} pictures, of which only the first is used" if others else ""
+    return Picture(StripPicture(path, page), note)  # type: ignore[arg-type]  # sliced as an array is, and nothing else is done with it
 
 
 def _is_tiff(path: Path) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from data.decode import Unreadable
 from engine.detection.items import Batch, Item, Prepare, Source, batched
+from engine.detection.sources import MediaSource
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
 
@@ -64,6 +65,8 @@ class TiledSource:
                 try:
                     yield from batched(self._tiles(item, pixels), self.batch)
                 except Unreadable as error:
+                    if not isinstance(self.source, MediaSource):  # only files are read piece by piece
+                        raise
                     self.source.skip(item.path, str(error))
 
     def close(self) -> None:
