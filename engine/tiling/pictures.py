@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from data.decode import Unreadable
-from engine.detection.items import Batch, Item, Prepare, Source, batched
+from engine.detection.items import Batch, Item, Prepare, Report, Source, batched
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
 
@@ -57,6 +58,7 @@ class TiledSource:
         self.batch, self.cut = 1, 0
         self.prepare: Prepare = np.asarray
         source.prepare = _whole_picture
+        self.skip: Report = getattr(source, "skip", _unexpected)  # only files are read piece by piece
 
     def __iter__(self) -> Iterator[Batch]:
         for _, pictures, items in self.source:
@@ -64,7 +66,7 @@ class TiledSource:
                 try:
                     yield from batched(self._tiles(item, pixels), self.batch)
                 except Unreadable as error:
-                    self.source.skip(item.path, str(error))
+                    self.skip(item.path, str(error))
 
     def close(self) -> None:
         """Close the source."""
@@ -83,6 +85,10 @@ class TiledSource:
 
 def _whole_picture(pixels: np.ndarray) -> np.ndarray:
     return pixels  # only tiles are prepared
+
+
+def _unexpected(source: Path | str, reason: str) -> None:
+    raise RuntimeError(f"{source}: {reason}")
 
 
 def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Generator[Results]:
