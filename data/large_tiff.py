@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -109,7 +109,8 @@ def _open(path: Path) -> Picture | None:
         return None
     if max(ends) > size:
         raise Unreadable(f"truncated: a TIFF of {max(ends):,} bytes or more, of which {size:,} are there")
-    return Picture(StripPicture(path, page), f"holds {others + 1} pictures, of which only the first is used" if others else "")
+    pixels = cast(np.ndarray, StripPicture(path, page))  # as far as tiles need it
+    return Picture(pixels, f"holds {others + 1} pictures, of which only the first is used" if others else "")
 
 
 def _is_tiff(path: Path) -> bool:
