@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ def deciding(repeats: int = 300) -> None:
     for count in BOXES:
         for highest in (0.8, 0.5):
             sets = [boxes(count, SIDE, np.random.default_rng(seed), highest) for seed in range(20)]
-            times = [[quickest(lambda f=f, p=plan: decide(p, f, SIDE, SIDE), repeats) for f in sets] for plan in plans().values()]
+            times = [[quickest(partial(decide, plan, f, SIDE, SIDE), repeats) for f in sets] for plan in plans().values()]
             cells = [f"{np.median(own):.0f} ({max(own):.0f})" for own in times]
             print(f"| {count}{', all below the threshold' if highest == 0.5 else ''} | {' | '.join(cells)} |", flush=True)
 
