@@ -130,7 +130,7 @@ def _count(report: Report, part: str, samples: list[Sample], names: dict[int, st
 
 def _check_image(report: Report, sample: Sample) -> None:
     if sample.facts is None:
-        code = "missing-image" if "missing" in sample.reason else "corrupt-image"
+        code = "corrupt-image" if sample.image.exists() else "missing-image"
         report.error(code, sample.image, f"{sample.reason}; restore or remove it")
     elif sample.facts.note:
         report.warn("several-pictures", sample.image, f"{sample.facts.note}; divide it where the others matter")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
-MOST = 0.5  # share of the student's numbers that a teacher of a partly equal layout must have
+PART = 0.25  # share of the student's numbers that a teacher of a partly equal layout must have
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bo
     wiring = _wiring_of_teacher(teacher, state)
     if isinstance(student, Detector) and wiring:
         missing = isomorphic(wiring_of(student), wiring)
-        if missing is None or _has_most(student, wiring, state):
+        if missing is None or _has_part(student, wiring, state):
             selection = select(student, wiring, state)
             return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
         difference = f"its layout differs (no {missing})"
@@ -115,11 +115,11 @@ def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiri
     return wiring_of_state(teacher.spec.label, description | {"nc": teacher.spec.nc}, dict(teacher.spec.names), state) if description else None
 
 
-def _has_most(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:
-    """Whether a teacher has most of the student's blocks, and all channels of those: what it lacks then learns to read the rest."""
+def _has_part(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:
+    """Whether a teacher has a good part of the student's weights, and all channels of the blocks that it has: the others learn to read them."""
     trial = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     total = fill(trial, wiring_of(student), wiring, state).total
-    return total.numbers_taken >= MOST * total.numbers and not total.partial
+    return total.numbers_taken >= PART * total.numbers and not total.partial
 
 
 def _check_layout(student: DetectionModel, source: Source, model: str) -> None:

@@ -129,7 +129,7 @@ def test_classes_that_do_not_count_get_no_threshold():
     ("ng", "wish", "message"),
     [
         (np.full((120, 1), 0.5), Wish(0.01), "expected at least 299 NG images (at 0.95 confidence, without a miss), got 120; 2.47 % is the "
-         "best that these can promise: collect more, or ask for --max-escape 0.0247"),
+         "best that these can promise: collect more, or accept --max-escape 0.0247"),
         (np.zeros((0, 1)), Wish(0.01), "expected at least 299 NG images (at 0.95 confidence, without a miss), got none"),
         (np.concatenate([np.zeros((2, 1)), np.full((298, 1), 0.5)]), Wish(0.01), "in 2 of 300 none counts at any threshold under the plan's "
          "rules; with so many misses 628 NG images are needed"),
