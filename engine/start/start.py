@@ -116,10 +116,13 @@ def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiri
 
 
 def _has_part(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:
-    """Whether a teacher has a good part of the student's weights, and all channels of the blocks that it has: the others learn to read them."""
+    """Whether a teacher of another layout has a good part of the student's weights, in blocks of the same width.
+
+    Such blocks compute in the student what they compute in the teacher, and the others learn to read them; slices of wider ones do not.
+    """
     trial = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     total = fill(trial, wiring_of(student), wiring, state).total
-    return total.numbers_taken >= PART * total.numbers and not total.partial
+    return total.numbers_taken >= PART * total.numbers and total.whole == total.taken
 
 
 def _check_layout(student: DetectionModel, source: Source, model: str) -> None:

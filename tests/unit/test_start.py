@@ -329,6 +329,14 @@ def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.items() if name.startswith(head))
 
 
+def test_a_wider_teacher_of_another_layout_gives_nothing() -> None:
+    student = Detector("s-model-fast.yaml", nc=2, names=NAMES)
+    before = deepcopy(student.state_dict())
+    start = start_from_teacher(student, teacher_of(trained("s-model.yaml")), "select")
+    assert "no weights of the teacher t.pt: its layout differs" in start.lines[0]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
+
+
 def test_yolov5u_as_a_teacher_gives_its_backbone_and_neck() -> None:
     teacher, student = DetectionModel("yolov5n.yaml", nc=2, verbose=False), Detector("s-model-fast.yaml", nc=2, names=NAMES)
     start = start_from_teacher(student, FrozenTeacher(teacher, "teacher v5u.pt"), "select")
