@@ -11,7 +11,7 @@ from torch import Tensor
 from cfg import UserError
 from distill.networks import FrozenTeacher
 from engine.settings import SELECT, SHIPPED, Network
-from engine.start.selection import Selection, fill, isomorphic, select
+from engine.start.selection import Selection, Unit, fill, isomorphic, select
 from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source, wiring_of_state, yolov5_layout
 from engine.training.classes import start_from, start_note
@@ -95,9 +95,10 @@ def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bo
         return Start([start_note(source, transfer(student, state))])
     wiring = _wiring_of_teacher(teacher, state)
     if isinstance(student, Detector) and wiring:
-        missing = isomorphic(wiring_of(student), wiring)
-        if missing is None or _has_part(student, wiring, state):
-            selection = select(student, wiring, state)
+        own, wired = {name: tensor.clone() for name, tensor in student.state_dict().items()}, wiring_of(student)
+        missing, selection = isomorphic(wired, wiring), fill(own, wired, wiring, state)
+        if missing is None or _has_part(selection.total):
+            student.load_state_dict(own)
             return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
         difference = f"its layout differs (no {missing})"
     elif student.state_dict().keys() == state.keys():
@@ -115,13 +116,11 @@ def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiri
     return wiring_of_state(teacher.spec.label, description | {"nc": teacher.spec.nc}, dict(teacher.spec.names), state) if description else None
 
 
-def _has_part(student: Detector, wiring: Wiring, state: dict[str, Tensor]) -> bool:
-    """Whether a teacher of another layout has a good part of the student's weights, in blocks of the same width.
+def _has_part(total: Unit) -> bool:
+    """Whether a teacher of another layout gave a good part of the student's weights, all in blocks of the same width.
 
     Such blocks compute in the student what they compute in the teacher, and the others learn to read them; slices of wider ones do not.
     """
-    trial = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    total = fill(trial, wiring_of(student), wiring, state).total
     return total.numbers_taken >= PART * total.numbers and total.whole == total.taken
 
 
