@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import pickle
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -46,7 +47,7 @@ def description(width: int = 8, attention: str = "dual", head: list[Any] | None 
     }
 
 
-MADE: dict[tuple, nn.Module] = {}  # networks by what they were made from: hundreds of tests begin with one of a few
+MADE: dict[tuple, Copies] = {}  # networks by what they were made from: hundreds of tests begin with one of a few
 
 
 def detector(width: int = 8, attention: str = "dual", seed: int = 0, head: list[Any] | None = None) -> Detector:
@@ -58,9 +59,36 @@ def made(build: Callable[[], nn.Module], seed: int, key: tuple) -> nn.Module:
     """A copy of the network of `key`, which is built once, its BatchNorm statistics those of noise images."""
     torch.manual_seed(seed)
     if (seed, key) not in MADE:
-        MADE[seed, key] = seen(build())
+        MADE[seed, key] = Copies(seen(build()))
     torch.manual_seed(seed)
-    return deepcopy(MADE[seed, key])
+    return MADE[seed, key].another()
+
+
+class Copies:
+    """Copies of a network by pickle, ten times as fast as `deepcopy`; tensors are cloned, not written out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.tensors: list[torch.Tensor] = []
+        content = io.BytesIO()
+        pickler = pickle.Pickler(content, protocol=5)
+        pickler.persistent_id = self._number
+        pickler.dump(network)
+        self.content = content.getvalue()
+
+    def another(self) -> nn.Module:
+        """One more copy."""
+        clones = [type(t)(t.detach().clone(), t.requires_grad) if isinstance(t, nn.Parameter) else t.clone() for t in self.tensors]
+        unpickler = pickle.Unpickler(io.BytesIO(self.content))
+        unpickler.persistent_load = clones.__getitem__
+        return unpickler.load()
+
+    def _number(self, value: object) -> int | None:
+        if not isinstance(value, torch.Tensor):
+            return None
+        known = [i for i, tensor in enumerate(self.tensors) if tensor is value]
+        if not known:
+            self.tensors.append(value)
+        return known[0] if known else len(self.tensors) - 1
 
 
 @torch.no_grad()
