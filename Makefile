@@ -11,8 +11,8 @@ demo: install ## sample data, teacher, distilled student, validation, detection,
 test: install ## the tests; `$(RUN) -m pytest -m real` for those that need the research data
 	$(RUN) -m pytest -q -n auto --dist worksteal
 
-quick: install ## unit and contract tests
-	$(RUN) -m pytest -q -n auto --dist worksteal tests/unit tests/contract
+quick: install ## unit and contract tests without the long ones, in a minute and a half
+	$(RUN) -m pytest -q -n auto --dist worksteal -m 'not real and not slow and not long' tests/unit tests/contract
 
 lint: $(VENV)/dev ## ruff and mypy, as configured in pyproject.toml
 	$(RUN) -m ruff check

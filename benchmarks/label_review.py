@@ -2,8 +2,12 @@
 """How many of the first suspects of `data.review` are labels that were damaged on purpose.
 
 Of all boxes 5 % are dropped, 5 % moved (by 0.4 to 1 of their size, IoU below 0.6 with where they were) and 5 % given another
-class, in memory; nothing of the data set is written. A suspect counts as right when it names a damaged label, or a place
+class, in memory; nothing of the data set is changed. A suspect counts as right when it names a damaged label, or a place
 from which one was taken. Faults that the labels had before count as wrong.
+
+    python benchmarks/label_review.py --write datasets/damaged --data neu-det.yaml --split train
+
+writes a copy whose part 'train' has the damage of the first seed, to train the model on that reviews it.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cfg import guard  # noqa: E402
+from data.layout import DatasetWriter, rows_to_xyxy, staging, xyxy_to_rows  # noqa: E402
+from data.reader import Sample  # noqa: E402
 from data.review.part import Reviewed, join, look, read_part  # noqa: E402
 from data.review.suspects import KINDS, Objects, Suspect, find_suspects, iou  # noqa: E402
 
@@ -74,6 +80,27 @@ def damage(images: list[Reviewed], classes: int, seed: int) -> list[Damaged]:
     return [Damaged(image, chosen.get(i, {}), classes, rng) for i, image in enumerate(images)]
 
 
+def labelled(sample: Sample) -> Reviewed:
+    """An image with its labels, in which nothing was found."""
+    boxes = Objects(rows_to_xyxy(sample.rows, *sample.size), sample.rows[:, 0].astype(int))
+    return Reviewed(sample.image, *sample.size, boxes, Objects(np.zeros((0, 4)), np.zeros(0, dtype=int)), [])
+
+
+def write_damaged(data: str, split: str, out: Path) -> None:
+    """Write a data set that has the labels of `data`, those of `split` with the damage of seed 0. Raises `UserError`."""
+    names, _ = read_part(data, split)
+    with staging(out) as folder:
+        writer = DatasetWriter(folder, [names[i] for i in range(len(names))], link=True)
+        for part in ("train", "val"):
+            _, reading = read_part(data, part)
+            images = [labelled(sample) for sample in reading.samples]
+            labels = [done.labels for done in damage(images, len(names), 0)] if part == split else [one.labels for one in images]
+            for number, (one, given) in enumerate(zip(images, labels, strict=True)):
+                rows = xyxy_to_rows(given.classes, given.boxes_xyxy, one.width, one.height)
+                writer.add(one.image, part, f"{number:05}", rows)
+        writer.finish(f"{split} with damaged labels")
+
+
 def rank(images: list[Reviewed], classes: int, seed: int) -> tuple[np.ndarray, list[str]]:
     """Whether each suspect is right, most suspicious first, and its kind."""
     done = damage(images, classes, seed)
@@ -90,7 +117,11 @@ def main() -> int:
     parser.add_argument("--data", required=True)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"))
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--write", type=Path, help="new folder: write the data set with the damage of seed 0, review nothing")
     options = parser.parse_args()
+    if options.write:
+        write_damaged(options.data, options.split, options.write)
+        return 0
     if bool(options.weights) == bool(options.detections):
         parser.error("expected one of --weights and --detections")
     names, reading = read_part(options.data, options.split)

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 from getpass import getuser
 from pathlib import Path
 
@@ -31,6 +32,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "real" in item.keywords:
             item.add_marker(absent)
+
+
+@pytest.fixture(autouse=True)
+def threads_are_left() -> Iterator[None]:
+    """A test that leaves torch more threads than it found slows down all that follow, where processes share the cores."""
+    torch = sys.modules.get("torch")
+    before = torch and torch.get_num_threads()
+    yield
+    assert not before or torch.get_num_threads() == before, "the test left another number of threads"
 
 
 def pytest_collection_finish() -> None:

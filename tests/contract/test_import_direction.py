@@ -58,6 +58,7 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
+@pytest.mark.long
 def test_a_package_that_imports_what_is_built_on_it() -> None:
     wrong = {}
     for path in files():
@@ -85,6 +86,7 @@ def test_data_preparation_and_the_service_need_no_torch(package: str) -> None:
     assert heavy and not {name: found for name, found in heavy.items() if found}
 
 
+@pytest.mark.long
 def test_deciding_and_data_preparation_load_no_deep_learning_library_and_the_first_no_opencv() -> None:
     """In a new process: first `inspection`, then `data`, which is built on it."""
     code = "import importlib, json, sys\nfor names in json.loads(sys.argv[1]):\n"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from PIL import Image
 
@@ -51,6 +52,7 @@ def documented_files() -> dict[str, str]:
     return dict(re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", text, re.S))
 
 
+@pytest.mark.long
 def test_adding_a_part_that_needs_an_edit_elsewhere(tmp_path: Path) -> None:
     rows = description(head=["FocusDetect", ["nc", "anchors", "coupled"]])
     rows["backbone"][1] = [-1, 1, "Gate", [8]]

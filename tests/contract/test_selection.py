@@ -210,6 +210,7 @@ def test_a_head_of_repeated_channels(kind: str) -> None:
     check_repeated(rows)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["s-model.yaml", "t-model.yaml", "s-model-fast.yaml", "table3-our-neck.yaml"])
 def test_a_whole_network_of_repeated_channels(name: str) -> None:
     rows = read_model(name)

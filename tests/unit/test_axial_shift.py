@@ -136,6 +136,7 @@ def test_bad_options(options):
         FaultMLP(16, 1, **options)
 
 
+@pytest.mark.long
 def test_dynamic_export_is_exact(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

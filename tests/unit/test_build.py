@@ -162,10 +162,10 @@ def test_anchors_are_fitted_to_the_labels(model):
 def test_threads_are_those_of_the_environment(monkeypatch, environment, threads):
     from ultralytics.utils.torch_utils import select_device
 
-    set_to, before = [], host.host_torch.NUM_THREADS
+    set_to: list[int] = []
+    monkeypatch.setattr(host.host_torch, "NUM_THREADS", host.host_torch.NUM_THREADS)  # put back after the test
     monkeypatch.setenv("OMP_NUM_THREADS", environment)
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
     host.use_all_cores()
     select_device("cpu", verbose=False)  # ultralytics sets its own number here
-    monkeypatch.setattr(host.host_torch, "NUM_THREADS", before)
     assert set_to == [threads, threads]

@@ -34,6 +34,7 @@ def test_deterministic(tmp_path):
     assert all(first[key] != other[key] for key in first if key.endswith(".png") and key in other)
 
 
+@pytest.mark.long
 def test_parts_classes_and_health(sample):
     summary = validate(sample)
     assert summary.images == {"train": 42, "val": 12, "test": 6}
@@ -108,6 +109,7 @@ def test_reuse_and_refusal(tmp_path):
         make_sample(tmp_path / "few", images=2)
 
 
+@pytest.mark.long
 def test_an_easier_sample_has_larger_and_clearer_defects(sample, tmp_path):
     easy = make_sample(tmp_path / "easy", images=60, size=128, seed=0, difficulty=0.0).parent
 

@@ -111,6 +111,7 @@ def test_a_declared_size_beyond_the_limit_is_refused_before_memory_is_taken() ->
         decode(png_header(60_000, 60_000))
 
 
+@pytest.mark.long
 def test_180_megapixels_are_read(tmp_path: Path) -> None:
     (tmp_path / "x.png").write_bytes(encoded(".png", np.zeros((12_000, 15_100), np.uint8)))  # beyond Pillow's own limit
     assert read_pixels(tmp_path / "x.png").shape == (12_000, 15_100, 3)

@@ -120,6 +120,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.long
 def test_files_do_not_depend_on_workers(tmp_path):
     """Nor does a picture depend on how many follow it."""
     arguments = dict(size=64, seed=4, materials=("rolled", "bare_board", "glass"))
@@ -159,6 +160,7 @@ def test_command_line_errors(tmp_path, arguments, message):
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.long
 def test_command(tmp_path):
     """With its own processes, which the command's module must be able to start."""
     done = subprocess.run(

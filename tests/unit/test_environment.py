@@ -27,6 +27,7 @@ print(left_alone, faults())
 GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator can be told to keep memory")
 
 
+@pytest.mark.long
 @GLIBC
 def test_a_step_has_the_memory_of_the_one_before():
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_", "TANDEM_"))}

@@ -147,6 +147,7 @@ def test_strides_stay_with_a_model_that_is_copied_or_moved(move) -> None:
     assert model.head.pixels_per_cell == (4.0, 8.0, 16.0), "two numbers for one thing"
 
 
+@pytest.mark.long
 def test_compiled_it_is_one_graph() -> None:
     """torch.compile splits a network where Python looks at a tensor's content; `fullgraph` refuses to.
 

@@ -104,6 +104,7 @@ def network() -> Detector:
     return trained()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["evidence", "layercam"])
 def test_the_energy_gate(network: Detector, kind: str) -> None:
     """The share of a map inside the box beats that of the same network with random weights."""

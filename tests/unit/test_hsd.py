@@ -173,6 +173,7 @@ def test_a_stock_pair_learns_from_box_distributions() -> None:
     assert model.distiller.pairs == list(model.spec.levels)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("student", "teacher"), [("yolov8n.yaml", "yolo11n.yaml"), ("yolov10n.yaml", "yolov8n.yaml")])
 def test_pairs_of_ultralytics(student: str, teacher: str) -> None:
     torch.manual_seed(0)

@@ -83,6 +83,7 @@ def crowd(count: int, found: int | None = None, per_class: int = 1) -> tuple[lis
     return [Boxes(boxes, classes)], [Boxes(boxes[chosen], classes[chosen], scores[chosen])]
 
 
+@pytest.mark.long
 def test_every_box_counts_where_an_image_has_more_than_a_hundred(evaluator):
     truths, found = crowd(200)
     got = coco_metrics(truths, found, classes=1)
@@ -138,6 +139,7 @@ def test_profile_leaves_the_model_alone():
     assert set(model.state_dict()) == keys and not model.conv._forward_hooks
 
 
+@pytest.mark.long
 def test_profile_agrees_with_ultralytics():
     import models  # noqa: F401
 

@@ -57,6 +57,7 @@ HOST = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file", HOST)
 def test_any_name_is_drawn_and_no_warning_printed(tmp_path: Path, capfd: pytest.CaptureFixture, file: str) -> None:
     with warnings.catch_warnings():

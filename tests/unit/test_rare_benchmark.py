@@ -35,6 +35,7 @@ def sample(tmp_path_factory):
     return make_sample(tmp_path_factory.mktemp("rare") / "s", images=70, size=200, difficulty=1.0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held_out", [False, True])
 def test_cut_has_few_shots_and_good_pictures(sample, tmp_path, held_out):
     data = cut(sample, tmp_path / "few", 1, 0, held_out)

@@ -201,6 +201,7 @@ def crowd(kind: str) -> dict[str, Tensor]:
     return whole | labels
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["none", "whole image", "three hundred", "smaller than a cell"])
 def test_crowds_and_empty_images_without_virtual_boxes(kind):
     """With them: tests/contract/test_every_method.py."""

@@ -30,6 +30,7 @@ from models.wiring import wiring_of
 
 from ultralytics.nn.tasks import DetectionModel
 
+pytestmark = pytest.mark.long  # networks of their real sizes
 REAL = Path(__file__).resolve().parents[3] / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
 SCALES = {"n": (0.33, 0.25), "s": (0.33, 0.5), "m": (0.67, 0.75)}
 NAMES = {0: "crazing", 1: "patches"}

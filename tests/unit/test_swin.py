@@ -135,6 +135,7 @@ def test_patch_merging_takes_four_neighbours_and_pads_odd_sides() -> None:
     assert out[0, :, 0, 0].tolist() == [0, 3, 1, 4] and out[0, :, 0, 1].tolist() == [2, 5, 0, 0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [4, 7])
 def test_dynamic_onnx_export_is_exact_at_every_size(tmp_path: Path, window: int) -> None:
     runtime = pytest.importorskip("onnxruntime")

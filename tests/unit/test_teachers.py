@@ -27,6 +27,7 @@ from models.foreign.base import FeaturePyramid  # noqa: E402
 
 from ultralytics import RTDETR, YOLO  # noqa: E402
 
+pytestmark = pytest.mark.long  # networks of their real sizes
 GOOD = "weights: w.pt\nnames: [dark, bright]\n"  # of a torchvision teacher's YAML
 STOCK = {  # name -> strides, bins of the box distributions
     "yolov8n-p2.yaml": ([4, 8, 16, 32], 16),
