@@ -76,6 +76,7 @@ def test_documented_command_exists(command: str) -> None:
             assert all(known(option, name) for name in (parse_methods(value) if option == "--distill" else [value]))
 
 
+@pytest.mark.long
 def test_documented_numbers_of_the_models_are_true() -> None:
     from models.detector import Detector
 

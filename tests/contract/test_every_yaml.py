@@ -34,11 +34,8 @@ def test_every_name_is_given_once() -> None:
         assert len(set(names)) == len(names), f"cfg/{kind}: two files of one name; --cfg NAME would be ambiguous"
 
 
-# Those of published tables, in folders of their own, are long.
-MODELS = [pytest.param(name, marks=[pytest.mark.long] * ("/" in name)) for name in yamls("models")]
-
-
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.long
+@pytest.mark.parametrize("name", yamls("models"))
 def test_a_model_yaml_that_drifted(name: str) -> None:
     torch.manual_seed(0)
     model = build_detector(Path(name).name, nc=2)

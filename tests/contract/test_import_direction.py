@@ -58,7 +58,6 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.long
 def test_a_package_that_imports_what_is_built_on_it() -> None:
     wrong = {}
     for path in files():

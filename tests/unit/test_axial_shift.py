@@ -123,6 +123,7 @@ def test_published_stages():
     assert sum(p.numel() for p in model.parameters()) == 9_483_204
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("channels", [256, 128, 64, 32, 16, 8])
 def test_pyramid_widths_of_table_v(channels):
     model = Detector(f"sdd-5-{channels}.yaml")

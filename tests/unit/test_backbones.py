@@ -25,6 +25,7 @@ def description(backbone: list, *rows: list) -> dict:
 # -- backbones ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_strides_and_channels_are_those_promised(name: str) -> None:
     taps = NETWORKS[name].taps

@@ -60,6 +60,7 @@ def test_student_survives_the_file(tmp_path):
     assert set(ckpt["state"]) == set(model.state_dict())
 
 
+@pytest.mark.long
 def test_our_detector_survives_the_file(tmp_path):
     detector_module = pytest.importorskip("models.detector")
     model = detector_module.Detector("yolov5n.yaml", nc=2, names={0: "scratch", 1: "pit"}).eval()

@@ -215,6 +215,7 @@ def test_links_that_form_loops_and_what_is_no_file(tmp_path):
     assert done.said.count("expected a file, got a pipe or a link to nothing") == 2
 
 
+@pytest.mark.long
 def test_what_a_terminal_cannot_show(tmp_path):
     """Names with characters of no encoding, or line ends, are printed on one line, and end no command."""
     source = make(tmp_path, "coco", ["p.png"], {"1": "p.png", "2": "\ud800.png", "3": "a\nb.png"})

@@ -26,6 +26,7 @@ def content(root: Path) -> dict[str, bytes]:
     return {p.relative_to(root).as_posix(): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
 
 
+@pytest.mark.long
 def test_deterministic(tmp_path):
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         make_sample(tmp_path / name, images=10, size=96, seed=seed)
@@ -46,6 +47,7 @@ def test_parts_classes_and_health(sample):
     assert not check_data(sample).findings
 
 
+@pytest.mark.long
 def test_box_sizes(sample):
     sides = np.concatenate([rows_to_xyxy(read_labels(p).rows, 128, 128) for p in sample.glob("labels/*/*.txt")])
     sides = sides[:, 2:] - sides[:, :2]
@@ -91,6 +93,7 @@ def test_box_of_by_hand():
     assert box_of(np.zeros((64, 64), np.float32)) is None
 
 
+@pytest.mark.long
 def test_reuse_and_refusal(tmp_path):
     out = tmp_path / "s"
     yaml = make_sample(out, images=10, size=64)
@@ -129,6 +132,7 @@ def test_an_easier_sample_has_larger_and_clearer_defects(sample, tmp_path):
             make_sample(tmp_path / "wrong", difficulty=wrong)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["labels/train/steel_0001.txt", "images/val/mine.png", "notes.txt"])
 def test_a_changed_sample_is_not_replaced(tmp_path, name):
     """What a person corrected or added stays, whatever is asked for; what runs keep beside labels is no change."""

@@ -33,6 +33,7 @@ def test_shares_by_class(source, tmp_path):
     assert validate(tmp_path / "out").images == {"train": 36, "val": 12, "test": 12}
 
 
+@pytest.mark.long
 def test_seed(source, tmp_path):
     def files(name: str, seed: int) -> list[str]:
         split(source, tmp_path / name, read_ratios("8:2"), seed)

@@ -134,6 +134,7 @@ def test_files_do_not_depend_on_workers(tmp_path):
     assert all(pictures[path.name] != path.read_bytes() for path in other.glob("images/*/*"))
 
 
+@pytest.mark.long
 def test_a_sound_data_set(tmp_path):
     """All materials by default names; the classes are all families; made again only for other arguments."""
     out = make_sample(tmp_path / "s", images=60, size=96, materials=tuple(MATERIALS), workers=1)

@@ -41,6 +41,7 @@ def signed(weights: Path) -> Plan:
     return replace(PLAN, model=identify(weights, imgsz=64, iou=0.45), promise=promise)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["pytorch", "onnx", "openvino"])
 def test_a_plan_travels_inside_the_weights(exported, kind, capsys):
     weights = exported[kind]
@@ -71,6 +72,7 @@ def test_the_runtimes_still_read_the_weights(exported):
     assert plan_from_json(network.get_rt_info(["model_info", "tandem_decision"]).astype(str), "") == PLAN
 
 
+@pytest.mark.long
 def test_what_is_computed_is_the_same(exported):
     from engine.weights import open_backend
 

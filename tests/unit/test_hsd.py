@@ -127,6 +127,7 @@ def test_no_gradient_reaches_weights_or_teacher() -> None:
     assert student.raw["scores"].grad is None and teacher.raw["boxes"].grad is None
 
 
+@pytest.mark.long
 def test_the_student_becomes_the_teacher() -> None:
     student, teacher = view(spec(), 1, 32, 0), view(spec("teacher"), 1, 32, 1)
     logits = student.raw["boxes"].requires_grad_()

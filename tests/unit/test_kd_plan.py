@@ -28,6 +28,7 @@ def digests(place: Path, teacher: str, *arguments: str) -> dict[str, str]:
     return {method.label: method.digest for method in methods}
 
 
+@pytest.mark.long
 def test_a_torchvision_teachers_weights_are_in_the_digest(place, monkeypatch):
     """The YAML names them: when the file is replaced, what was learned from the old one must be run again."""
     add_to_torchvision(monkeypatch)

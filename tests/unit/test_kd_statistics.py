@@ -165,6 +165,7 @@ def test_the_verdict_needs_both_intervals():
     assert verdict(Interval(0.0, 0.1), above) == NOT_SHOWN  # 0 is inside
 
 
+@pytest.mark.long
 def test_seeds_needed_have_the_power_they_promise():
     """Effect = one standard deviation: 10 seeds (the textbook's number for 80 % power at 5 %), checked by drawing."""
     spread = np.array([-1.0, 1.0]) / math.sqrt(2)  # s = 1
@@ -220,6 +221,7 @@ def comparison(tmp_path_factory):
     return [Method(label, []) for label in (*errors, "gone")], records, tmp_path
 
 
+@pytest.mark.long
 def test_better_and_worse_detectors_are_told_apart(finished):
     methods, records, out = finished
     result = compare(methods, records, out, CLASSES, "none", 200)
@@ -294,6 +296,7 @@ def test_runs_on_other_images_are_refused(finished):
         compare(methods, records, out, CLASSES, "none", 20)
 
 
+@pytest.mark.long
 def test_report_and_picture(finished):
     methods, records, out = finished
     result = compare(methods, records, out, CLASSES, "none", 50)

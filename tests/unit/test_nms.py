@@ -22,6 +22,7 @@ def crowded(images: int = 2, boxes: int = 3000, classes: int = 3, side: float = 
     return torch.cat((xy, wh, scores.view(images, classes, boxes)), 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("side", [400.0, 40.0])  # 40: so crowded that the first candidates leave too few boxes
 def test_equals_suppression_of_all_candidates(side: float) -> None:
     preds = crowded(side=side)

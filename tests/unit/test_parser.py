@@ -37,6 +37,7 @@ def row(section: str, index: int, value: Any) -> dict[str, Any]:
     ("t-model.yaml", 81.6, [4, 8, 16, 32, 64, 128]),
     ("s-model.yaml", 25.1, [4, 8, 16, 32]),
 ])
+@pytest.mark.long
 def test_models_have_the_papers_size_and_heads(name: str, megabytes: float, strides: list[int]) -> None:
     model = Detector(name, nc=6)
     assert sum(p.numel() for p in model.parameters()) * 4 / 1e6 == pytest.approx(megabytes, rel=0.05)

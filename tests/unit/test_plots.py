@@ -68,6 +68,7 @@ def test_any_name_is_drawn_and_no_warning_printed(tmp_path: Path, capfd: pytest.
     assert [line for line in said if "characters of the names" not in line] == [] and len(said) <= 1
 
 
+@pytest.mark.long
 def test_what_a_font_lacks_is_said_once(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     for _ in range(2):
         metrics.plot_mc_curve(X, CURVES[:1], tmp_path / "a.png", {0: "划痕"})
@@ -91,6 +92,7 @@ def test_a_legend_lists_every_class_as_it_is(tmp_path: Path, monkeypatch: pytest
     assert shown[:4] == [" _x", "(no name)", "$a$", "pit"]
 
 
+@pytest.mark.long
 def test_the_evaluation_keeps_the_names_themselves(tmp_path: Path) -> None:
     made = matrix(NAMES)
     made.plot(save_dir=tmp_path)
@@ -138,6 +140,7 @@ def test_ctrl_c_in_a_plot_ends_the_run() -> None:
         draw()
 
 
+@pytest.mark.long
 def test_our_own_plots_are_shielded(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     (tmp_path / "results.csv").write_text("epoch,weight/a$^$\n1,0.5\n2,0.25\n")
     plot_weights(tmp_path / "results.csv", tmp_path / "weights.png")

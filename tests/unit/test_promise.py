@@ -79,6 +79,7 @@ def broken(rounds: int, seed: int, wish: Wish, n: int) -> tuple[float, float]:
     return escapes / rounds, overkills / rounds
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "wish"), [(93, Wish(0.05)), (300, Wish(0.1, 0.9, 0.05)), (60, Wish(0.05, 0.95, 0.1))])
 def test_promises_are_broken_no_more_often_than_said(n, wish):
     rounds = 600
@@ -90,6 +91,7 @@ def test_promises_are_broken_no_more_often_than_said(n, wish):
     assert abs(escapes - exact) <= 4 * error  # not far safer than said either: the method is exact
 
 
+@pytest.mark.long
 def test_promises_per_class_are_kept_together():
     rng, rounds, broken_ones = np.random.default_rng(2), 400, 0
     for _ in range(rounds):

@@ -50,6 +50,7 @@ def test_cut_has_few_shots_and_good_pictures(sample, tmp_path, held_out):
         cut(sample, tmp_path / "many", 60, 0)
 
 
+@pytest.mark.long
 def test_sample_of_good_parts(tmp_path):
     data = make_sample(tmp_path / "s", images=100, size=64, empty=0.95)
     images = list_images(data.parent / "images")

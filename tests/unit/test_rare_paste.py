@@ -156,6 +156,7 @@ def test_pasted_images_get_labels_and_nothing_else_changes():
     assert len(dataset.labels[1]["cls"]) == 0
 
 
+@pytest.mark.long
 def test_chance_and_seed():
     dataset = dataset_of([with_defect(), surface(104)], [label_of(BOX, [1]), label_of(NONE, [])])
     runs = []
@@ -169,6 +170,7 @@ def test_chance_and_seed():
     assert 12 <= sum((image != dataset.ims[1]).any() for image in runs[0]) <= 36
 
 
+@pytest.mark.long
 def test_few_shots_are_copied_as_often_as_many():
     rng = np.random.default_rng(0)
     labels = [label_of(BOX, [0]) for _ in range(9)] + [label_of(BOX, [1])] + [label_of(NONE, [])]

@@ -63,6 +63,7 @@ def test_no_rows_and_no_file(tmp_path):
     assert not (tmp_path / "weights.png").exists()
 
 
+@pytest.mark.long
 def test_plot_of_the_weights(tmp_path):
     path = tmp_path / "results.csv"
     path.write_text("epoch,weight/box,weight/focal\n1,1,1\n2,0.5,1.5\n")
@@ -70,6 +71,7 @@ def test_plot_of_the_weights(tmp_path):
     assert (tmp_path / "weights.png").stat().st_size > 5000
 
 
+@pytest.mark.long
 def test_an_epoch_without_validation_has_empty_fields_and_no_point(tmp_path, monkeypatch):
     path = tmp_path / "results.csv"
     for epoch, score in enumerate((None, 0.123456789, None, 0.5), start=1):

@@ -90,6 +90,7 @@ def test_a_student_is_known_by_its_tensors(tmp_path, packed):
     assert shipped_for(detector(8), tmp_path) is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.safetensors")), ids=lambda path: path.stem)
 def test_weights_that_ship_are_a_models_and_say_how_they_were_made(path):
     student = Detector(f"{path.stem}.yaml", nc=6)

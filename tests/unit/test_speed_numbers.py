@@ -169,6 +169,7 @@ def touched(mebibytes: int) -> mmap.mmap:
     return pages
 
 
+@pytest.mark.long
 def test_peak_memory_is_of_the_time_since_start():
     device = torch.device("cpu")
     touched(240).close()

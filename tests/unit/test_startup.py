@@ -50,6 +50,7 @@ def test_the_collector_is_as_before_also_after_an_error() -> None:
         gc.enable()
 
 
+@pytest.mark.long
 def test_nothing_is_kept_when_nothing_was_imported() -> None:
     with quick_imports():
         inside = weakref.ref(Ring())

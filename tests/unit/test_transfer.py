@@ -201,6 +201,7 @@ def test_placeholders_are_taken_by_number_and_it_is_said(place: Place) -> None:
     assert "are not known" in place.start("pit", "patch", "scratch")[1][1]
 
 
+@pytest.mark.long
 @every_head
 def test_a_teacher_is_put_in_the_datas_order(place: Place) -> None:
     weights = place.weights("scratch", "pit", "patch")

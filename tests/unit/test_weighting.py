@@ -144,6 +144,7 @@ def test_uncertainty_by_hand() -> None:
     torch.testing.assert_close(weights.log_variances.grad, torch.tensor([-0.5, 0.25, -3.5]))
 
 
+@pytest.mark.long
 def test_uncertainty_learns_bounded_weights() -> None:
     weights = AdaptiveWeights(NAMES, "uncertainty")
     optimiser = torch.optim.SGD(weights.parameters(), lr=0.5)
