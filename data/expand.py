@@ -21,8 +21,7 @@ from data.dataset import part_paths, resolve, validate
 from data.earlier import leave_out_earlier
 from data.files import list_images
 from data.images import read_pixels
-from data.labels import read_labels
-from data.layout import PARTS, DatasetWriter, keep_apart, label_path, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
+from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 
 FILL = 114  # grey of the uncovered border, the same that letterboxing uses
 GAIN = (1.1, 1.4)  # range of the brightness factor
@@ -91,7 +90,7 @@ def expand(data: str | Path, out: Path, seed: int = 0, link: bool = False, overw
             stems = unique_stems([image.with_suffix("").as_posix().lstrip("/") for image in images])
             counts[part] = len(images) * (3 if part == "train" else 1)
             for image, stem in zip(images, stems):
-                rows = read_labels(label_path(image)).rows if label_path(image).exists() else np.zeros((0, 5))
+                rows = label_rows(image)
                 writer.add(image, part, stem, rows)
                 if part == "train":
                     _add_copies(writer, image, stem, rows, seed)

@@ -14,6 +14,7 @@ import yaml
 
 from cfg import UserError
 from data.images import write_pixels
+from data.labels import read_labels
 
 PARTS = ("train", "val", "test")
 HEADER = "# Tandem: "  # first line of every `data.yaml` that we write; data/earlier.py knows our data sets by it
@@ -27,6 +28,12 @@ def label_path(image: Path) -> Path:
             parts[i] = "labels"
             break
     return Path(f"{os.path.splitext(Path(*parts))[0]}.txt")  # with_suffix refuses what is no file name
+
+
+def label_rows(image: Path) -> np.ndarray:
+    """Return the label rows (n, 5) of an image; none without a label file."""
+    file = label_path(image)
+    return read_labels(file).rows if file.exists() else np.zeros((0, 5))
 
 
 def unique_stems(keys: Sequence[str]) -> list[str]:

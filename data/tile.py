@@ -22,8 +22,7 @@ from data.decode import Unreadable
 from data.earlier import leave_out_earlier
 from data.files import list_images
 from data.images import image_size, read_pixels
-from data.labels import read_labels
-from data.layout import PARTS, DatasetWriter, keep_apart, label_path, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
+from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 from inspection.tiles import Tiling, tiling_asked
 
 VISIBLE = 0.3  # of a box, or of the largest part of it that a tile can show: less is no example of a defect
@@ -114,7 +113,7 @@ def _write(writer: DatasetWriter, part: str, images: list[Path], tiling: Tiling,
         except Unreadable as error:
             done.unreadable.append((image, str(error)))
             continue
-        rows, windows = _rows(image), tiling.windows(height, width)
+        rows, windows = label_rows(image), tiling.windows(height, width)
         kept, left_out, lost = tiles_of(rows_to_xyxy(rows, width, height), windows, tiling.side)
         done.left_out, done.lost = done.left_out + left_out, done.lost + lost
         plans[image] = stem, rows, windows, kept
@@ -153,14 +152,9 @@ def _images(entry: Path, out: Path) -> list[Path]:
     return leave_out_earlier(images, entry, out) if entry.is_dir() else images  # what a list names is meant
 
 
-def _rows(image: Path) -> np.ndarray:
-    """Label rows (n, 5) of an image; none without a label file."""
-    return read_labels(label_path(image)).rows if label_path(image).exists() else np.zeros((0, 5))
-
-
 def _sizes(image: Path) -> np.ndarray:
     """Longer sides of an image's boxes in pixels (n,); none where it cannot be read."""
-    rows = _rows(image)
+    rows = label_rows(image)
     try:
         return (rows[:, 3:5] * image_size(image)).max(1) if len(rows) else np.zeros(0)
     except Unreadable:

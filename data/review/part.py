@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from cfg import UserError
-from cfg.find import ROOT
 from data.dataset import part_paths, resolve
 from data.layout import rows_to_xyxy
 from data.reader import Reading, Sample, read_images
 from data.review.suspects import Objects
+from data.scripts import run_script
 
 ARRAYS = ("files", "found_counts", "found_boxes_xyxy", "found_classes", "found_scores")
-BUG, INTERRUPTED = 70, 130  # exit statuses of our commands
 
 
 @dataclass(frozen=True)
@@ -50,9 +47,7 @@ def read_part(data: str, split: str) -> tuple[dict[int, str], Reading]:
 
 
 def look(weights: str, data: str, split: str, folder: Path, more: Sequence[str] = ()) -> Path:
-    """Run val.py, in a process of its own, on a part of a data set; return its file of boxes.
-
-    This package knows no deep-learning library, and so no model.
+    """Run val.py on a part of a data set; return its file of boxes.
 
     Args:
         folder: for the boxes, and for what val.py writes and prints.
@@ -63,18 +58,8 @@ def look(weights: str, data: str, split: str, folder: Path, more: Sequence[str] 
     """
     boxes = folder.resolve() / "boxes.npz"
     given = {"--weights": weights, "--data": data, "--split": split, "--detections": boxes, "--save-dir": folder}
-    command = [sys.executable, str(ROOT.parent / "val.py"), "--no-plots", *more]
-    command += [str(word) for pair in given.items() for word in pair]
-    with (folder / "val.txt").open("w", encoding="utf-8") as printed:
-        done = subprocess.run(command, stdout=printed, stderr=subprocess.PIPE, text=True, errors="replace", check=False)
-    if done.returncode in (0, 1):
-        return boxes
-    if done.returncode == INTERRUPTED:
-        raise KeyboardInterrupt
-    lines = done.stderr.strip().splitlines() or ["it said nothing"]
-    if done.returncode == BUG:
-        raise RuntimeError(f"val.py failed:\n{done.stderr}")
-    raise UserError(f"val.py: {lines[-1].removeprefix('error: ')}")
+    run_script("val.py", ["--no-plots", *more, *(str(word) for pair in given.items() for word in pair)], folder)
+    return boxes
 
 
 def join(reading: Reading, boxes: str | Path, nc: int) -> list[Reviewed]:
