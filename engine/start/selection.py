@@ -9,6 +9,7 @@ nothing: that starts at zero, so that features pass it as they passed in the sou
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,11 @@ class Selection:
     units: dict[str, Unit] = field(default_factory=dict)
 
     @property
+    def whole(self) -> set[str]:
+        """The units that are equal to the source's."""
+        return {title for title, unit in self.units.items() if unit.how == "whole"}
+
+    @property
     def total(self) -> Unit:
         """The sum of all units."""
         names = [name for name in vars(Unit()) if name != "title"]
@@ -69,8 +75,10 @@ def select(student: DetectionModel, source: Wiring, state: dict[str, Tensor]) ->
 
 
 @torch.no_grad()
-def fill(own: dict[str, Tensor], wiring: Wiring, source: Wiring, state: dict[str, Tensor]) -> Selection:
-    """As `select`, of tensors `own` in a `wiring` of their own, which are written in place."""
+def fill(
+    own: dict[str, Tensor], wiring: Wiring, source: Wiring, state: dict[str, Tensor], only: Collection[str] | None = None
+) -> Selection:
+    """As `select`, of tensors `own` in a `wiring` of their own, which are written in place; `only` these units, where given."""
     names = {wired.key: name for name, wired in source.tensors.items()}
     result, filled = Selection(), set()
     made: dict[str, bool] = {}  # channels that layers so far make, and whether one of these took something
@@ -84,7 +92,7 @@ def fill(own: dict[str, Tensor], wiring: Wiring, source: Wiring, state: dict[str
         fed = not reads or any(made.get(channel, True) for channel in reads)
         if not wired.axes:
             fed = unit.taken > 0  # a norm's counter, which says nothing alone
-        if other and fed:
+        if other and fed and (only is None or wired.unit in only):
             count = _fill(own[name], state[other], _positions(source.tensors[other].axes, wired.axes))
         for channel in names_of(wired.axes[0]) if wired.axes else ():
             made[channel] = made.get(channel, False) or count > 0

@@ -11,7 +11,7 @@ from torch import Tensor
 from cfg import UserError
 from distill.networks import FrozenTeacher
 from engine.settings import SELECT, SHIPPED, Network
-from engine.start.selection import Selection, Unit, fill, isomorphic, select
+from engine.start.selection import Selection, fill, isomorphic, select
 from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source, wiring_of_state, yolov5_layout
 from engine.training.classes import start_from, start_note
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
-PART = 0.25  # share of the student's numbers that a teacher of a partly equal layout must have
+PART = 0.25  # share of the student's numbers that a teacher of another layout must have, in blocks of the same width
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,12 @@ def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bo
         return Start([start_note(source, transfer(student, state))])
     wiring = _wiring_of_teacher(teacher, state)
     if isinstance(student, Detector) and wiring:
-        own, wired = {name: tensor.clone() for name, tensor in student.state_dict().items()}, wiring_of(student)
+        wired, own = wiring_of(student), _copy(student)
         missing, selection = isomorphic(wired, wiring), fill(own, wired, wiring, state)
-        if missing is None or _has_part(selection.total):
+        if missing is not None:  # slices of wider blocks compute something else than these: they are left out
+            own = _copy(student)
+            selection = fill(own, wired, wiring, state, selection.whole)
+        if missing is None or selection.total.numbers_taken >= PART * selection.total.numbers:
             student.load_state_dict(own)
             return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
         difference = f"its layout differs (no {missing})"
@@ -116,12 +119,8 @@ def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiri
     return wiring_of_state(teacher.spec.label, description | {"nc": teacher.spec.nc}, dict(teacher.spec.names), state) if description else None
 
 
-def _has_part(total: Unit) -> bool:
-    """Whether a teacher of another layout gave a good part of the student's weights, all in blocks of the same width.
-
-    Such blocks compute in the student what they compute in the teacher, and the others learn to read them; slices of wider ones do not.
-    """
-    return total.numbers_taken >= PART * total.numbers and total.whole == total.taken
+def _copy(student: DetectionModel) -> dict[str, Tensor]:
+    return {name: tensor.clone() for name, tensor in student.state_dict().items()}
 
 
 def _check_layout(student: DetectionModel, source: Source, model: str) -> None:

@@ -330,10 +330,21 @@ def test_a_teacher_that_has_most_of_the_blocks_gives_these_and_the_rest_stays_as
     assert all(torch.equal(tensor, before[name]) for name, tensor in state.items() if name.startswith(head))
 
 
+def test_of_a_teacher_of_another_layout_blocks_of_the_same_width_are_taken_and_slices_of_wider_ones_are_not() -> None:
+    teacher, student = trained("s-model.yaml"), trained("s-model-fast.yaml")
+    before = deepcopy(student.state_dict())
+    start = start_from_teacher(student, teacher_of(teacher), "select")
+    assert "by weight selection (366 of 452 tensors, 366 of them whole)" in start.lines[0] and not start.whole
+    rows, state = rows_of(start), student.state_dict()
+    assert rows["backbone 8 C3"] == ("42/42", "whole") and rows["backbone 32 Swin"] == ("0/13", "own start")
+    same = [name for name, tensor in state.items() if torch.equal(tensor, before[name])]
+    assert "model.8.blocks.0.attention.qkv.weight" in same and "model.4.m.0.cv1.conv.weight" not in same
+
+
 def test_a_wider_teacher_of_another_layout_gives_nothing() -> None:
     student = Detector("s-model-fast.yaml", nc=2, names=NAMES)
     before = deepcopy(student.state_dict())
-    start = start_from_teacher(student, teacher_of(trained("s-model.yaml")), "select")
+    start = start_from_teacher(student, teacher_of(trained("t-demo.yaml")), "select")
     assert "no weights of the teacher t.pt: its layout differs" in start.lines[0]
     assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items())
 
