@@ -16,7 +16,7 @@ from engine.backend import Backend
 from engine.checkpoint import check_head, load_detector
 
 from ultralytics.nn.backends.base import BaseBackend
-from ultralytics.utils.torch_utils import select_device
+from ultralytics.utils import torch_utils as host_torch
 
 DEFAULT_SIZE = 640
 
@@ -41,11 +41,14 @@ def _literal(value: Any) -> Any:
 
 
 def pick_device(device: str) -> torch.device:
-    """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. `UserError` when absent."""
+    """Return the device for ``--device``: ``cpu``, ``0``, or the first GPU when empty. `UserError` when absent.
+
+    Torch keeps its threads, also where ultralytics picks a device again, as its exporter does: left alone it takes one fewer than there
+    are cores, half of them on a small machine.
+    """
     try:
-        threads = torch.get_num_threads()
-        picked: torch.device = select_device(device, verbose=False)
-        torch.set_num_threads(threads)  # select_device leaves one core less than there are, a half of a small machine
+        host_torch.NUM_THREADS = torch.get_num_threads()
+        picked: torch.device = host_torch.select_device(device, verbose=False)
     except (ValueError, AssertionError, RuntimeError) as error:
         detail = " ".join(str(error).split())
         raise UserError(f"--device {device}: expected cpu or the number of a GPU here ({detail[:200]})") from None

@@ -169,3 +169,13 @@ def test_threads_are_those_of_the_environment(monkeypatch, environment, threads)
     host.use_all_cores()
     select_device("cpu", verbose=False)  # ultralytics sets its own number here
     assert set_to == [threads, threads]
+
+
+def test_the_threads_that_torch_has_are_left(monkeypatch):
+    from engine.weights import pick_device
+
+    monkeypatch.setattr(host.host_torch, "NUM_THREADS", 7)  # as ultralytics has it on eight cores
+    before = torch.get_num_threads()
+    for pick in (pick_device, lambda device: host.host_torch.select_device(device, verbose=False)):
+        pick("cpu")
+        assert torch.get_num_threads() == before
