@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
 ENOUGH = 0.75  # share of a file's tensors that fit by name and shape, below which it is another network's
+SOME = 0.25  # ... for a student of ultralytics, whose YAML may be a changed copy of the file's; by chance a sixth may fit
 PART = 0.25  # share of the student's numbers that a teacher of another layout must have, in blocks of the same width
 
 
@@ -76,8 +77,7 @@ def start_from_file(student: DetectionModel, path: str, network: Network, names:
         if not selection.total.taken:
             raise UserError(f"{path}: no block of it ({source.layout}) has a place in {model}; leave --weights out")
         return Start([line_of(selection, f"the weights {path} ({source.layout})"), *note], table_of(selection))
-    if isinstance(student, Detector):
-        _check_layout(student, source, model)
+    _check_layout(student, source, model)
     return Start([*start_from(student, path, network, names), *note])
 
 
@@ -128,9 +128,11 @@ def _check_layout(student: DetectionModel, source: Source, model: str) -> None:
     own = student.state_dict()
     places = {name: own.get(name, own.get(f"{FIRST_ROW}{name}")) for name in source.state}
     fits = sum(place is not None and place.shape == source.state[name].shape for name, place in places.items())
-    if 0 < fits < ENOUGH * len(places):
+    ours = isinstance(student, Detector)
+    if 0 < fits < (ENOUGH if ours else SOME) * len(places):
+        known = "of YOLOv5 (v6), of a model of ours, or of this model's backbone" if ours else "of this model or its backbone"
         raise UserError(
-            f"{source.path}: expected weights of YOLOv5 (v6), of a model of ours, or of this model's backbone, got another layout: "
+            f"{source.path}: expected weights {known}, got another layout: "
             f"{fits} of {len(places)} tensors fit {model} by name and shape, by chance; give others, or leave --weights out"
         )
 

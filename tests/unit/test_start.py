@@ -443,6 +443,17 @@ def test_a_damaged_file(tmp_path: Path) -> None:
         read_source(path)
 
 
+def test_a_stock_student_takes_what_a_like_file_has_and_nothing_that_fits_by_chance(tmp_path: Path) -> None:
+    save_student(tmp_path / "fast.pt", trained("s-model-fast.yaml"), {})
+    student = DetectionModel("yolo11n.yaml", nc=2, verbose=False)
+    with pytest.raises(UserError, match=r"expected weights of this model or its backbone, .*: 59 of 452 tensors fit yolo11n.yaml .* by chance"):
+        from_file(student, str(tmp_path / "fast.pt"), "yolo11n.yaml")
+    whole = DetectionModel("yolo11n.yaml", nc=2, verbose=False).state_dict()
+    part = {name: value if i % 2 else torch.zeros(1) for i, (name, value) in enumerate(whole.items())}  # of a changed copy of the YAML
+    start = from_file(student, saved(tmp_path / "half.pt", part), "yolo11n.yaml")
+    assert "fit the student by name and shape" in start.lines[0]
+
+
 def test_a_network_that_shares_no_block(tmp_path: Path) -> None:
     save_student(tmp_path / "mlp.pt", trained("fault-mlp.yaml"), {})
     with pytest.raises(UserError, match=r"no block of it \(fault-mlp\.yaml\) has a place in s-model-fast\.yaml"):
