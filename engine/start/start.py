@@ -53,7 +53,7 @@ def start_of(student: DetectionModel, teacher: FrozenTeacher | None, network: Ne
         path, shipped = None, shipped_for(student)
         starts += [start_from_file(student, str(shipped), network, names)] if shipped else []
     if teacher and teacher.trained and not teacher.spec.headless and mode and not (mode == SELECT and path):
-        start = start_from_teacher(student, teacher, mode)
+        start = start_from_teacher(student, teacher, mode, trained=bool(starts))
         starts = [start] if start.whole else [*starts, start]
     if path:
         starts.append(start_from_file(student, path, network, names))
@@ -81,11 +81,15 @@ def start_from_file(student: DetectionModel, path: str, network: Network, names:
     return Start([*start_from(student, path, network, names), *note])
 
 
-def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bool | str) -> Start:
+def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bool | str, trained: bool = False) -> Start:
     """Fill a student from its teacher: by weight selection where the layouts match, or by name and shape.
+
+    Slices of wider blocks compute something else than these. They are better than random weights, and not better than a start of the
+    student's own (benchmarks/learning.md).
 
     Args:
         mode: "select", or True: by name and shape whatever the layouts.
+        trained: the student has start weights already.
 
     Returns:
         What was taken, or why nothing was.
@@ -97,12 +101,17 @@ def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bo
     if isinstance(student, Detector) and wiring:
         wired, own = wiring_of(student), _copy(student)
         missing, selection = isomorphic(wired, wiring), fill(own, wired, wiring, state)
-        if missing is not None:  # slices of wider blocks compute something else than these: they are left out
+        sliced = len(selection.units) - len(selection.whole)
+        whole = missing is None and not (trained and sliced)
+        if not whole:
             own = _copy(student)
             selection = fill(own, wired, wiring, state, selection.whole)
-        if missing is None or selection.total.numbers_taken >= PART * selection.total.numbers:
+        if whole or selection.total.numbers_taken >= PART * selection.total.numbers:
             student.load_state_dict(own)
-            return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), missing is None)
+            return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), whole)
+        if not missing:
+            wider = f"{sliced} of its {len(selection.units)} blocks are wider; --weights with its file takes slices of them"
+            return Start([f"start: no weights of the {source}: {wider}"])
         difference = f"its layout differs (no {missing})"
     elif student.state_dict().keys() == state.keys():
         return Start([start_note(source, transfer(student, state))])

@@ -379,7 +379,8 @@ def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool,
 
 
 @pytest.mark.parametrize(("mode", "lines"), [
-    (False, ["tensors of the weights"]), ("select", ["by weight selection"]), (True, ["tensors of the weights", "tensors of the teacher"]),
+    (False, ["tensors of the weights"]), ("select", ["tensors of the weights", "no weights of the teacher t.pt: 36 of its 37 blocks are wider; --weights"]),
+    (True, ["tensors of the weights", "tensors of the teacher"]),
 ])  # fmt: skip
 def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, monkeypatch, mode, lines) -> None:
     shipped = trained(S_SMALL)
@@ -393,6 +394,8 @@ def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, 
         state, source = student.state_dict(), shipped.state_dict()
         assert torch.allclose(state["model.0.conv.weight"], source["model.0.conv.weight"], rtol=1e-3)
         assert "class outputs" in starts[0].lines[1] and "none taken, it has 2 classes and the data 3" in starts[0].lines[1]
+    equal = start_of(student, teacher_of(trained(S_SMALL)), settings, dict(enumerate("abc")))
+    assert mode != "select" or ["by weight selection" in start.lines[0] for start in equal] == [True], "all its blocks are as wide"
     (alone,) = start_of(student, None, replace(settings, weights=None), dict(enumerate("abc")))
     (none_shipped,) = start_of(other, None, settings, dict(enumerate("abc")))
     assert "random weights" in alone.lines[0] and "random weights" in none_shipped.lines[0]
