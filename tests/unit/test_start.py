@@ -379,7 +379,7 @@ def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool,
 
 
 @pytest.mark.parametrize(("mode", "lines"), [
-    (False, ["tensors of the weights"]), ("select", ["tensors of the weights", "no weights of the teacher t.pt: 36 of its 37 blocks are wider; --weights"]),
+    (False, ["tensors of the weights"]), ("select", ["tensors of the weights", "36 of its 37 blocks are wider; --weights"]),
     (True, ["tensors of the weights", "tensors of the teacher"]),
 ])  # fmt: skip
 def test_shipped_weights_are_the_start_unless_something_else_is_given(tmp_path, monkeypatch, mode, lines) -> None:
