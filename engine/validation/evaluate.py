@@ -112,9 +112,7 @@ def evaluate(
     )  # fmt: skip
     validator = TiledValidator(save_dir=save_dir, args=args) if tiled else Validator(save_dir=save_dir, args=args)
     validator.asked = tile, overlap
-    validator.collect, validator.classes, validator.args.border = True, classes, border
-    with console(), own_backend(precision, PassingBackend if tiled else Backend):
-        validator(model=source if isinstance(source, nn.Module) else None)
+    _run(validator, source, classes, border, precision, PassingBackend if tiled else Backend)
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
     if detections:
@@ -139,11 +137,18 @@ def evaluate(
         settings["report"] = str(_write_report(validator, content["names"], settings, judge))
     if teacher:
         told = DynamicValidator(save_dir=save_dir / "dynamic-teacher", args=args | {"plots": False})
-        told.teacher, told.collect, told.classes, told.args.border = teacher, True, classes, border
-        with own_backend(precision):
-            told(model=source)
-        result["dynamic_teacher"] = _report(told, content["names"])
+        told.teacher = teacher
+        result["dynamic_teacher"] = _report(_run(told, source, classes, border, precision), content["names"])
     return result
+
+
+def _run(validator: Validator, source: DetectionModel | str, classes: list[int] | None, border: bool, precision: str,
+         backend: type[Backend] = Backend) -> Validator:  # fmt: skip
+    """Validate and return the validator, which has kept every image's boxes."""
+    validator.collect, validator.classes, validator.args.border = True, classes, border
+    with console(), own_backend(precision, backend):
+        validator(model=source if isinstance(source, nn.Module) else None)
+    return validator
 
 
 def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any], device: torch.device, imgsz: int, precision: str,
