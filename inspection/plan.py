@@ -12,6 +12,8 @@ from functools import cached_property
 
 import numpy as np
 
+from cfg.class_names import shown
+
 SEVERITIES = ("critical", "major", "minor", "none")  # boxes of `none` never count
 ANY_LABEL, BY_RULES = "any_label", "by_rules"
 PIXELS, RELATIVE = "pixels", "relative"
@@ -148,6 +150,11 @@ class Plan:
     def counting(self) -> np.ndarray:
         """(K,) whether boxes of a class count at all."""
         return np.array([rule.severity != "none" for rule in self.rules], dtype=bool)
+
+    @cached_property
+    def shown_names(self) -> tuple[str, ...]:
+        """The class names as they are printed."""
+        return tuple(map(shown, self.names))
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:

@@ -9,9 +9,20 @@ import numpy as np
 
 from inspection.plan import RELATIVE, Regions
 
+Edge = tuple[float, ...]  # x and y where it begins, x and y where it ends, in pixels
+
+FEW = 150  # pairs of a box and an edge: up to so many, one by one is quicker
+CONDITIONS, THROUGH = 9, 6  # of an edge; of them those that it runs through the box
+NONE = np.zeros(0, dtype=int)
+
+ROUNDING = 1e-5  # of the image's longer side: four times the most that five terms of single precision are wrong by
+
 
 def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int) -> np.ndarray:
     """Which boxes (N,) are in a region to look at, at least in part, and not wholly in one to leave out.
+
+    A few boxes are compared with each edge. What that asks is linear in the sides of a box, and so one product of matrices answers it for
+    many boxes; those for which rounding could matter are compared as well.
 
     Args:
         regions: of the plan.
@@ -19,70 +30,105 @@ def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int)
     """
     if not (regions.look_at or regions.leave_out):
         return np.ones(len(boxes_xyxy), dtype=bool)
-    wanted = len(regions.look_at)
-    inside, crossed = _met(_outlines(regions, width, height), boxes_xyxy)
-    keep: np.ndarray = ~np.logical_or.reduce(inside[wanted:] > crossed[wanted:], axis=0)
-    if wanted:
-        keep &= np.logical_or.reduce(inside[:wanted] | crossed[:wanted], axis=0)
+    of = _outlines(regions, width, height)
+    if len(boxes_xyxy) * len(of.conditions) <= FEW * CONDITIONS:
+        return np.array([_counts(of, *box) for box in boxes_xyxy.tolist()], dtype=bool)
+    keep, unclear = _count(of, boxes_xyxy)
+    for index in unclear.tolist():
+        keep[index] = _counts(of, *boxes_xyxy[index].tolist())
     return keep
 
 
 class Outlines(NamedTuple):
-    """The edges of all polygons of a plan in one table: a few operations for an image, not a few for each polygon.
+    """The polygons of a plan in an image of some size.
 
     Attributes:
-        edges: (12, V) in pixels: x and y where each edge begins; x and y from there to its end; their absolute values; the
-            smallest x, the largest, the smallest y, the largest along it; y where it ends; dx / dy, 0 where it runs along x.
-        top, bottom: (V, 1) the smallest and the largest y again.
-        polygon: (V,) which polygon an edge is of, those to look at first.
-        polygons: how many there are.
+        look_at, leave_out: edges of each polygon.
+        conditions: (CONDITIONS * V, 5) factors of x1, y1, x2, y2 and 1, by `_conditions` of all V edges.
+        first: (P,) the first edge of each polygon, those to look at first.
+        clear: pixels: a sum by `conditions` that is farther from 0 has the right sign, however it was rounded.
     """
 
-    edges: np.ndarray
-    top: np.ndarray
-    bottom: np.ndarray
-    polygon: np.ndarray
-    polygons: int
+    look_at: list[list[Edge]]
+    leave_out: list[list[Edge]]
+    conditions: np.ndarray
+    first: np.ndarray
+    clear: float
 
 
 @lru_cache(maxsize=256)
 def _outlines(regions: Regions, width: int, height: int) -> Outlines:
     scale = (width, height) if regions.unit == RELATIVE else (1, 1)
-    polygons = [np.asarray(polygon, dtype=float) * scale for polygon in (*regions.look_at, *regions.leave_out)]
-    begin = np.concatenate(polygons).T
-    end = np.concatenate([np.roll(polygon, -1, axis=0) for polygon in polygons]).T
-    edges, low, high = end - begin, np.minimum(begin, end), np.maximum(begin, end)
-    slope = np.divide(edges[0], edges[1], out=np.zeros_like(edges[0]), where=edges[1] != 0)
-    table = np.stack([*begin, *edges, *np.abs(edges), low[0], high[0], low[1], high[1], end[1], slope])
-    polygon = np.repeat(np.arange(len(polygons)), [len(polygon) for polygon in polygons])
-    return Outlines(table, low[1][:, None], high[1][:, None], polygon, len(polygons))
+    look_at, leave_out = ([_edges(np.asarray(polygon, dtype=float) * scale) for polygon in part]
+                          for part in (regions.look_at, regions.leave_out))  # fmt: skip
+    polygons = [*look_at, *leave_out]
+    conditions = np.array([_conditions(*edge) for edges in polygons for edge in edges], dtype=np.float32)
+    first = np.cumsum([0, *map(len, polygons[:-1])])
+    return Outlines(look_at, leave_out, conditions.swapaxes(0, 1).reshape(-1, 5), first, ROUNDING * max(width, height))
 
 
-def _met(of: Outlines, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the centre of each box lies inside each polygon (P, N), and whether an edge of it runs through the open box (P, N).
+def _edges(corners: np.ndarray) -> list[Edge]:
+    return [tuple(edge) for edge in np.hstack([corners, np.roll(corners, -1, axis=0)]).tolist()]
 
-    A centre is inside where a ray from it to the right meets the outline an odd number of times; an edge and a box are told apart by
-    separating axes. Only edges at the height of a box can do either: few of them, and the arithmetic is done for these pairs alone.
+
+def _conditions(x_a: float, y_a: float, x_b: float, y_b: float) -> np.ndarray:
+    """What is above 0 as `_lies` asks of an edge, as factors (9, 5) of x1, y1, x2, y2 and 1 of a box, in pixels.
+
+    The first six: the edge runs through the box (its line on either side, the box's four sides). The last three: a ray from the centre to
+    the right meets it.
     """
-    count, sides = len(boxes_xyxy), np.empty((8, len(boxes_xyxy)))
+    length = np.hypot(x_b - x_a, y_b - y_a)
+    if not length:
+        return np.tile((0.0, 0.0, 0.0, 0.0, -1.0), (CONDITIONS, 1))
+    x1, y1, x2, y2, one = np.eye(5)
+    x, y, reach_x, reach_y = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
+    along_x, along_y = (x_b - x_a) / length, (y_b - y_a) / length
+    beside = along_y * (x_a * one - x) - along_x * (y_a * one - y)
+    reach = abs(along_x) * reach_y + abs(along_y) * reach_x
+    low_x, high_x, low_y, high_y = (one * value for value in (min(x_a, x_b), max(x_a, x_b), min(y_a, y_b), max(y_a, y_b)))
+    return np.array([reach - beside, reach + beside, x2 - low_x, high_x - x1, y2 - low_y, high_y - y1,
+                     y - low_y, high_y - y, beside * np.sign(along_y)])  # fmt: skip
+
+
+def _count(of: Outlines, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `_counts` tells of each box (N,), and the indices of those for which that is not sure."""
+    sides = np.ones((5, len(boxes_xyxy)), dtype=np.float32)
     sides[:4] = boxes_xyxy.T
-    near, far = sides[:2], sides[2:4]
-    sides[4:6], sides[6:] = (near + far) * 0.5, (far - near) * 0.5
-    level = of.top <= np.maximum(near[1], far[1])
-    level &= of.bottom >= np.minimum(near[1], far[1])
-    cells = level.ravel().nonzero()[0]
-    edge = cells // count
-    box = cells - edge * count
+    values = (of.conditions @ sides).reshape(CONDITIONS, -1, len(boxes_xyxy))
+    least = np.empty((2, *values.shape[1:]), dtype=np.float32)
+    np.minimum.reduce(values[:THROUGH], out=least[0])
+    np.minimum.reduce(values[THROUGH:], out=least[1])
+    surely, perhaps = least > of.clear, least > -of.clear
+    crossed, rays = np.add.reduceat(surely, of.first, axis=1, dtype=int)
+    inside, wanted = rays & 1, len(of.look_at)
+    keep: np.ndarray = ~np.logical_or.reduce(inside[wanted:] > crossed[wanted:])
+    if wanted:
+        keep &= np.logical_or.reduce(inside[:wanted] | crossed[:wanted])
+    if np.count_nonzero(surely) == np.count_nonzero(perhaps):
+        return keep, NONE
+    return keep, (surely != perhaps).any(axis=(0, 1)).nonzero()[0]
 
-    begin_x, begin_y, edge_x, edge_y, wide, tall, low_x, high_x, low_y, high_y, end_y, slope = of.edges.take(edge, axis=1)
-    x1, y1, x2, y2, x, y, reach_x, reach_y = sides.take(box, axis=1)
-    right, down = x - begin_x, y - begin_y
-    ray = (down < 0) != (end_y > y)
-    ray &= begin_x + down * slope > x
-    # The line of the edge: the box's centre is nearer to it than the box reaches.
-    through = np.abs(edge_x * down - edge_y * right) < wide * reach_y + tall * reach_x
-    through &= (low_x < x2) & (high_x > x1) & (low_y < y2) & (high_y > y1)
 
-    pair, pairs = of.polygon[edge] * count + box, of.polygons * count
-    inside, crossed = (np.bincount(pair[which], minlength=pairs).reshape(-1, count) for which in (ray, through))
-    return (inside & 1).astype(bool), crossed.astype(bool)
+def _counts(of: Outlines, *box_xyxy: float) -> bool:
+    """Whether one box is in a region to look at, at least in part, and not wholly in one to leave out."""
+    if of.look_at and not any(inside or crossed for inside, crossed in (_lies(edges, *box_xyxy) for edges in of.look_at)):
+        return False
+    return not any(inside and not crossed for inside, crossed in (_lies(edges, *box_xyxy) for edges in of.leave_out))
+
+
+def _lies(edges: list[Edge], x1: float, y1: float, x2: float, y2: float) -> tuple[bool, bool]:
+    """Whether the centre of a box lies inside a polygon, and whether an edge runs through the open box; then the first is of no use.
+
+    The centre is inside where a ray from it to the right meets the outline an odd number of times; an edge and a box are told apart by
+    separating axes.
+    """
+    x, y, reach_x, reach_y, inside = (x1 + x2) * 0.5, (y1 + y2) * 0.5, (x2 - x1) * 0.5, (y2 - y1) * 0.5, False
+    for x_a, y_a, x_b, y_b in edges:
+        if (y_a > y) != (y_b > y) and x_a + (y - y_a) * ((x_b - x_a) / (y_b - y_a)) > x:
+            inside = not inside
+        if (y_a < y2 or y_b < y2) and (y_a > y1 or y_b > y1) and (x_a < x2 or x_b < x2) and (x_a > x1 or x_b > x1):
+            wide, tall = x_b - x_a, y_b - y_a
+            # The line of the edge: the box's centre is nearer to it than the box reaches.
+            if abs(wide * (y - y_a) - tall * (x - x_a)) < abs(wide) * reach_y + abs(tall) * reach_x:
+                return inside, True
+    return inside, False

@@ -114,23 +114,35 @@ def lies(polygon: np.ndarray, box: np.ndarray) -> tuple[bool, bool]:
     return inside, crossed
 
 
+@pytest.mark.parametrize("scale", [1, 200])
 @pytest.mark.parametrize("seed", range(4))
-def test_places_are_those_of_the_plain_definition(seed: int) -> None:
-    """Every box against every edge; corners and boxes on a grid too, where edges touch sides and corners."""
+def test_places_are_those_of_the_plain_definition(seed: int, scale: int) -> None:
+    """Every box against every edge, many at once and one by one; corners and boxes on a grid too, where edges touch sides and corners."""
     rng = np.random.default_rng(seed)
-    for _ in range(10):
+    height, width = HEIGHT * scale, WIDTH * scale
+    for _ in range(5):
         drawn = [rng.uniform(-0.1, 1.1, (count, 2)) if seed % 2 else rng.integers(0, 11, (count, 2)) / 10 for count in (5, 3, 7, 4)]
         look_at, leave_out = drawn[: rng.integers(0, 3)], drawn[2:]
         polygons = {"look_at": look_at, "leave_out": leave_out}
         regions = Regions(**{part: tuple(tuple(map(tuple, p.tolist())) for p in given) for part, given in polygons.items()})
         corners = rng.uniform(-5, 95, (25, 2)) if seed < 2 else rng.integers(0, 10, (25, 2)) * (10.0, 6.0)
-        boxes = np.hstack([corners, corners + rng.choice([0.0, 6.0, 30.0], (25, 2))])
+        boxes = np.hstack([corners, corners + rng.choice([0.0, 6.0, 30.0], (25, 2))]) * scale
+        boxes = boxes.astype(rng.choice([np.float32, np.float64]))
         want = []
         for box in boxes:
-            places = {part: [lies(p * (WIDTH, HEIGHT), box) for p in given] for part, given in polygons.items()}
+            places = {part: [lies(p * (width, height), box) for p in given] for part, given in polygons.items()}
             wanted = not look_at or any(inside or crossed for inside, crossed in places["look_at"])
             want.append(wanted and not any(inside and not crossed for inside, crossed in places["leave_out"]))
-        assert looked_at(regions, boxes, HEIGHT, WIDTH).tolist() == want
+        assert looked_at(regions, boxes, height, width).tolist() == want
+        assert [bool(looked_at(regions, box[None], height, width)[0]) for box in boxes] == want
+
+
+def test_a_box_that_rounding_could_move_over_a_border_is_compared_exactly() -> None:
+    """A thousandth of a pixel in 20,000 is beyond single precision, in which many boxes are looked at."""
+    half = Regions(look_at=(((0, 0), (0.5, 0), (0.5, 1), (0, 1)),))
+    x1 = 10_000 + np.array([-1e-3, -1e-9, 0.0, 1e-9, 1e-3] * 20)
+    boxes = np.column_stack([x1, np.full(100, 50.0), x1 + 100, np.full(100, 90.0)])
+    assert looked_at(half, boxes, 20_000, 20_000).tolist() == [True, True, False, False, False] * 20
 
 
 def test_regions_in_pixels_of_another_size_decide_nothing():
