@@ -96,25 +96,27 @@ def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool,
         conf: score above which a box counts.
         iou, agnostic, most: as of `inspection.seams.merge`.
     """
-    parts: list[Results] = []
+    tables: list[np.ndarray] = []
+    speeds: list[dict[str, float]] = []
     with closing(results):
         for result in results:
             if not result.item.number:  # of a picture that was skipped half way, parts may be left
-                parts = []
-            parts.append(result)
+                tables, speeds = [], []
+            tables.append(result.boxes.data.cpu().numpy().astype(np.float64))
+            speeds.append(result.speed)
             if result.item.last:
-                yield _whole(parts, conf, iou, agnostic, most)
+                yield _whole(result, tables, speeds, conf, iou, agnostic, most)
 
 
-def _whole(parts: list[Results], conf: float, iou: float, agnostic: bool, most: int) -> Results:
-    item: TileItem = parts[0].item
-    tables = [part.boxes.data.cpu().numpy().astype(np.float64) for part in parts]
-    found = tile_boxes(tables, item.windows)
-    boxes, scores, classes = merge(found, item.windows, iou, agnostic, most)
+def _whole(last: Results, tables: list[np.ndarray], speeds: list[dict[str, float]], conf: float, iou: float, agnostic: bool,
+           most: int) -> Results:  # fmt: skip
+    """The result of a picture from that of its last tile and what was found in each: the tiles themselves are not held till then."""
+    item: TileItem = last.item
+    boxes, scores, classes = merge(tile_boxes(tables, item.windows), item.windows, iou, agnostic, most)
     table = np.column_stack([boxes, scores, classes])[scores > conf]
-    result = Results(item.pixels, path=str(item.path), names=parts[0].names, boxes=torch.from_numpy(table).float())
-    result.item, result.input_size = item.picture, parts[0].input_size
-    result.speed = {stage: sum(part.speed[stage] for part in parts) for stage in parts[0].speed}
+    result = Results(item.pixels, path=str(item.path), names=last.names, boxes=torch.from_numpy(table).float())
+    result.item, result.input_size = item.picture, last.input_size
+    result.speed = {stage: sum(speed[stage] for speed in speeds) for stage in last.speed}
     return result
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
+import weakref
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from tiny import SIZE, results, stock_detector, training, write_data, write_image, write_model
@@ -23,7 +25,8 @@ from data.files import find_images
 from data.images import read_pixels
 from engine.checkpoint import load_detector, save_student
 from engine.detection.detect_run import Run
-from engine.tiling.pictures import tile_boxes
+from engine.detection.items import Item
+from engine.tiling.pictures import TileItem, joined, tile_boxes
 from engine.training.launch import train
 from engine.validation.box_files import load_boxes
 from inspection.plan import ClassRule, Plan
@@ -31,6 +34,8 @@ from inspection.plan import Tiling as PlanTiling
 from inspection.plan_file import save_plan
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
+
+from ultralytics.engine.results import Results
 
 HEIGHT, WIDTH = 150, 200  # of the large image: 3 x 4 tiles of 64 that share 13 px
 TILED = ("--tile", str(SIZE), "--overlap", "0.2", "--max-det", "2000")
@@ -140,6 +145,26 @@ def test_a_large_tiff_is_looked_at_strip_by_strip(place: Path, by_hand, tmp_path
     assert "b.tif: damaged TIFF: rows 144 to 150 cannot be decoded from its strips" in capsys.readouterr().out
     assert run(place / "best.pt", folder / "a.tif", tmp_path, *TILED, "--name", "drawn") == 0
     assert found(tmp_path, "drawn")["a.tif"] == rows["a.tif"]
+
+
+def test_tiles_are_not_held_until_their_image_is_done() -> None:
+    windows, held, most = Tiling(64, 0.2).windows(HEIGHT * 2, WIDTH * 2), [], 0
+    picture = Item(Path("a.png"), PurePath("a.png"), "image", "image 1/1", "a.png", np.zeros(0))
+
+    def tiles():
+        for number in range(len(windows)):
+            pixels = np.zeros((SIZE, SIZE, 3), np.uint8)
+            held.append(weakref.ref(pixels))
+            result = Results(pixels, path="a.png", names={0: "a"}, boxes=torch.tensor([[1.0, 1, 9, 9, 0.5, 0]]))
+            result.item = TileItem(**vars(picture) | {"prepared": pixels}, picture=picture, windows=windows, number=number)
+            result.speed, result.input_size = {"inference": 1.0}, (SIZE, SIZE)
+            yield result
+            nonlocal most
+            most = max(most, sum(ref() is not None for ref in held))
+
+    (whole,) = joined(tiles(), 0.25, 0.5, False, 300)
+    assert len(windows) > 40 and most <= 2
+    assert len(whole.boxes) == len(windows) and whole.speed == {"inference": float(len(windows))} and whole.item is picture
 
 
 def test_a_plan_brings_its_tiles(place: Path, by_hand, tmp_path: Path, capsys) -> None:
