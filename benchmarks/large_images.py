@@ -3,7 +3,7 @@
     python -m benchmarks.large_images --weights best.pt --data deeppcb.yaml --tile 640 --grid 4
 
 stitches the validation images into sheets of grid x grid, and writes one row per way of looking at them. The sheets are made in a
-temporary folder. With the package `sahi` installed, its merging joins the boxes of the same tiles for one more row.
+temporary folder. With the package `sahi` installed, more rows have the boxes of the same tiles joined by its merging.
 """
 
 from __future__ import annotations
