@@ -32,10 +32,10 @@ def looked_at(regions: Regions, boxes_xyxy: np.ndarray, height: int, width: int)
         return np.ones(len(boxes_xyxy), dtype=bool)
     of = _outlines(regions, width, height)
     if len(boxes_xyxy) * len(of.conditions) <= FEW * CONDITIONS:
-        return np.array([_counts(of, *box) for box in boxes_xyxy.tolist()], dtype=bool)
-    keep, unclear = _count(of, boxes_xyxy)
+        return np.array([_one_looked_at(of, *box) for box in boxes_xyxy.tolist()], dtype=bool)
+    keep, unclear = _many_looked_at(of, boxes_xyxy)
     for index in unclear.tolist():
-        keep[index] = _counts(of, *boxes_xyxy[index].tolist())
+        keep[index] = _one_looked_at(of, *boxes_xyxy[index].tolist())
     return keep
 
 
@@ -62,36 +62,36 @@ def _outlines(regions: Regions, width: int, height: int) -> Outlines:
     look_at, leave_out = ([_edges(np.asarray(polygon, dtype=float) * scale) for polygon in part]
                           for part in (regions.look_at, regions.leave_out))  # fmt: skip
     polygons = [*look_at, *leave_out]
-    conditions = np.array([_conditions(*edge) for edges in polygons for edge in edges], dtype=np.float32)
-    first = np.cumsum([0, *map(len, polygons[:-1])])
-    return Outlines(look_at, leave_out, conditions.swapaxes(0, 1).reshape(-1, 5), first, ROUNDING * max(width, height))
+    conditions = _conditions(np.concatenate([np.array(edges) for edges in polygons]))
+    return Outlines(look_at, leave_out, conditions, np.cumsum([0, *map(len, polygons[:-1])]), ROUNDING * max(width, height))
 
 
 def _edges(corners: np.ndarray) -> list[Edge]:
     return [tuple(edge) for edge in np.hstack([corners, np.roll(corners, -1, axis=0)]).tolist()]
 
 
-def _conditions(x_a: float, y_a: float, x_b: float, y_b: float) -> np.ndarray:
-    """What is above 0 as `_lies` asks of an edge, as factors (9, 5) of x1, y1, x2, y2 and 1 of a box, in pixels.
+def _conditions(edges: np.ndarray) -> np.ndarray:
+    """What is above 0 as `_lies` asks of edges (V, 4), as factors (CONDITIONS * V, 5) of x1, y1, x2, y2 and 1 of a box.
 
     The first six: the edge runs through the box (its line on either side, the box's four sides). The last three: a ray from the centre to
     the right meets it.
     """
+    x_a, y_a, x_b, y_b = edges.T[..., None]
     length = np.hypot(x_b - x_a, y_b - y_a)
-    if not length:
-        return np.tile((0.0, 0.0, 0.0, 0.0, -1.0), (CONDITIONS, 1))
+    along_x, along_y = ((end - begin) / np.maximum(length, 1e-12) for begin, end in ((x_a, x_b), (y_a, y_b)))
     x1, y1, x2, y2, one = np.eye(5)
     x, y, reach_x, reach_y = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2, (y2 - y1) / 2
-    along_x, along_y = (x_b - x_a) / length, (y_b - y_a) / length
     beside = along_y * (x_a * one - x) - along_x * (y_a * one - y)
-    reach = abs(along_x) * reach_y + abs(along_y) * reach_x
-    low_x, high_x, low_y, high_y = (one * value for value in (min(x_a, x_b), max(x_a, x_b), min(y_a, y_b), max(y_a, y_b)))
-    return np.array([reach - beside, reach + beside, x2 - low_x, high_x - x1, y2 - low_y, high_y - y1,
-                     y - low_y, high_y - y, beside * np.sign(along_y)])  # fmt: skip
+    reach = np.abs(along_x) * reach_y + np.abs(along_y) * reach_x
+    low_x, high_x, low_y, high_y = (least(a, b) * one for a, b in ((x_a, x_b), (y_a, y_b)) for least in (np.minimum, np.maximum))
+    conditions = np.array([reach - beside, reach + beside, x2 - low_x, high_x - x1, y2 - low_y, high_y - y1,
+                           y - low_y, high_y - y, beside * np.sign(along_y)])  # fmt: skip
+    conditions[:, length[:, 0] == 0] = -one
+    return conditions.reshape(-1, 5).astype(np.float32)
 
 
-def _count(of: Outlines, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What `_counts` tells of each box (N,), and the indices of those for which that is not sure."""
+def _many_looked_at(of: Outlines, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What `_one_looked_at` tells of each box (N,), and the indices of those for which that is not sure."""
     sides = np.ones((5, len(boxes_xyxy)), dtype=np.float32)
     sides[:4] = boxes_xyxy.T
     values = (of.conditions @ sides).reshape(CONDITIONS, -1, len(boxes_xyxy))
@@ -109,7 +109,7 @@ def _count(of: Outlines, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return keep, (surely != perhaps).any(axis=(0, 1)).nonzero()[0]
 
 
-def _counts(of: Outlines, *box_xyxy: float) -> bool:
+def _one_looked_at(of: Outlines, *box_xyxy: float) -> bool:
     """Whether one box is in a region to look at, at least in part, and not wholly in one to leave out."""
     if of.look_at and not any(inside or crossed for inside, crossed in (_lies(edges, *box_xyxy) for edges in of.look_at)):
         return False
