@@ -105,7 +105,7 @@ def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
         raise UserError("--compare: expected without --decide and --embed; choose thresholds for each model first")
     for given in args.compare:
         if Path(given).suffix != ".npz":
-            locate_weights(given)
+            locate_weights(given, "--compare")
         elif not Path(given).is_file():
             raise UserError(f"--compare {given}: expected a file that val.py --detections wrote, but nothing is there; check the path")
     from data import data_yaml

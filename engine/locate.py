@@ -11,8 +11,8 @@ OPENVINO_ENDING = "_openvino_model"
 RUNTIMES = {".onnx": "onnxruntime", "openvino": "openvino"}  # form of the weights -> Python package that runs it
 
 
-def locate_weights(weights: str | Path) -> Path:
-    """Return the file or OpenVINO folder behind ``--weights``.
+def locate_weights(weights: str | Path, option: str = "--weights") -> Path:
+    """Return the file or OpenVINO folder behind ``--weights``, or the `option` that named it.
 
     Raises:
         UserError: missing, of an unknown kind, or the package that runs it is not installed.
@@ -21,17 +21,17 @@ def locate_weights(weights: str | Path) -> Path:
     if path.suffix == ".xml":
         path = path.parent
     if not path.exists():
-        raise UserError(f"--weights {weights}: expected a model file, but nothing is there; check the path")
+        raise UserError(f"{option} {weights}: expected a model file, but nothing is there; check the path")
     if path.is_dir():
         if not any(path.glob("*.xml")) or OPENVINO_ENDING not in path.name:
-            raise UserError(f"--weights {weights}: expected an OpenVINO folder NAME{OPENVINO_ENDING} with an .xml file "
+            raise UserError(f"{option} {weights}: expected an OpenVINO folder NAME{OPENVINO_ENDING} with an .xml file "
                             "in it; export one with export.py --format openvino")
-        require(RUNTIMES["openvino"], f"--weights {weights}")
+        require(RUNTIMES["openvino"], f"{option} {weights}")
     elif path.suffix not in (".pt", ".onnx", ".torchscript"):
-        raise UserError(f"--weights {weights}: expected .pt, .onnx, .torchscript or an OpenVINO folder, got "
+        raise UserError(f"{option} {weights}: expected .pt, .onnx, .torchscript or an OpenVINO folder, got "
                         f"'{path.suffix or path.name}'; export to one of these with export.py")
     elif path.suffix in RUNTIMES:
-        require(RUNTIMES[path.suffix], f"--weights {weights}")
+        require(RUNTIMES[path.suffix], f"{option} {weights}")
     return path
 
 

@@ -172,5 +172,6 @@ def test_two_models_are_compared(place, tmp_path, monkeypatch, capsys):
     plan = write(tmp_path / "plan.yaml", "classes: {scratch: {threshold: .5}, pit: {threshold: .5}, patch: {threshold: .5}}\n")
     status, out, _ = run(monkeypatch, capsys, val, "--compare", boxes, place / "best.pt", *base, "--decision", plan, "--save-dir", tmp_path / "c")
     assert status == 0 and "0 flips are harmful, 0 beneficial, McNemar p = 1" in out and "B differs by at most 1 points" in out
-    status, _, err = run(monkeypatch, capsys, val, "--compare", boxes, tmp_path / "none.npz", *base)
-    assert status == 2 and "nothing is there" in err
+    for missing in ("none.npz", "none.pt"):
+        status, _, err = run(monkeypatch, capsys, val, "--compare", boxes, tmp_path / missing, *base)
+        assert status == 2 and f"--compare {tmp_path / missing}: expected a " in err and "nothing is there" in err
