@@ -192,7 +192,16 @@ def _polygon(content: Any, where: str, limits: tuple[int, int]) -> Polygon:
         if not (0 <= x <= limits[0] and 0 <= y <= limits[1]):
             raise UserError(f"{where}: expected corners inside the image (0 to {limits[0]}, 0 to {limits[1]}), got [{x:g}, {y:g}]; "
                             "correct it, or the unit (pixels, relative)")  # fmt: skip
+    if _on_a_line(corners):
+        raise UserError(f"{where}: expected corners around an area, got all of them on one line; correct them")
     return corners
+
+
+def _on_a_line(corners: Polygon) -> bool:
+    """Whether nothing lies between the corners."""
+    ways = [(x - corners[0][0], y - corners[0][1]) for x, y in corners]
+    far_x, far_y = max(ways, key=lambda way: abs(way[0]) + abs(way[1]))
+    return all(abs(x * far_y - y * far_x) <= 1e-9 * (far_x**2 + far_y**2) for x, y in ways)
 
 
 def _tiling(content: Any, where: str) -> Tiling | None:

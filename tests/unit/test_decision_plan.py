@@ -81,6 +81,7 @@ BAD = [
     ("regions: {unit: pixels, look_at: []}", "expected width and height of the image beside unit: pixels"),
     ("regions: {width: 9}", "with unit: pixels only"),
     ("regions: {look_at: [[[0, 0], [1, 1]]]}", "expected at least three corners"),
+    ("regions: {look_at: [[[0, 0], [0.3, 0.3], [0.9, 0.9]]]}", "polygon 1: expected corners around an area, got all of them on one line"),
     ("regions: {look_at: 3}", "expected a list of polygons"),
     ("tiling: {size: 640, overlap: 1}", "overlap: expected a fraction below 1, got 1"),
     ("tiling: {overlap: 0.1}", "tiling: size: expected a number"),
