@@ -7,7 +7,7 @@
 With a decision plan (made by val.py --decide; inside the weights, or --decision FILE) every image gets a verdict, OK, NG or REVIEW,
 and the rule that decided. An image that cannot be read is UNDEFINED, never OK.
 
-Exit status: 0 done, 1 some images could not be read, received or drawn, 2 wrong arguments or input, 130 interrupted.
+Exit status: 0 done, 1 some images could not be read, received, decided about or drawn, 2 wrong arguments or input, 130 interrupted.
 Verdicts do not change it.
 """
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -77,11 +78,15 @@ def main() -> int:
     """Run the command line; return the exit status, 1 when images were left out as damaged."""
     args = parse()
     save_dir = run_folder(args)
-    stdout = os.dup(1)
+    new, stdout = not save_dir.exists(), os.dup(1)
     try:
         if args.json == "-":
             os.dup2(2, 1)  # the libraries' progress goes to stderr, so that stdout is nothing but JSON
         result = _compare(args, save_dir) if args.compare else validate(args, save_dir)
+    except UserError:
+        if new and save_dir.is_dir() and [path.name for path in save_dir.iterdir()] == ["data.yaml"]:
+            shutil.rmtree(save_dir)  # nothing came of this run
+        raise
     finally:
         sys.stdout.flush()
         os.dup2(stdout, 1)

@@ -27,6 +27,7 @@ from inspection.plan import (
     Regions,
     Tiling,
 )  # fmt: skip
+from inspection.tiles import MOST_OVERLAP, SMALLEST
 from inspection.values import absent, choice, mapping, number, whole
 
 Facts = TypeVar("Facts", ModelFile, Promise)
@@ -208,10 +209,8 @@ def _tiling(content: Any, where: str) -> Tiling | None:
     if absent(content):
         return None
     content = mapping(content, where, [field.name for field in fields(Tiling)])
-    overlap = number(content.get("overlap", Tiling.overlap), f"{where}: overlap", least=0)
-    if overlap >= 1:
-        raise UserError(f"{where}: overlap: expected a fraction below 1, got {overlap:g}; 0.2 is usual")
-    return Tiling(whole(content.get("size"), f"{where}: size", least=1), overlap)
+    overlap = number(content.get("overlap", Tiling.overlap), f"{where}: overlap", least=0, most=MOST_OVERLAP)
+    return Tiling(whole(content.get("size"), f"{where}: size", least=SMALLEST), overlap)
 
 
 def _facts(kind: type[Facts], content: Any, where: str) -> Facts | None:

@@ -151,6 +151,7 @@ class Run:
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
         self._count_passed_over(item)
         self.summary.images += 1
+        self.summary.undecided += bool(found.verdict and found.verdict.code == Code.UNDEFINED)
         self.summary.full += full
         self.summary.objects.update(result.names[int(index)] for index in found.classes)
         writing = (perf_counter() - began) * 1e3

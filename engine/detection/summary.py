@@ -19,6 +19,7 @@ class Summary:
         skipped: files that could not be read.
         losses: files read in part only, and times that frames of a stream were lost.
         undrawn: pictures that were looked at but whose drawing is missing.
+        undecided: pictures that were looked at but whose verdict is UNDEFINED.
         full: pictures with as many objects as ``--max-det`` allows, which may hold more.
         passed_over: frames of cameras that came while the network was busy with an earlier one.
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
@@ -32,6 +33,7 @@ class Summary:
     skipped: int = 0
     losses: int = 0
     undrawn: int = 0
+    undecided: int = 0
     full: int = 0
     passed_over: int = 0
     objects: Counter[str] = field(default_factory=Counter)
@@ -41,8 +43,8 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every image was inspected and, if requested, drawn."""
-        return not (self.skipped or self.losses or self.undrawn)
+        """Whether every image was inspected and, if requested, decided about and drawn."""
+        return not (self.skipped or self.losses or self.undrawn or self.undecided)
 
     def lines(self) -> list[str]:
         """Return the text that ends a run."""
@@ -61,6 +63,8 @@ class Summary:
             text.append(f"Pictures lost: {self.losses} times, listed above")
         if self.undrawn:
             text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
+        if self.undecided:
+            text.append(f"Undecided: {self.undecided} images, listed above as UNDEFINED with the reason")
         if self.verdicts:
             text.append(self.verdicts)
         return [*text, f"Results: {self.folder}"]

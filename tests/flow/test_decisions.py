@@ -133,7 +133,7 @@ def test_what_cannot_be_promised_is_refused_in_one_line(place, tmp_path, monkeyp
     status, _, err = run(monkeypatch, capsys, val, *decide_arguments(place, tmp_path / "run", *more, *start, "--embed"))
     last = err.strip().splitlines()[-1]
     assert status == 2 and last.startswith("error: ") and message in last
-    assert not (tmp_path / "run/decision.yaml").exists() and (place / "best.pt").read_bytes() == before
+    assert not (tmp_path / "run").exists() and (place / "best.pt").read_bytes() == before
 
 
 def test_a_set_without_ok_images(place, tmp_path, monkeypatch, capsys):
@@ -162,6 +162,17 @@ def test_detection_refuses(place, tmp_path, monkeypatch, capsys, more, message):
     status, _, err = run(monkeypatch, capsys, detect, "--weights", save_tiny(tmp_path / "b.pt"), "--source", images, "--device", "cpu",
                          "--project", tmp_path / "det", *given)  # fmt: skip
     assert status == 2 and message in err.strip().splitlines()[-1] and not (tmp_path / "det").exists()
+
+
+def test_images_that_cannot_be_decided_about_are_counted(place, tmp_path, monkeypatch, capsys):
+    """Regions in pixels are for images of one size."""
+    text = "classes: {scratch: {threshold: .9}, pit: {threshold: .9}, patch: {threshold: .9}}\n"
+    plan = write(tmp_path / "plan.yaml", text + "regions: {unit: pixels, width: 64, height: 64, look_at: [[[0, 0], [64, 0], [64, 64]]]}")
+    weights, images = save_tiny(tmp_path / "b.pt"), place / "images/val"
+    for name, status, words in (("ng00.png", 1, "Undecided: 1 images"), ("ng01.png", 0, "0 REVIEW of 1 images")):
+        got, out, _ = run(monkeypatch, capsys, detect, "--weights", weights, "--source", images / name, "--device", "cpu", "--no-draw",
+                          "--project", tmp_path / "det", "--decision", plan)  # fmt: skip
+        assert got == status and words in out and ("-> UNDEFINED: image of 48 x 64 pixels" in out) == bool(status)
 
 
 def test_two_models_are_compared(place, tmp_path, monkeypatch, capsys):
