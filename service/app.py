@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.applications import Starlette
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp
 
 from service.access import Access, refusal
+from service.events import Inspected
 from service.intake import Intake, Refused
 from service.line import Busy, Duplicate, Ids, Line
 from service.protocol import Protocol
@@ -33,7 +34,7 @@ LONGEST = 200  # characters of an id
 FIELDS = 16  # of a form
 
 
-def make_app(line: Line, intake: Intake, token: str | None) -> Starlette:
+def make_app(line: Line, intake: Intake, token: str | None) -> ASGIApp:
     """The application of a line.
 
     Args:
@@ -52,8 +53,7 @@ def make_app(line: Line, intake: Intake, token: str | None) -> Starlette:
         Route("/page.css", pages.file),
         *Protocol(line, intake).routes(),
     ]
-    access = Middleware(Access, token=token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
-    return Starlette(routes=routes, middleware=[access])
+    return Access(Router(routes), token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
 
 
 class Pages:
@@ -69,8 +69,9 @@ class Pages:
         try:
             async with self.intake.body(request) as body:
                 picture, fields = await _picture(request.headers, body)
-                ids = _ids(request, fields)
-                event = await asyncio.wrap_future(self.line.accept(picture, "http", ids))
+                answer = asyncio.get_running_loop().create_future()
+                self.line.accept(picture, "http", _to_the_loop(answer), _ids(request, fields))
+                event = await answer
         except Refused as error:
             return self._refuse(error.status, error.reason)
         except Busy as error:
@@ -101,6 +102,21 @@ class Pages:
         return refusal(status, reason)
 
 
+def _to_the_loop(answer: asyncio.Future[Inspected]) -> Callable[[Inspected], None]:
+    """What a worker's thread calls with an outcome, for which a request waits in the event loop's."""
+    loop = answer.get_loop()
+
+    def arrive(event: Inspected) -> None:
+        if not answer.done():  # else the service ends, and its requests were cancelled
+            answer.set_result(event)
+
+    def tell(event: Inspected) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(arrive, event)
+
+    return tell
+
+
 class _Parser(MultiPartParser):
     spool_max_size = 2**62  # the body is in memory and within its limit; nothing of it goes to the disk
 
@@ -128,9 +144,10 @@ async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]
 def _ids(request: Request, fields: dict[str, str]) -> Ids:
     """What the sender says of the picture: in the form, else the query, else headers."""
     found = {}
-    query, headers = request.query_params, dict(request.headers)
+    query = request.query_params if request.scope["query_string"] else {}
+    headers = {name: value.decode("latin-1") for name, value in request.headers.raw}
     for name, key in NAMES.items():
-        value = fields.get(key) or query.get(key) or headers.get(key.lower()) or ""
+        value = fields.get(key) or query.get(key) or headers.get(key.lower().encode(), "")
         if len(value) > LONGEST or not (value.isprintable() or not value):
             raise Refused(400, f"{key}: expected at most {LONGEST} printable characters")
         found[name] = value

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+LONGEST_HEAD = 64 * 2**10  # bytes before or after a body, and of the lengths of chunks as far as they are more than what is in the chunks
 
 
 class Connections:
@@ -53,12 +55,16 @@ class Connections:
                 self.drop(protocol)
 
 
-class LimitedProtocol(H11Protocol):
-    """One connection of uvicorn's, which `Connections` may close while no request of it is being answered."""
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection of uvicorn's, which `Connections` may close while no request of it is being answered.
+
+    It is also closed where it sends more than `LONGEST_HEAD` beside its bodies: httptools has no limit of its own.
+    """
 
     def __init__(self, all_of_them: Connections, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.all = all_of_them
+        self.spare = LONGEST_HEAD  # bytes that may still come
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's own has it
         """Take a connection, or close it where there is no room."""
@@ -73,16 +79,38 @@ class LimitedProtocol(H11Protocol):
         self.all.forget(self)
         super().connection_lost(exc)
 
-    def handle_events(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """Read on, within the limit."""
+        self.spare -= len(data)
+        super().data_received(data)
+        self.spare = min(self.spare, LONGEST_HEAD)
+        if self.spare >= 0 or self.transport.is_closing():
+            return
+        if self in self.all.idle:
+            self.send_400_response(f"expected at most {LONGEST_HEAD:,} bytes before the body")
+        else:  # something else is being answered
+            self.all.drop(self)
+
+    def on_headers_complete(self) -> None:
         """Note when a request begins."""
-        super().handle_events()
-        if self in self.all.idle and self.cycle is not None and not self.cycle.response_complete:
+        super().on_headers_complete()
+        if self in self.all.idle:
             del self.all.idle[self]
             self.all.busy.add(self)
 
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body: it does not count, nor do as many bytes beside it."""
+        self.spare += 2 * len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Let the next request have its limit."""
+        self.spare = LONGEST_HEAD
+        super().on_message_complete()
+
     def on_response_complete(self) -> None:
-        """Note when an answer is given."""
-        if self in self.all.busy:
+        """Note when an answer is given, unless another request of the connection waits for its own."""
+        if self in self.all.busy and not self.pipeline:
             self.all.busy.discard(self)
             self.all.idle[self] = self.loop.time()
         super().on_response_complete()

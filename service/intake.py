@@ -69,18 +69,18 @@ class Intake:
             del self._uploads[upload]
 
     async def _read(self, upload: _Upload, request: Request) -> bytes:
-        body = bytearray()
+        chunks: list[bytes] = []
         try:
             async for chunk in request.stream():
-                body += chunk
-                upload.held = len(body)
+                chunks.append(chunk)
+                upload.held += len(chunk)
                 if upload.held > self.most:
                     raise Refused(413, f"expected a body of at most {self.most:,} bytes")
                 self._make_room(upload)
         except ClientDisconnect:
             raise Refused(400, "the body broke off") from None
         upload.complete = True
-        return bytes(body)
+        return b"".join(chunks)
 
     def _make_room(self, upload: _Upload) -> None:
         while self.held > self.budget:

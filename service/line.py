@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -72,12 +72,13 @@ class Line:
         parts = {"workers": self.pool.alive, "journal": not (self.journal and self.journal.broken)}
         return parts | {f"sink {one.name}": one.healthy() for one in self.sinks} | {f"camera {one.name}": one.healthy() for one in self.cameras}
 
-    def accept(self, picture: Picture, source: str, ids: Ids = Ids(), wait: bool = False) -> Future[Inspected]:
+    def accept(self, picture: Picture, source: str, answer: Callable[[Inspected], None], ids: Ids = Ids(), wait: bool = False) -> None:
         """Take a picture: from here on it gets an outcome, UNDEFINED if nothing else.
 
         Args:
             picture: see `service.events.Picture`.
             source: `http`, or the name of a camera or file.
+            answer: called with the outcome, in another thread.
             ids: of the sender.
             wait: for room in the queue.
 
@@ -90,20 +91,19 @@ class Line:
         event = Inspected(ids.meas_id or uuid.uuid4().hex, now, source, ids.part_id, ids.recipe_id, ids.product_id, Code.UNDEFINED,
                           "", 0.0, (), 0, 0, 0.0)  # fmt: skip
         self._admit(event, wait)
-        outcome: Future[Inspected] = Future()
         try:
-            done = self.pool.submit(lambda: self.inspector.inspect(picture), wait)
+            self.pool.submit(lambda: self.inspector.inspect(picture), wait, then=lambda job: self._settle(event, job, began, answer))
         except Full:
             self._end(replace(event, rule="refused: the queue is full"), told=False)
             raise Busy("the queue is full") from None
-        done.add_done_callback(lambda job: self._settle(event, job, began, outcome))
-        return outcome
 
     def submit(self, picture: Picture, source: str) -> Inspected:
         """Take a camera's picture and wait for its outcome (`service.events.Submit`)."""
         while True:
+            outcome: Future[Inspected] = Future()
             try:
-                return self.accept(picture, source, wait=True).result()
+                self.accept(picture, source, outcome.set_result, wait=True)
+                return outcome.result()
             except Busy:  # the disk of the journal is full, or the service ends
                 if self._stop.wait(1.0):
                     raise
@@ -147,7 +147,7 @@ class Line:
                 self._open.discard(event.meas_id)
                 raise Busy(f"the journal cannot be written ({error.strerror})") from None
 
-    def _settle(self, event: Inspected, job: Future[Outcome], began: float, outcome: Future[Inspected]) -> None:
+    def _settle(self, event: Inspected, job: Future[Outcome], began: float, answer: Callable[[Inspected], None]) -> None:
         """Give a picture its outcome, whatever became of the work, and tell everyone."""
         if error := job.exception():
             reason = str(error) if isinstance(error, TimeoutError) else f"fault: {type(error).__name__}: {error}"
@@ -160,7 +160,7 @@ class Line:
         try:
             self._end(event)
         finally:
-            outcome.set_result(event)
+            answer(event)
 
     def _end(self, event: Inspected, told: bool = True) -> None:
         """Write an outcome and tell it. What a kill leaves written and untold is told after the restart: each sink has it at least once."""

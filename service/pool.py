@@ -43,7 +43,8 @@ class Pool:
     def __init__(self, capacity: int, threads: int, patience: float) -> None:
         self.capacity, self.patience = capacity, patience
         self.beat = time.time()  # when all threads were last seen to work
-        self._queue: queue.Queue[Job | None] = queue.Queue(capacity)
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._room = threading.Semaphore(capacity)
         self._open: dict[Job, None] = {}  # accepted and not done
         self._running: dict[int, Job] = {}
         self._closing = threading.Event()
@@ -60,7 +61,7 @@ class Pool:
     @property
     def full(self) -> bool:
         """Whether `submit` would raise."""
-        return self._queue.full()
+        return self.waiting >= self.capacity
 
     @property
     def alive(self) -> bool:
@@ -68,24 +69,26 @@ class Pool:
         now = time.monotonic()
         return all(now - job.taken < self.patience + 2 * TICK for job in list(self._running.values()) if job.future.done())
 
-    def submit(self, run: Callable[[], Any], wait: bool = False) -> Future[Any]:
+    def submit(self, run: Callable[[], Any], wait: bool = False, then: Callable[[Future[Any]], None] | None = None) -> Future[Any]:
         """Put work into the queue.
 
         Args:
             wait: until there is room, which is for those who bring one picture after the other.
+            then: called with the future when it is done.
 
         Raises:
             Full: there is no room, or the pool is closed.
         """
+        if not self._room.acquire(blocking=wait):
+            raise Full
         if self._closing.is_set():
+            self._room.release()
             raise Full("closing")
         job = Job(run)
+        if then:
+            job.future.add_done_callback(then)
         self._open[job] = None
-        try:
-            self._queue.put(job, block=wait)
-        except queue.Full:
-            del self._open[job]
-            raise Full from None
+        self._queue.put(job)  # last of all: the thread that wakes up waits for the interpreter
         return job.future
 
     def close(self, timeout: float) -> None:
@@ -97,13 +100,11 @@ class Pool:
         for job in list(self._open):
             _settle(job, error=TimeoutError("the service ended"))
         for _ in self._threads:
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
-                break
+            self._queue.put(None)
 
     def _work(self, number: int) -> None:
         while (job := self._queue.get()) is not None:
+            self._room.release()
             if job.future.done():  # given up while it waited
                 continue
             self._running[number] = job

@@ -8,10 +8,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfg.errors import UserError
+from cfg.whole_files import replace_file
 from service.cameras.options import FolderOptions, StreamOptions, add_arguments, read_options
 from service.telling import Teller
 
@@ -44,7 +46,8 @@ def _folder(options: FolderOptions, folder: Path, answered: Answered | None) -> 
 
     own = folder / hashlib.sha256(os.fsencode(options.path)).hexdigest()[:16]
     ledger = Ledger(own)
-    (own / "folder").write_bytes(os.fsencode(options.path) + b"\n")
+    with suppress(UserError):  # for people only: a full disk does without
+        replace_file(own / "folder", os.fsencode(options.path) + b"\n")
     more = (answered,) if answered else ()
     return FolderCamera(options, ledger, Teller(options.shown), *more)
 

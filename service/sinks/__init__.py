@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfg.errors import UserError
+from cfg.whole_files import replace_file
 from service.sinks.options import ModbusOptions, MqttOptions, SinkOptions, WebhookOptions, add_arguments, read_options
 from service.telling import Teller
 
@@ -78,7 +80,8 @@ def _delivery(options: MqttOptions | WebhookOptions, transport: Transport, folde
     teller = Teller(options.shown)
     own = folder / hashlib.sha256(options.identity.encode()).hexdigest()[:16]
     backlog = Backlog(own, limit, teller)
-    (own / "address").write_text(f"{options.shown}\n", encoding="utf-8")
+    with suppress(UserError):  # for people only: a full disk does without
+        replace_file(own / "address", f"{options.shown}\n".encode())
     if backlog.waiting:
         teller.change(f"{backlog.waiting} results of an earlier run wait, and are sent first")
     return Delivery(options.shown, transport, backlog, teller)

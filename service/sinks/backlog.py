@@ -78,7 +78,11 @@ class Backlog:
     def waiting(self) -> int:
         """Results that were not delivered yet."""
         with self._news:
-            return sum(segment.waiting for segment in self._files.segments) + len(self._memory)
+            return self._on_disk + len(self._memory)
+
+    @property
+    def _on_disk(self) -> int:
+        return sum(segment.waiting for segment in self._files.segments)
 
     def put(self, body: bytes) -> None:
         """Add a result: one `write` to the disk's cache, never to the network. Does not raise.
@@ -159,12 +163,14 @@ class Backlog:
             self._news.notify_all()
 
     def close(self) -> None:
-        """Let go of the files; what waits on disk waits for the next process."""
+        """Let go of the files; what waits on disk waits for the next process, what only memory held is lost. Says so."""
         with self._news:
             self._tried = 0.0
             self._spill(len(self._memory))
             self._closed = True
             self.dropped += len(self._memory)
+            if on_disk := self._on_disk:
+                self.teller.change(f"{on_disk} results wait on disk for the next start")
             if self._memory:
                 self.teller.change(f"{len(self._memory)} results are lost: the disk refuses them ({self.fault})")
             if self._reader:

@@ -111,8 +111,6 @@ class Delivery:
         self._closing.set()
         self.backlog.wake()
         self._thread.join(timeout)
-        if waiting := self.backlog.waiting:
-            self.teller.change(f"{waiting} results wait on disk for the next start")
         self.backlog.close()
 
     def _run(self) -> None:

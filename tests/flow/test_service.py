@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client", "python_multipart"):
+for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart"):
     pytest.importorskip(needed, reason=f"the service needs {needed}: pip install -r requirements-serve.txt")
 
 sys.path.insert(0, str(Path(__file__).parent))

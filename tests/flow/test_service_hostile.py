@@ -13,10 +13,11 @@ import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
-for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client", "python_multipart"):
+for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart"):
     pytest.importorskip(needed, reason=f"the service needs {needed}: pip install -r requirements-serve.txt")
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -121,6 +122,28 @@ def test_requests_that_are_none(service):
         with raw(service, data) as connection, suppress(ConnectionResetError):
             assert connection.recv(100)[:12] in (b"HTTP/1.1 400", b"")
     assert served(service)
+
+
+def test_requests_without_an_end(service):
+    """A head, or what follows the last chunk of a body, is not read for ever."""
+    head = f"POST /inspect HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode()
+    chunked = head + b"Transfer-Encoding: chunked\r\n\r\n"
+    for data, answers in ((head + b"X: " + b"x" * 70_000, b"expected at most 65,536 bytes"), (chunked + b"0\r\n" + b"X: x\r\n" * 20_000, b"")):
+        with raw(service, data) as connection, suppress(ConnectionResetError):
+            assert answers in connection.makefile("rb").read()
+    image = picture(10, 60, 80, ".bmp")
+    parts = b"".join(b"1\r\n%c\r\n" % byte for byte in image)  # five times as many bytes as the body has
+    assert len(parts) > 70_000
+    with raw(service, chunked + parts + b"0\r\n\r\n" + chunked + b"4\r\nGIF8\r\n0\r\n\r\n") as connection:  # two at once
+        answers = connection.makefile("rb")
+        assert [json.loads(read(answers))["Verdict"] for _ in range(2)] == ["OK", "UNDEFINED"]
+    assert served(service)
+
+
+def read(answers: BinaryIO) -> bytes:
+    """The body of the next answer of a connection."""
+    head = iter(answers.readline, b"\r\n")
+    return answers.read(next(int(line.split()[1]) for line in list(head) if line.lower().startswith(b"content-length:")))
 
 
 def test_half_a_body_and_many_connections_that_say_nothing(service):

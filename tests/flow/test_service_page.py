@@ -7,11 +7,12 @@ import shutil
 import subprocess
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
 
-for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client", "python_multipart"):
+for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart"):
     pytest.importorskip(needed, reason=f"the service needs {needed}: pip install -r requirements-serve.txt")
 
 import uvicorn  # noqa: E402
@@ -58,7 +59,9 @@ def test_a_picture_on_the_page(tmp_path: Path, monkeypatch, size: str) -> None:
     monkeypatch.setattr(app, "PAGE", tmp_path / "page")
     network = open_network(read_exported(write_onnx(tmp_path / "best.onnx")), 1)
     line = Line(Inspector(network, Plan(("bright", "dark"), (ClassRule(0.6), ClassRule(0.5))), Limits()), Pool(4, 1, 30), Metrics())
-    line.accept(picture(10), "http", Ids(part_id=HOSTILE)).result(20)
+    done: Future = Future()
+    line.accept(picture(10), "http", done.set_result, Ids(part_id=HOSTILE))
+    done.result(20)
     told, there = {}, threading.Event()
 
     async def probe(request: Request) -> Response:
@@ -67,7 +70,7 @@ def test_a_picture_on_the_page(tmp_path: Path, monkeypatch, size: str) -> None:
         return Response()
 
     application = app.make_app(line, Intake(10**6, 10**7, 20), "secret-enough")
-    application.router.routes.append(Route("/probe", probe, methods=["POST"]))
+    application.app.routes.append(Route("/probe", probe, methods=["POST"]))
     server = uvicorn.Server(uvicorn.Config(application, port=0, log_config=None, lifespan="off", ws="none", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()

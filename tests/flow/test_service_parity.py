@@ -162,7 +162,7 @@ def test_what_is_refused(exports, place, tmp_path):
 
 
 def test_ultralytics_as_a_client_finds_the_same(exports, place):
-    for needed in ("starlette", "uvicorn", "prometheus_client", "python_multipart", "tritonclient.http"):
+    for needed in ("starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart", "tritonclient.http"):
         pytest.importorskip(needed, reason=f"needs {needed}: pip install -r requirements-serve.txt tritonclient[http]")
     from serving import Service
 

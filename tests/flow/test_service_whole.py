@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "prometheus_client", "python_multipart", "httpx", "pymodbus"):
+for needed in ("onnx", "onnxruntime", "starlette", "uvicorn", "httptools", "prometheus_client", "python_multipart", "httpx", "pymodbus"):
     pytest.importorskip(needed, reason=f"the whole line needs {needed}: pip install -r requirements-serve.txt -r requirements-sinks.txt")
 
 sys.path.insert(0, str(Path(__file__).parent))

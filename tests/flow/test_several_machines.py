@@ -85,19 +85,20 @@ def test_what_several_machines_cannot_do(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 class Machines:
-    """Agents of torchrun, each in the place of a machine."""
+    """Agents of torchrun, each in the place of a machine; `restarts`: how often they start a training again that failed."""
 
-    def __init__(self, folder: Path, options: dict) -> None:
+    def __init__(self, folder: Path, options: dict, restarts: int) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.folder, self.options = folder, [f"--{name}={value}" for name, value in options.items()]
+        self.restarts = restarts
         self.agents: list[subprocess.Popen] = []
 
     def start(self, name: str) -> subprocess.Popen:
         """Start a machine; the first one holds the meeting point, and is waited for until it does."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
-                    f"--rdzv_endpoint=127.0.0.1:{self.port}", "--rdzv_id=run", "--local-addr=127.0.0.1", "--max-restarts=5"]  # fmt: skip
+                    f"--rdzv_endpoint=127.0.0.1:{self.port}", "--rdzv_id=run", "--local-addr=127.0.0.1", f"--max-restarts={self.restarts}"]  # fmt: skip
         with (self.folder / f"{name}.log").open("w") as log:
             agent = subprocess.Popen([*launcher, ROOT / "train.py", *self.options], cwd=self.folder, stdout=log, stderr=log,
                                      env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})  # fmt: skip
@@ -121,7 +122,7 @@ def lose(agent: subprocess.Popen) -> None:
     agent.wait()
 
 
-def wait(done: Callable[[], bool], agents: list[subprocess.Popen], seconds: float = 400) -> None:
+def wait(done: Callable[[], bool], agents: list[subprocess.Popen], seconds: float = 900) -> None:
     end = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < end and all(agent.poll() in (None, 0) for agent in agents)
@@ -129,11 +130,11 @@ def wait(done: Callable[[], bool], agents: list[subprocess.Popen], seconds: floa
 
 
 @pytest.fixture
-def machines(place: Path) -> Iterator[Callable[[dict], Machines]]:
+def machines(place: Path) -> Iterator[Callable[[dict, int], Machines]]:
     started: list[Machines] = []
 
-    def make(options: dict) -> Machines:
-        started.append(Machines(place, options))
+    def make(options: dict, restarts: int) -> Machines:
+        started.append(Machines(place, options, restarts))
         return started[-1]
 
     yield make
@@ -142,12 +143,12 @@ def machines(place: Path) -> Iterator[Callable[[dict], Machines]]:
 
 
 @pytest.mark.slow
-def test_a_machine_that_is_lost_and_comes_back(place: Path, machines: Callable[[dict], Machines]) -> None:
+def test_a_machine_that_is_lost_and_comes_back(place: Path, machines: Callable[[dict, int], Machines]) -> None:
     """Distilled by two methods with adapters. Killed in some epoch, the run goes on with its last checkpoint and has each epoch once."""
     teacher = train(training(place, model=str(write_model(place / "teacher.yaml")), name="teacher", epochs=1))
     epochs = 24
     options = training(place, name="both", epochs=epochs, teacher=str(teacher / "weights/best.pt"), distill="attention+mgd", resume="auto")
-    group, folder = machines(options), place / "runs/both"
+    group, folder = machines(options, 5), place / "runs/both"
 
     def rows() -> int:
         return len(results(folder)) if (folder / "results.csv").exists() else 0
@@ -169,15 +170,15 @@ def test_a_machine_that_is_lost_and_comes_back(place: Path, machines: Callable[[
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", sorted(METHODS))
-def test_every_method_on_two_machines(place: Path, machines: Callable[[dict], Machines], method: str) -> None:
+def test_every_method_on_two_machines(place: Path, machines: Callable[[dict, int], Machines], method: str) -> None:
     """Every method trains: none waits for a process that does something else."""
     if not (place / "runs/t/weights/best.pt").exists():
         train(training(place, model=str(write_model(place / "t.yaml")), name="t", epochs=1))
     teacher = {"teacher": str(place / "runs/t/weights/best.pt")} if METHODS.get(method).uses_teacher else {}
-    group = machines(training(place, name=method, epochs=1, **teacher) | {"distill": method})
+    group = machines(training(place, name=method, epochs=1, **teacher) | {"distill": method}, 0)  # a refusal is not tried again
     agents = [group.start(f"{method}-{number}") for number in range(2)]
     for agent in agents:
-        agent.wait(timeout=300)
+        agent.wait(timeout=900)  # on a machine that others use too
     log = (place / f"{method}-0.log").read_text() + (place / f"{method}-1.log").read_text()
     refused = [line for line in log.splitlines() if line.startswith("error: ")]
     if refused:  # by its kind of head or teacher, as in one process

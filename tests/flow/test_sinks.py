@@ -323,6 +323,24 @@ def test_a_plc_that_refuses_says_which_registers(pymodbus) -> None:
         sink.close(1)
 
 
+def test_a_start_with_a_full_disk_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog) -> None:
+    """The backlog's folder is there from an earlier start; now nothing can be written into it."""
+    url = f"http://127.0.0.1:{free_port()}/"
+    webhook(tmp_path, url).close(0)
+    (address,) = tmp_path.glob("*/address")
+    address.unlink()
+
+    def refuse(*args: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("service.sinks.segments.os.write", refuse)
+    monkeypatch.setattr("cfg.whole_files.write_through", refuse)
+    sink = webhook(tmp_path, url)
+    sink.publish(event(0))
+    sink.close(0)
+    assert not address.exists() and "1 results are lost: the disk refuses them (no space left on device)" in caplog.text
+
+
 def test_a_package_that_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "paho", None)
     monkeypatch.delitem(sys.modules, "service.sinks.mqtt", raising=False)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,9 @@ def inspect(folder: str, point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(holder, name, killed)
-    start(journal, sinks).accept(b"x", "http", Ids("m1", "p1")).result(20)
+    done: Future[Inspected] = Future()
+    start(journal, sinks).accept(b"x", "http", done.set_result, Ids("m1", "p1"))
+    done.result(20)
 
 
 def after_a_start(folder: Path, sinks: Sequence[str] = SINKS) -> list[list[dict]]:

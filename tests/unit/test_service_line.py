@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-for needed in ("starlette", "prometheus_client"):
+for needed in ("starlette", "uvicorn", "httptools", "prometheus_client"):
     pytest.importorskip(needed, reason=f"the service needs {needed}: pip install -r requirements-serve.txt")
 
 from cfg import UserError  # noqa: E402
@@ -79,6 +80,13 @@ def make_line():
         line.close(1)
 
 
+def ask(line: Line, ids: Ids = Ids()) -> Future[Inspected]:
+    """Have a picture looked at; the future gets its outcome."""
+    outcome: Future[Inspected] = Future()
+    line.accept(b"x", "http", outcome.set_result, ids)
+    return outcome
+
+
 def test_an_outcome_as_json():
     told = EVENT.as_json()
     assert json.loads(json.dumps(told)) == told and told["Verdict"] == "NG" and told["ResultEvaluation"] == 2
@@ -88,7 +96,7 @@ def test_an_outcome_as_json():
 def test_an_outcome_reaches_sender_sinks_and_figures(make_line):
     sink = Sink()
     line = make_line(Inspector(), sinks=[sink])
-    event = line.accept(b"x", "http", Ids("m1", "p1")).result(10)
+    event = ask(line, Ids("m1", "p1")).result(10)
     assert (event.verdict, event.meas_id, event.part_id, event.width, event.height) == (Code.OK, "m1", "p1", 4, 3)
     assert sink.told == [event] and line.recent[-1]["MeasId"] == "m1"
     figures = line.metrics.text()
@@ -97,7 +105,7 @@ def test_an_outcome_reaches_sender_sinks_and_figures(make_line):
 
 @pytest.mark.parametrize("fault", [RuntimeError("no memory"), MemoryError()])
 def test_a_fault_is_undefined(make_line, fault, capsys):
-    event = make_line(Inspector(fault)).accept(b"x", "http").result(10)
+    event = ask(make_line(Inspector(fault))).result(10)
     assert event.verdict is Code.UNDEFINED and event.rule.startswith(f"fault: {type(fault).__name__}")
     assert "Traceback" in capsys.readouterr().err
 
@@ -105,7 +113,7 @@ def test_a_fault_is_undefined(make_line, fault, capsys):
 def test_a_sink_that_fails_keeps_no_verdict_back(make_line, capsys):
     line = make_line(Inspector(), sinks=[Sink(OSError("gone")), second := Sink()])
     second.name = "other"
-    assert line.accept(b"x", "http").result(10).verdict is Code.OK and second.told
+    assert ask(line).result(10).verdict is Code.OK and second.told
     assert "sink sink" in capsys.readouterr().err and line.ready["sink sink"] is False
 
 
@@ -113,7 +121,7 @@ def test_a_network_that_hangs_is_undefined_and_told(make_line):
     inspector = Inspector()
     inspector.gate.clear()
     line = make_line(inspector, patience=0.3)
-    waiting = [line.accept(b"x", "http") for _ in range(3)]
+    waiting = [ask(line) for _ in range(3)]
     events = [one.result(10) for one in waiting]
     assert all(event.verdict is Code.UNDEFINED and "not decided within 0.3 s" in event.rule for event in events)
     end = time.monotonic() + 10
@@ -123,22 +131,22 @@ def test_a_network_that_hangs_is_undefined_and_told(make_line):
     inspector.gate.set()
     while not line.pool.alive and time.monotonic() < end:
         time.sleep(0.05)
-    assert line.pool.alive and line.accept(b"x", "http").result(10).verdict is Code.OK
+    assert line.pool.alive and ask(line).result(10).verdict is Code.OK
 
 
 def test_a_full_queue_refuses_and_a_camera_waits(make_line):
     inspector = Inspector()
     inspector.gate.clear()
     line = make_line(inspector, capacity=2)
-    accepted = [line.accept(b"x", "http", Ids("first"))]
+    accepted = [ask(line, Ids("first"))]
     while line.pool.waiting:
         time.sleep(0.01)
     with pytest.raises(Duplicate):
-        line.accept(b"x", "http", Ids("first"))
-    accepted += [line.accept(b"x", "http") for _ in range(2)]
+        ask(line, Ids("first"))
+    accepted += [ask(line) for _ in range(2)]
     began = time.monotonic()
     with pytest.raises(Busy, match="the queue is full"):
-        line.accept(b"x", "http")
+        ask(line)
     assert time.monotonic() - began < 1
     told = []
     camera = threading.Thread(target=lambda: told.append(line.submit(np.zeros((2, 2, 3), np.uint8), "camera 1")))
@@ -154,11 +162,11 @@ def test_the_end_settles_what_is_open(make_line):
     inspector = Inspector()
     inspector.gate.clear()
     line = make_line(inspector, sinks=[sink := Sink()])
-    waiting = [line.accept(b"x", "http") for _ in range(3)]
+    waiting = [ask(line) for _ in range(3)]
     line.close(0.2)
     assert all(one.result(1).verdict is Code.UNDEFINED for one in waiting) and len(sink.told) == 3 and sink.closed
     with pytest.raises(Busy):
-        line.accept(b"x", "http")
+        ask(line)
     with pytest.raises(Full):
         line.pool.submit(print)
 
@@ -177,7 +185,7 @@ def test_the_journal_tells_what_was_left(make_line, tmp_path):
     line = make_line(Inspector(), journal=second, sinks=[sink := Sink()])
     assert [(e.meas_id, e.part_id, e.time, e.source, e.verdict, e.rule) for e in sink.told] == [
         ("a", "p1", "t1", "http", Code.UNDEFINED, LOST), ("b", "p2", "t2", "camera", Code.UNDEFINED, LOST)]  # fmt: skip
-    line.accept(b"x", "http", Ids("d")).result(10)
+    ask(line, Ids("d")).result(10)
     assert [entry["MeasId"] for entry in line.recent] == ["m", "a", "b", "d"]
     line.close(1)
     third = Journal(tmp_path)
@@ -207,11 +215,11 @@ def test_a_full_disk_accepts_nothing(make_line, tmp_path):
     good = journal._file
     journal._file = os.open("/dev/full", os.O_WRONLY)
     with pytest.raises(Busy, match="the journal cannot be written"):
-        line.accept(b"x", "http", Ids("m1"))
+        ask(line, Ids("m1"))
     assert line.ready["journal"] is False
     os.close(journal._file)
     journal._file = good
-    assert line.accept(b"x", "http", Ids("m1")).result(10).verdict is Code.OK and line.ready["journal"]
+    assert ask(line, Ids("m1")).result(10).verdict is Code.OK and line.ready["journal"]
 
 
 def request(chunks: list, length: int | None = None, **headers: str) -> SimpleNamespace:
