@@ -98,7 +98,8 @@ class Machines:
     def start(self, name: str) -> subprocess.Popen:
         """Start a machine; the first one holds the meeting point, and is waited for until it does."""
         launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d",
-                    f"--rdzv_endpoint=127.0.0.1:{self.port}", "--rdzv_id=run", "--local-addr=127.0.0.1", f"--max-restarts={self.restarts}"]  # fmt: skip
+                    f"--rdzv_endpoint=127.0.0.1:{self.port}", "--rdzv_id=run", "--local-addr=127.0.0.1",
+                    f"--max-restarts={self.restarts}"]  # fmt: skip
         with (self.folder / f"{name}.log").open("w") as log:
             agent = subprocess.Popen([*launcher, ROOT / "train.py", *self.options], cwd=self.folder, stdout=log, stderr=log,
                                      env=os.environ | {"OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"})  # fmt: skip

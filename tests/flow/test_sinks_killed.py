@@ -82,7 +82,7 @@ def inspect(folder: str, point: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     setattr(holder, name, killed)
-    done: Future[Inspected] = Future()
+    done: Future = Future()
     start(journal, sinks).accept(b"x", "http", done.set_result, Ids("m1", "p1"))
     done.result(20)
 

@@ -33,6 +33,8 @@ from service.server import bind  # noqa: E402
 OK = Outcome(Verdict(Code.OK, "no box counts"), (), 4, 3)
 EVENT = Inspected("m", "2026-01-01T00:00:00Z", "http", "p", "r", "x", Code.NG, "scratch", 0.5, (Box(1, 2, 3, 4, 0.5, 0, "scratch"),), 8, 9, 1.5)
 
+NO_IDS = Ids()
+
 
 class Inspector:
     """Answers with what it is given; waits for `gate`."""
@@ -80,7 +82,7 @@ def make_line():
         line.close(1)
 
 
-def ask(line: Line, ids: Ids = Ids()) -> Future[Inspected]:
+def ask(line: Line, ids: Ids = NO_IDS) -> Future[Inspected]:
     """Have a picture looked at; the future gets its outcome."""
     outcome: Future[Inspected] = Future()
     line.accept(b"x", "http", outcome.set_result, ids)
