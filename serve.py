@@ -1,11 +1,11 @@
 # PYTHON_ARGCOMPLETE_OK
-"""Serve verdicts on the line: pictures in over HTTP, OK, NG or REVIEW out. Needs no PyTorch (requirements-serve.txt).
+"""Serve verdicts on the line: images in over HTTP, OK, NG or REVIEW out. Needs no PyTorch (requirements-serve.txt).
 
     python serve.py --weights best.onnx
     curl --data-binary @part.jpg "http://127.0.0.1:8080/inspect?PartId=4711"
 
 The decision plan is that inside the weights, or --decision FILE. After any fault the verdict is UNDEFINED, never OK. http://127.0.0.1:8080/ is
-a page to try pictures on; /metrics is for Prometheus, /v2 for clients of the Open Inference Protocol (Triton).
+a page to try images on; /metrics is for Prometheus, /v2 for clients of the Open Inference Protocol (Triton).
 
 Exit status: 0 ended by SIGTERM, 2 wrong arguments or input, 130 interrupted.
 """
@@ -41,18 +41,18 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--token-file", metavar="FILE", help="the same, in a file (or the variable TANDEM_TOKEN)")
     add("--journal", metavar="DIR", help="keep there what was accepted, what sinks have yet to deliver, and which files were seen: after a crash, "
         f"what had no verdict is told as UNDEFINED (default: {JOURNAL} with sinks or a source, else nothing is kept)")  # fmt: skip
-    add("--queue", type=count, default=32, help="pictures that may wait; more are answered with 503 (default %(default)s)")
+    add("--queue", type=count, default=32, help="images that may wait; more are answered with 503 (default %(default)s)")
     add("--threads", type=count, default=available_cpus(), help="of the network (default: all cores, %(default)s)")
-    add("--timeout", type=seconds, default=10.0, help="seconds from acceptance until a picture is UNDEFINED (default %(default)g)")
-    add("--max-bytes", type=count, default=64 * 2**20, help="of one picture's file (default %(default)s)")
-    add("--max-pixels", type=count, default=100_000_000, help="of one picture, as its file says before it is decoded (default %(default)s)")
+    add("--timeout", type=seconds, default=10.0, help="seconds from acceptance until an image is UNDEFINED (default %(default)g)")
+    add("--max-bytes", type=count, default=64 * 2**20, help="of one image's file (default %(default)s)")
+    add("--max-pixels", type=count, default=100_000_000, help="of one image, as its file says before it is decoded (default %(default)s)")
     add("--memory", type=count, default=512 * 2**20, help="bytes of all requests together (default %(default)s)")
     add("--connections", type=count, default=1000, help="at once; then the longest idle one is closed (default %(default)s)")
     add("--client-timeout", type=seconds, default=30.0, help="seconds in which a request must have come (default %(default)g)")
     add("--imgsz", type=image_size, help="input size of an export of any size: 640, or height,width (default: as exported)")
     add("--conf", type=fraction, help="lowest confidence that is reported (default: 0.25, or the plan's lowest limit)")
     add("--iou", type=fraction, help="overlap above which boxes are one object (default: 0.45, or as the plan was made)")
-    add("--max-det", type=count, default=300, help="most objects per picture (default %(default)s)")
+    add("--max-det", type=count, default=300, help="most objects per image (default %(default)s)")
     add("--agnostic-nms", action="store_true", help="boxes of different classes suppress each other")
     add_tiling(parser)
     cameras.add_arguments(parser)

@@ -65,7 +65,7 @@ class Detector:
     Attributes:
         names: class names by index.
         plan: what decides OK, NG or REVIEW; None without one.
-        options: how it looks at pictures; `predict` may change them for one call.
+        options: how it looks at images; `predict` may change them for one call.
     """
 
     def __init__(self, path: str | Path, device: str = "", **options: Any) -> None:
@@ -81,7 +81,7 @@ class Detector:
         self._settled = settle(self.options, self._backend, self._trained, self.plan)
 
     def predict(self, images: Any, **changes: Any) -> list[Results]:
-        """Look at pictures; return one result for each, in their order.
+        """Look at images; return one result for each, in their order.
 
         Args:
             images: one of, or a list of: paths (files, folders, globs, videos), arrays (H, W, 3) in BGR as OpenCV reads them, Pillow
@@ -91,14 +91,14 @@ class Detector:
         What cannot be read has a result too, with `problem` set and the verdict UNDEFINED, and is warned of.
 
         Raises:
-            UserError: nothing is there, something that is no picture, or a wrong option.
+            UserError: nothing is there, something that is no image, or a wrong option.
         """
         return list(self.stream(images, **changes))
 
     __call__ = predict
 
     def stream(self, images: Any, **changes: Any) -> Iterator[Results]:
-        """As `predict`, one result at a time: for very many pictures, long videos, and cameras, which have no end."""
+        """As `predict`, one result at a time: for very many images, long videos, and cameras, which have no end."""
         settled = self._settled
         if changes:
             settled = settle(replace(self.options, **_detection(changes, LOOKING)), self._backend, self._trained, self.plan)
@@ -122,7 +122,7 @@ class Detector:
             yield from self._unreadable(order)
 
     def _unreadable(self, order: deque[Any]) -> Iterator[Results]:
-        """Results of the files that could not be read before the next picture."""
+        """Results of the files that could not be read before the next image."""
         while order and isinstance(order[0], Unread):
             failed = order.popleft()
             _warn(failed.path, failed.reason)

@@ -90,7 +90,7 @@ def main() -> int:
         print("the teacher is not ahead of the student alone here: nothing is to be gained from it, and something may be lost")
     print("\n" + "\n".join(reports["S distilled from T"]["decision"]["words"]))
     print(f"\nreport: {RUNS / 'detections/report.html'}")
-    print(f"pictures with boxes: {RUNS / 'detections'}    plots: {RUNS / 'student'} and {RUNS / 'val-student'}    exported model: {exported}")
+    print(f"images with boxes: {RUNS / 'detections'}    plots: {RUNS / 'student'} and {RUNS / 'val-student'}    exported model: {exported}")
     print(f"done in {(time.perf_counter() - started) / 60:.1f} minutes")
     return 0
 

@@ -91,7 +91,7 @@ def _maps(weights: str, options: argparse.Namespace, kind: str) -> list:
 
 
 def _stack(title: str, pictures: list) -> Any:
-    """A column: its title, and the pictures below each other at one width."""
+    """A column: its title, and the images below each other at one width."""
     import cv2
     import numpy as np
 

@@ -3,7 +3,7 @@
     python -m benchmarks.inspection decide
     python -m benchmarks.inspection report --images 10000 --side 640 --ng 0.25
 
-Boxes and pictures are drawn by chance. `report` writes the page as detect.py does, picture by picture, and opens it in headless
+Boxes and images are drawn by chance. `report` writes the page as detect.py does, image by image, and opens it in headless
 Chromium where there is one: first in an empty profile, then five times more.
 """
 

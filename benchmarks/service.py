@@ -42,7 +42,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--seconds", type=seconds, default=20.0, help="of each measurement; of a soak, in all (default %(default)g)")
     add("--rounds", type=count, default=5, help="turns of bare network and service (default %(default)s)")
     add("--share", type=fraction, default=0.8, help="of a soak: of what the service can do (default %(default)s)")
-    add("--side", type=count, default=640, help="of the pictures, in pixels (default %(default)s)")
+    add("--side", type=count, default=640, help="of the images, in pixels (default %(default)s)")
     add("--more", default="", help="further arguments of serve.py, as one text")
     options = parser.parse_args(argv)
     if options.part not in ("models", "overhead") and not options.weights:
@@ -51,7 +51,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def pictures(side: int) -> list[bytes]:
-    """Eight JPEG pictures as a camera makes them: smooth, with some noise, always the same."""
+    """Eight JPEG images as a camera makes them: smooth, with some noise, always the same."""
     import cv2
 
     rng, made = np.random.default_rng(0), []
@@ -86,7 +86,7 @@ def load(options: argparse.Namespace) -> None:
             for kind, found in zip((alone, whole), bare_network(Path(options.weights), options.threads, sent, turn), strict=True):
                 kind.append(found)
             single.append(closed_loop(service, sent, 1, turn))
-        named = {"network alone": alone, "picture to boxes, in one process": whole, "service, 1 client": single}
+        named = {"network alone": alone, "image to boxes, in one process": whole, "service, 1 client": single}
         rows = {name: together(parts).row() for name, parts in named.items()}
         for number in numbers[numbers[0] == 1 :]:
             rows[f"service, {number} clients"] = closed_loop(service, sent, number, options.seconds).row()
@@ -148,7 +148,7 @@ def soak(options: argparse.Namespace) -> None:
                 print(f"{(number + 1) * step:6.0f} s  {service.memory():.1f} MiB  {found.row()}", flush=True)
         finally:
             service.stop()
-    tell(options, "soak", {f"at {rate:.2f} of {most:.2f} pictures/s": {}} | rows)
+    tell(options, "soak", {f"at {rate:.2f} of {most:.2f} images/s": {}} | rows)
 
 
 def tell(options: argparse.Namespace, part: str, rows: dict[str, dict[str, float]]) -> None:

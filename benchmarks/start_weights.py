@@ -1,8 +1,8 @@
-"""How the start weights in `weights/` were made: train a model on made pictures of many materials, keep its tensors.
+"""How the start weights in `weights/` were made: train a model on made images of many materials, keep its tensors.
 
     python -m benchmarks.start_weights --cfg s-model-fast.yaml --epochs 5
 
-Makes the pictures (`data.sample --materials all`) where they are not there yet, trains with the recipe `start`, scores the
+Makes the images (`data.sample --materials all`) where they are not there yet, trains with the recipe `start`, scores the
 model on the validation part, and writes `weights/<model>.safetensors`. No image, label or weight of others takes part.
 """
 
@@ -23,8 +23,8 @@ PICTURES = Path("datasets/materials")
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start_weights", description=__doc__.split("\n\n")[0])
     parser.add_argument("--cfg", required=True, help="model YAML, as of train.py")
-    parser.add_argument("--epochs", type=int, default=5, help="times each picture is seen (default: 5)")
-    parser.add_argument("--images", type=int, default=20000, help="made pictures, 70 %% of them to train on (default: 20000)")
+    parser.add_argument("--epochs", type=int, default=5, help="times each image is seen (default: 5)")
+    parser.add_argument("--images", type=int, default=20000, help="made images, 70 %% of them to train on (default: 20000)")
     parser.add_argument("--size", type=int, default=160, help="their side in pixels (default: 160)")
     parser.add_argument("--out", type=Path, default=Path("weights"), help="folder (default: weights)")
     given = parser.parse_args()
@@ -37,9 +37,9 @@ def main() -> int:
     trained = RUNS / name / "weights/best.pt"
     run("val.py", "--weights", str(trained), "--data", data, "--json", str(RUNS / f"{name}.json"), "--no-plots")
     metrics = json.loads((RUNS / f"{name}.json").read_text(encoding="utf-8"))["metrics"]
-    made = f"{given.images} made pictures of {given.size} px, 70 % of them seen {given.epochs} times"
+    made = f"{given.images} made images of {given.size} px, 70 % of them seen {given.epochs} times"
     path = ship(trained, given.out / f"{name}.safetensors", made)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; {made}; {seconds / 60:.0f} minutes; on the made pictures' validation "
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; {made}; {seconds / 60:.0f} minutes; on the made images' validation "
           f"part mAP50 {metrics['mAP50']:.3f}, mAP50-95 {metrics['mAP50-95']:.3f}")  # fmt: skip
     return 0
 

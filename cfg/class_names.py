@@ -11,7 +11,7 @@ from cfg.errors import UserError, nearest
 SAME, UNKNOWN, REORDERED, OTHER = "same", "unknown", "reordered", "other"
 PLACEHOLDERS = ("{}", "class{}", "class_{}")  # what we, ultralytics and its exports write where nobody gave names
 SINGLE = "item"  # the class of a `single_cls` run
-LONGEST = 40  # characters of a name in tables and pictures
+LONGEST = 40  # characters of a name in tables and images
 LISTED = 3  # names in a message
 JOINERS = "\u200c\u200d"  # not printable, yet parts of words and of emoji
 

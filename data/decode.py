@@ -74,7 +74,7 @@ def pillow_pixels(image: Image.Image) -> np.ndarray:
 
 
 def pages(data: bytes) -> int:
-    """Return how many pictures a file holds, of which `decode` gives the first; smaller copies of a page do not count."""
+    """Return how many images a file holds, of which `decode` gives the first; smaller copies of a page do not count."""
     if not data.startswith(MAY_HAVE_PAGES):
         return 1
     try:

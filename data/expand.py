@@ -1,6 +1,6 @@
 """`python -m data.expand --data data.yaml --out DIR`: enlarge the training part threefold, as the paper does.
 
-The aluminium paper "brightens the picture and then flips and pans the picture" (section 4.3; 412 images become 1,236):
+The aluminium paper "brightens the image and then flips and pans the image" (section 4.3; 412 images become 1,236):
 each training image is joined by a brightened and flipped copy and by a brightened and translated copy.
 Differs from the paper: it enlarged the set before dividing it, so that copies of a training image were in the test set;
 here the data set is divided first and only its training part is enlarged.
@@ -42,7 +42,7 @@ def flip(pixels: np.ndarray, boxes_xyxy: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def translate(pixels: np.ndarray, boxes_xyxy: np.ndarray, dx: int, dy: int) -> tuple[np.ndarray, ...]:
-    """Move the picture by whole pixels, right and down where positive; the uncovered border is grey.
+    """Move the image by whole pixels, right and down where positive; the uncovered border is grey.
 
     Returns:
         pixels (H, W, C); the boxes (m, 4) that keep at least `VISIBLE` of their area, clipped; which these are, (n,).

@@ -53,10 +53,10 @@ def read_image(path: Path) -> Picture:
 
 
 def picture_of(data: bytes) -> Picture:
-    """The picture in the bytes of an image file. Raises `Unreadable`."""
+    """The image in the bytes of an image file. Raises `Unreadable`."""
     pixels = decode(data)
     count = pages(data)
-    return Picture(pixels, f"holds {count} pictures, of which only the first is used" if count > 1 else "")
+    return Picture(pixels, f"holds {count} images, of which only the first is used" if count > 1 else "")
 
 
 def read_pixels(path: Path) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A TIFF too large to hold: its strips or tiles are decoded when a part of the picture is asked for, and given up behind it.
+"""A TIFF too large to hold: its strips or tiles are decoded when a part of the image is asked for, and given up behind it.
 
 tifffile reads them (`requirements-large.txt`). What it serves is what OpenCV decodes to the same pixels: grey or RGB of 8 or 16
-bits, plain, LZW, Deflate or PackBits. All else is left to `data.images.read_image`, which holds the whole picture.
+bits, plain, LZW, Deflate or PackBits. All else is left to `data.images.read_image`, which holds the whole image.
 """
 
 from __future__ import annotations
@@ -105,11 +105,11 @@ def _open(path: Path) -> Picture | None:
             size = file.filehandle.size
             ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
             others = sum(not other.is_reduced for other in file.pages) - 1
-    except Exception:  # whatever a damaged header does: the decoder of whole pictures tells the reason
+    except Exception:  # whatever a damaged header does: the decoder of whole images tells the reason
         return None
     if max(ends) > size:
         raise Unreadable(f"truncated: a TIFF of {max(ends):,} bytes or more, of which {size:,} are there")
-    note = f"holds {others + 1} pictures, of which only the first is used" if others else ""
+    note = f"holds {others + 1} images, of which only the first is used" if others else ""
     return Picture(StripPicture(path, page), note)  # type: ignore[arg-type]  # sliced as an array is, and nothing else is done with it
 
 

@@ -26,18 +26,18 @@ TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
 
 @dataclass(frozen=True)
 class Detections:
-    """What was found in one picture.
+    """What was found in one image.
 
     Attributes:
         path: the file or stream.
         relative: path that names its outputs, unique within the run up to the extension.
         frame: frame number from 1, None for an image.
-        height, width: of the picture, in pixels.
-        boxes_xyxy: (n, 4) corners in pixels of the picture.
+        height, width: of the image, in pixels.
+        boxes_xyxy: (n, 4) corners in pixels of the image.
         scores: (n,) from 0 to 1.
         classes: (n,) class indices.
-        verdict: on the picture, where there is a decision plan.
-        address: of a picture that lies in a store; empty for a path.
+        verdict: on the image, where there is a decision plan.
+        address: of an image that lies in a store; empty for a path.
     """
 
     path: Path
@@ -53,7 +53,7 @@ class Detections:
 
     @property
     def title(self) -> str:
-        """How result files call the picture."""
+        """How result files call the image."""
         return self.address or self.relative.as_posix()
 
     @property
@@ -69,7 +69,7 @@ class Writer(Protocol):
     """One kind of result file."""
 
     def add(self, found: Detections) -> None:
-        """Write one picture's detections."""
+        """Write one image's detections."""
 
     def skip(self, source: Path | str, reason: str) -> None:
         """Note a file that could not be read, or not whole, or frames that a stream has lost."""
@@ -91,7 +91,7 @@ def output_stem(path: Path, relative: PurePath, siblings: Iterable[str]) -> Pure
     if not path.is_file():
         return relative
     root = str(path).removesuffix(path.suffix)
-    # Plain strings: some forty places are looked at for each picture, and paths take ten times as long.
+    # Plain strings: some forty places are looked at for each image, and paths take ten times as long.
     others = (root + end for suffix in siblings for end in (suffix, suffix.upper()) if end != path.suffix)
     # samefile: x.JPG is x.jpg on a file system that ignores case
     taken = bool(path.suffix) and any(os.path.exists(other) and not os.path.samefile(other, path) for other in others)
@@ -137,7 +137,7 @@ class JsonLists:
 class JsonWriter:
     """``results.json``: ``{..., "images": [{image, frame, width, height, detections}], "skipped": [{image, reason}]}``.
 
-    A detection is ``{class, name, confidence, box: {x1, y1, x2, y2}}`` with the box in pixels of the picture. With a decision plan
+    A detection is ``{class, name, confidence, box: {x1, y1, x2, y2}}`` with the box in pixels of the image. With a decision plan
     an image has ``verdict``, ``verdict_code``, ``rule`` and ``verdict_score`` too, and what was skipped has the verdict UNDEFINED.
     """
 
@@ -170,9 +170,9 @@ class JsonWriter:
 
 
 class CsvWriter:
-    """``results.csv``: one row for each detection, boxes in pixels; a picture without detections has no row.
+    """``results.csv``: one row for each detection, boxes in pixels; an image without detections has no row.
 
-    With a decision plan (`decided`) each row has the picture's verdict, and a picture without detections, or one that could not be
+    With a decision plan (`decided`) each row has the image's verdict, and an image without detections, or one that could not be
     looked at, has a row without a box.
     """
 
@@ -196,7 +196,7 @@ class CsvWriter:
             self.rows.writerow([image, frame, *[""] * 7, *size, *verdict])
 
     def skip(self, source: Path | str, reason: str) -> None:
-        """A row for what was not looked at, where every picture has a verdict; a table of detections has none."""
+        """A row for what was not looked at, where every image has a verdict; a table of detections has none."""
         if self.decided:
             code = undefined(reason).code
             self.rows.writerow([str(source), *[""] * 10, code.name, int(code), reason, ""])
@@ -240,7 +240,7 @@ class CocoWriter:
 class LabelWriter:
     """``labels/SUB/FOLDER/NAME.txt``: one line ``class x y width height [confidence]`` for each detection.
 
-    Centre and size are fractions of the picture. A picture without detections has no file, as in ultralytics.
+    Centre and size are fractions of the image. An image without detections has no file, as in ultralytics.
 
     Args:
         folder: the ``labels`` folder.
@@ -267,14 +267,14 @@ class LabelWriter:
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def skip(self, source: Path | str, reason: str) -> None:
-        """Nothing: no label file is also what says that a picture was not labelled."""
+        """Nothing: no label file is also what says that an image was not labelled."""
 
     def close(self) -> None:
         """Nothing is left open."""
 
 
 def xywh_fraction(found: Detections) -> np.ndarray:
-    """Return (n, 4) box centres and sizes as fractions of the picture's width and height."""
+    """Return (n, 4) box centres and sizes as fractions of the image's width and height."""
     x1, y1, x2, y2 = found.boxes_xyxy.reshape(-1, 4).T
     fractions: np.ndarray = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
     fractions = fractions / np.array([found.width, found.height, found.width, found.height])

@@ -29,7 +29,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for kind, (_, name) in WRITERS.items():
         add(f"--{kind}", dest="kinds", action="append_const", const=kind, default=[], help=name)
     add("--report", action="store_true", help="report.html: one page with charts and images; works offline")
-    add("--pictures", type=int, default=500, metavar="N", help="most pictures of each kind in the report (default: 500)")
+    add("--pictures", type=int, default=500, metavar="N", help="most images of each kind in the report (default: 500)")
     add("--out", type=Path, help="folder of these files (default: the job folder)")
     options = parser.parse_args(argv)
     if options.pictures < 0:

@@ -28,8 +28,8 @@ from data.drawn.scene import NAMES
 from data.layout import staging, xyxy_to_rows
 from data.steel import DEFECTS, HARMLESS, Plate, draw_plate
 
-VERSION = 1  # raise it when the pictures change: samples made by another version are made anew
-MATERIALS_VERSION = 1  # the same for pictures of many materials
+VERSION = 1  # raise it when the images change: samples made by another version are made anew
+MATERIALS_VERSION = 1  # the same for images of many materials
 MARKER = "sample.json"
 CACHES = (".cache", ".tandem")  # ultralytics' and ours
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
@@ -163,7 +163,7 @@ def _draw_steel(size: int, seed: int, difficulty: float, empty: float, i: int) -
 
 
 def _write_materials(folder: Path, images: int, size: int, seed: int, materials: Sequence[str], workers: int) -> None:
-    """Draw pictures of `materials` and write them with their labels and `data.yaml`."""
+    """Draw images of `materials` and write them with their labels and `data.yaml`."""
     draw = partial(draw_picture, materials, size, seed)
     writer = write_pictures(folder, NAMES, _parts(images, seed), draw, "surface", SUFFIX, workers)
     writer.finish(f"made by data.sample: {images} images, {size} x {size}, seed {seed}, materials {', '.join(materials)}")

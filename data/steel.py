@@ -1,6 +1,6 @@
 """Draw synthetic steel: rolled texture, uneven light, four kinds of defects, and harmless marks that resemble them.
 
-All pictures are float32 arrays (H, W) in grey levels; lengths are in pixels. Every function draws from the generator it
+All images are float32 arrays (H, W) in grey levels; lengths are in pixels. Every function draws from the generator it
 is given and from nothing else, so an image depends on its seed alone.
 """
 
@@ -81,7 +81,7 @@ def draw_plate(rng: Rng, size: int, difficulty: float = 1.0) -> Plate:
 
 
 def _local(size: int, centre: np.ndarray, angle: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return coordinates in float64: in float32 the pictures of earlier versions would differ in single pixels."""
+    """Return coordinates in float64: in float32 the images of earlier versions would differ in single pixels."""
     return local_coordinates(size, centre, angle, np.float64)
 
 

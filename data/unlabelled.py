@@ -1,4 +1,4 @@
-"""Pictures without labels: which they are, the tenth that is held out, and the files that name them to a run."""
+"""Images without labels: which they are, the tenth that is held out, and the files that name them to a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from data.decode import Unreadable
 from data.files import list_images
 from data.images import inspect_image
 
-UNLABELLED = "unlabelled"  # key of the run's data YAML: where its pictures are from; no label is read
-HELD_OUT = 10  # one picture of so many, in the order of their names
+UNLABELLED = "unlabelled"  # key of the run's data YAML: where its images are from; no label is read
+HELD_OUT = 10  # one image of so many, in the order of their names
 
 
 def find_unlabelled(where: str | Path) -> list[Path]:
@@ -55,9 +55,9 @@ def _is_readable(image: Path) -> bool:
 
 
 def write_unlabelled(folder: Path, where: str | Path, images: Sequence[Path], names: Mapping[int, str]) -> None:
-    """Write to a run's folder which pictures it learns from (`train.txt`), which it holds out (`val.txt`), and `data.yaml`.
+    """Write to a run's folder which images it learns from (`train.txt`), which it holds out (`val.txt`), and `data.yaml`.
 
-    A resumed run reads these lists, and not the place they are from, which may have got more pictures by then.
+    A resumed run reads these lists, and not the place they are from, which may have got more images by then.
 
     Args:
         where: what was searched, for the record.

@@ -139,7 +139,7 @@ class Distiller(nn.Module):
     Attributes:
         uses_teacher: whether a trained teacher must be given.
         reads_head: whether it reads the teacher's predictions; else the teacher's head is not run at all.
-        label_free: whether pictures are enough: it reads no labels, and of the student only the features.
+        label_free: whether images are enough: it reads no labels, and of the student only the features.
         terms: all that `losses` gives, in order.
         freeze_until: fraction of training up to which no parameter of the student's backbone moves.
     """

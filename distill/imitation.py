@@ -1,4 +1,4 @@
-"""Distillation without labels: the student learns its teacher's features from pictures alone."""
+"""Distillation without labels: the student learns its teacher's features from images alone."""
 
 from __future__ import annotations
 

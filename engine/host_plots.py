@@ -15,7 +15,7 @@ from ultralytics.utils import metrics, plotting
 
 # Where the function is looked up, its name there, and the file that it draws.
 PLOTS = (
-    (plotting, "plot_images", "a picture of a batch"),
+    (plotting, "plot_images", "an image of a batch"),
     (host_train, "plot_images", "train_batch*.jpg"),
     (host_train, "plot_labels", "labels.jpg"),
     (host_val, "plot_images", "val_batch*.jpg"),

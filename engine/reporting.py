@@ -1,4 +1,4 @@
-"""`--report`: the HTML report of a detection run, picture by picture, and of a validation."""
+"""`--report`: the HTML report of a detection run, image by image, and of a validation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class RunReport:
         title: of the page.
         names: class names of the model.
         facts: (what, value) of the run.
-        plan: decides about each picture that comes without a verdict; None for no decisions.
+        plan: decides about each image that comes without a verdict; None for no decisions.
         promise: sentences about what is promised (default: those of the plan).
     """
 
@@ -53,7 +53,7 @@ class RunReport:
         self.skipped: list[tuple[str, str]] = []
 
     def add(self, name: str, pixels_bgr: np.ndarray, found: Found, verdict: Verdict | None = None) -> None:
-        """Take one picture (H, W, 3) with the boxes found in it. Raises OSError when the disk refuses."""
+        """Take one image (H, W, 3) with the boxes found in it. Raises OSError when the disk refuses."""
         height, width = pixels_bgr.shape[:2]
         if verdict is None and self.plan is not None:
             verdict = decide(self.plan, found, height, width)
@@ -73,7 +73,7 @@ class RunReport:
 
 
 def report_validation(report: RunReport, images: Sequence[Image], files: Sequence[str]) -> Path:
-    """Write the report of labelled images; pictures are read again for those that are shown.
+    """Write the report of labelled images; images are read again for those that are shown.
 
     Args:
         report: empty.
@@ -112,7 +112,7 @@ def _thumbnail(report: RunReport, file: str) -> str:
     try:
         return report.thumbnails.add(read_pixels(Path(file)))
     except Unreadable as error:
-        print(f"report: no picture of {file}: {error}", file=sys.stderr)
+        print(f"report: no image of {file}: {error}", file=sys.stderr)
         return ""
 
 

@@ -15,7 +15,7 @@ from inspection.plan_file import load_plan, plan_from_json, rules_digest
 
 @dataclass(frozen=True)
 class Settings:
-    """How pictures are looked at. None: nobody said.
+    """How images are looked at. None: nobody said.
 
     Attributes:
         imgsz: (height, width) or (side,) of the network's input.

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/source", "/v2/health/live", "/v2/health/ready"})  # tell nothing of any picture
+OPEN_PATHS = frozenset({"/", "/page.js", "/page.css", "/source", "/v2/health/live", "/v2/health/ready"})  # tell nothing of any image
 
 
 class Access:
@@ -32,7 +32,7 @@ class Access:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = Headers(scope=scope)
-        # A browser says which site a page is of: without this, any page that is open beside the service could send it pictures.
+        # A browser says which site a page is of: without this, any page that is open beside the service could send it images.
         origin = headers.get("origin")
         if origin is not None and scope["method"] != "GET" and origin.partition("://")[2] != headers.get("host"):
             self.refused("origin")

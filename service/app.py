@@ -1,4 +1,4 @@
-"""The service's HTTP application: pictures in, verdicts out; figures, the live page, and the source."""
+"""The service's HTTP application: images in, verdicts out; figures, the live page, and the source."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Pages:
         self.line, self.intake = line, intake
 
     async def inspect(self, request: Request) -> JSONResponse:
-        """Decide about the picture in the body, or in a form's first file."""
+        """Decide about the image in the body, or in a form's first file."""
         if self.line.pool.full:  # without its body: uvicorn lets that pass
             return self._refuse(503, "the queue is full")
         try:
@@ -77,7 +77,7 @@ class Pages:
         except Busy as error:
             return self._refuse(503, str(error))
         except Duplicate:
-            return self._refuse(409, "a picture of this MeasId is being looked at")
+            return self._refuse(409, "an image of this MeasId is being looked at")
         return JSONResponse(event.as_json())
 
     async def recent(self, request: Request) -> JSONResponse:
@@ -122,7 +122,7 @@ class _Parser(MultiPartParser):
 
 
 async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]]:
-    """The picture in a body, and the fields of a form. The names of files are not looked at."""
+    """The image in a body, and the fields of a form. The names of files are not looked at."""
     if not headers.get("content-type", "").lower().startswith("multipart/form-data"):
         return body, {}
 
@@ -142,7 +142,7 @@ async def _picture(headers: Headers, body: bytes) -> tuple[bytes, dict[str, str]
 
 
 def _ids(request: Request, fields: dict[str, str]) -> Ids:
-    """What the sender says of the picture: in the form, else the query, else headers."""
+    """What the sender says of the image: in the form, else the query, else headers."""
     found = {}
     query = request.query_params if request.scope["query_string"] else {}
     headers = {name: value.decode("latin-1") for name, value in request.headers.raw}

@@ -1,4 +1,4 @@
-"""What the parts of the service say to each other: a picture with its outcome, and who hands it on or brings it.
+"""What the parts of the service say to each other: an image with its outcome, and who hands it on or brings it.
 
 Names in JSON are those of OPC 40100-1 (MeasId, PartId, RecipeId, ProductId, CreationTime) and OPC 40001-101 (ResultEvaluation).
 """
@@ -18,7 +18,7 @@ from inspection.rules import Code
 
 @dataclass(frozen=True)
 class Box:
-    """One box that was found: corners in pixels of the picture, score from 0 to 1, class index and name."""
+    """One box that was found: corners in pixels of the image, score from 0 to 1, class index and name."""
 
     x1: float
     y1: float
@@ -42,10 +42,10 @@ class Box:
 
 @dataclass(frozen=True)
 class Inspected:
-    """One picture with its outcome: what `POST /inspect` answers and what sinks publish.
+    """One image with its outcome: what `POST /inspect` answers and what sinks publish.
 
     Attributes:
-        meas_id: unique to this picture.
+        meas_id: unique to this image.
         time: when it was accepted, ISO 8601 in UTC.
         source: `http`, or the name of a camera or file.
         part_id, recipe_id, product_id: as the sender gave them, empty where not.
@@ -53,7 +53,7 @@ class Inspected:
         rule: the rule that decided, or why nothing could be decided.
         score: of the class that decided, 0 without one.
         boxes: what was found, by falling score.
-        width, height: of the picture in pixels, 0 where it could not be read.
+        width, height: of the image in pixels, 0 where it could not be read.
         latency_ms: from acceptance to this outcome.
     """
 
@@ -131,16 +131,16 @@ class Sink(Protocol):
 
 # The bytes of an image file, pixels (H, W, 3) BGR uint8, or why there are none, which is UNDEFINED then.
 Picture = bytes | np.ndarray | Unreadable
-Submit = Callable[[Picture, str], Inspected]  # the picture and the source's name
+Submit = Callable[[Picture, str], Inspected]  # the image and the source's name
 
 
 class Camera(Protocol):
-    """Brings pictures. `run` is called on a thread of its own."""
+    """Brings images. `run` is called on a thread of its own."""
 
     name: str
 
     def run(self, submit: Submit, stop: threading.Event) -> None:
-        """Submit pictures, each of which waits for its outcome, until `stop` is set."""
+        """Submit images, each of which waits for its outcome, until `stop` is set."""
 
     def healthy(self) -> bool:
-        """Whether pictures come at present."""
+        """Whether images come at present."""

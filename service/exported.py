@@ -26,8 +26,8 @@ class Exported:
         names: class names by index; empty where the file does not say.
         stride: the model's largest, in pixels.
         size: (height, width) that it was exported with; the only one it takes unless `dynamic`.
-        batch: pictures at once; the only number it takes unless `dynamic`.
-        dynamic: takes any number of pictures and any multiple of the stride.
+        batch: images at once; the only number it takes unless `dynamic`.
+        dynamic: takes any number of images and any multiple of the stride.
         suppressed: its output is boxes after non-maximum suppression, (B, N, 6), not scores of all places.
     """
 

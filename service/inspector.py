@@ -1,4 +1,4 @@
-"""One picture from its bytes to its verdict: decoded, looked at whole or in tiles, decided by the plan."""
+"""One image from its bytes to its verdict: decoded, looked at whole or in tiles, decided by the plan."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Limits:
     Attributes:
         settings: size, overlap of boxes and tiles, as asked for.
         conf: lowest score that is reported, None for the plan's lowest limit.
-        most: boxes of a picture.
+        most: boxes of an image.
         agnostic: boxes of different classes suppress each other.
-        pixels: the largest picture.
+        pixels: the largest image.
     """
 
     settings: Settings = field(default_factory=Settings)
@@ -51,7 +51,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The verdict on a picture, with its boxes and its size in pixels, 0 x 0 where it could not be read."""
+    """The verdict on an image, with its boxes and its size in pixels, 0 x 0 where it could not be read."""
 
     verdict: Verdict
     boxes: tuple[Box, ...] = ()
@@ -60,7 +60,7 @@ class Outcome:
 
 
 class Inspector:
-    """Looks at pictures and decides about them. May be used from several threads: the network runs in one at a time.
+    """Looks at images and decides about them. May be used from several threads: the network runs in one at a time.
 
     Args:
         network: the model.
@@ -85,7 +85,7 @@ class Inspector:
         self._turn = threading.Lock()
 
     def inspect(self, picture: Picture) -> Outcome:
-        """The outcome of a picture. Never raises for what it holds."""
+        """The outcome of an image. Never raises for what it holds."""
         try:
             if isinstance(picture, Unreadable):
                 raise picture
@@ -106,11 +106,11 @@ class Inspector:
         if pixels.shape[0] * pixels.shape[1] > self.limits.pixels:
             raise Unreadable(f"expected at most {self.limits.pixels:,} pixels, got {pixels.shape[0] * pixels.shape[1]:,}")
         if (count := pages(data)) > 1:
-            raise Unreadable(f"{count} pictures in one file: expected one; send them one by one")
+            raise Unreadable(f"{count} images in one file: expected one; send them one by one")
         return pixels
 
     def find(self, pixels: np.ndarray) -> Found:
-        """The boxes in a picture (H, W, 3) BGR uint8, by falling score, with scores from `floor` on."""
+        """The boxes in an image (H, W, 3) BGR uint8, by falling score, with scores from `floor` on."""
         height, width = pixels.shape[:2]
         if self.tiling is None:
             table = self._tables([pixels], self.floor)[0]
@@ -131,7 +131,7 @@ class Inspector:
         return np.column_stack([boxes, scores, classes])[scores > self.floor].astype(np.float32)
 
     def _tables(self, views: list[np.ndarray], conf: float) -> list[np.ndarray]:
-        """Boxes (n, 6) of each picture, `x1 y1 x2 y2` in its pixels, score, class."""
+        """Boxes (n, 6) of each image, `x1 y1 x2 y2` in its pixels, score, class."""
         fits = [frame(view.shape[0], view.shape[1], self.size, self.exported.stride, self.exported.dynamic) for view in views]
         inputs = np.empty((len(views), 3, *fits[0].size), np.float32)
         for view, fit, planes in zip(views, fits, inputs, strict=True):

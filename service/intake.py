@@ -34,7 +34,7 @@ class Intake:
     Args:
         most: bytes of one body.
         budget: bytes of all bodies together. Where they would be more, the largest of those still on their way is refused:
-            a client that fills the memory loses, not the next one with a usual picture.
+            a client that fills the memory loses, not the next one with a usual image.
         seconds: in which a body must have come.
     """
 

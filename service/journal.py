@@ -1,7 +1,7 @@
-"""Which pictures were accepted and what became of them, on disk: after a crash none of them is without an outcome.
+"""Which images were accepted and what became of them, on disk: after a crash none of them is without an outcome.
 
 One line of JSON for each acceptance and one for each outcome; where there are sinks, the outcome is whole (with its boxes), and
-a third line says that all sinks have it. Lines reach the operating system before the picture is looked at and before its verdict
+a third line says that all sinks have it. Lines reach the operating system before the image is looked at and before its verdict
 is answered, so that the end of the process loses none; they reach the disk within `SYNC` seconds.
 """
 
@@ -64,11 +64,11 @@ class Journal:
             os.write(self._file, b"\n")
 
     def accept(self, entry: dict[str, Any]) -> None:
-        """Write that a picture was accepted. Raises OSError when that is not possible: it is not accepted then."""
+        """Write that an image was accepted. Raises OSError when that is not possible: it is not accepted then."""
         self._append({key: entry[key] for key in KEPT if key in entry})
 
     def settle(self, event: Inspected, to_be_told: bool = False) -> None:
-        """Write an outcome. A full disk is remembered in `broken`: the picture then counts as undecided after a restart.
+        """Write an outcome. A full disk is remembered in `broken`: the image then counts as undecided after a restart.
 
         Args:
             event: the outcome.
@@ -85,7 +85,7 @@ class Journal:
                 self._append({"MeasId": event.meas_id, TOLD: True})
 
     def accepted(self, source: str, since: float) -> bool:
-        """Whether a picture of this source was accepted at or after a time (seconds, `time.time`)."""
+        """Whether an image of this source was accepted at or after a time (seconds, `time.time`)."""
         for path in (self.path, self.old):
             for entry in self._read(path):
                 if entry.get("Source") == source and "Verdict" not in entry and _seconds(entry.get("CreationTime")) >= since - ROUNDED:

@@ -1,4 +1,4 @@
-"""A picture as the network takes it, and boxes of the network as boxes of the picture: as detect.py does, to the last bit."""
+"""An image as the network takes it, and boxes of the network as boxes of the image: as detect.py does, to the last bit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ GREY = 114  # of the border
 
 @dataclass(frozen=True)
 class Frame:
-    """How a picture of `height` x `width` pixels lies in the network's input of `size` (height, width).
+    """How an image of `height` x `width` pixels lies in the network's input of `size` (height, width).
 
     Attributes:
-        inside: (height, width) of the scaled picture.
+        inside: (height, width) of the scaled image.
         top, left: pixels of border before it.
     """
 
@@ -28,7 +28,7 @@ class Frame:
 
 
 def frame(height: int, width: int, size: tuple[int, int], stride: int, any_size: bool) -> Frame:
-    """Fit a picture into `size` (height, width), its sides in proportion; with `any_size` borders shrink to what `stride` needs."""
+    """Fit an image into `size` (height, width), its sides in proportion; with `any_size` borders shrink to what `stride` needs."""
     scale = min(size[0] / height, size[1] / width)
     inside = max(round(height * scale), 1), max(round(width * scale), 1)
     spare = [size[0] - inside[0], size[1] - inside[1]]
@@ -39,7 +39,7 @@ def frame(height: int, width: int, size: tuple[int, int], stride: int, any_size:
 
 
 def letterbox(picture: np.ndarray, fit: Frame, planes: np.ndarray) -> None:
-    """Fill `planes` (3, h, w) float32, RGB from 0 to 1, with a picture (H, W, 3) BGR uint8, scaled and with grey borders."""
+    """Fill `planes` (3, h, w) float32, RGB from 0 to 1, with an image (H, W, 3) BGR uint8, scaled and with grey borders."""
     if (fit.height, fit.width) != fit.inside:
         picture = cv2.resize(picture, fit.inside[::-1], interpolation=cv2.INTER_LINEAR)
     bottom, right = fit.size[0] - fit.inside[0] - fit.top, fit.size[1] - fit.inside[1] - fit.left
@@ -49,7 +49,7 @@ def letterbox(picture: np.ndarray, fit: Frame, planes: np.ndarray) -> None:
 
 
 def scaled_back(boxes_xyxy: np.ndarray, fit: Frame) -> np.ndarray:
-    """Boxes (N, 4) in pixels of the input -> in pixels of the picture, cut at its edges."""
+    """Boxes (N, 4) in pixels of the input -> in pixels of the image, cut at its edges."""
     boxes = boxes_xyxy - np.array([fit.left, fit.top] * 2, np.float32)
     boxes /= np.array([fit.inside[1] / fit.width, fit.inside[0] / fit.height] * 2, np.float32)
     return boxes.clip(0, np.array([fit.width, fit.height] * 2, np.float32))

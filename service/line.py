@@ -1,4 +1,4 @@
-"""The line: pictures come in, each gets exactly one outcome, and everyone who should know is told."""
+"""The line: images come in, each gets exactly one outcome, and everyone who should know is told."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from service.metrics import Metrics
 from service.pool import Full, Pool
 
 REMEMBERED = 100  # last outcomes, for the page
-LOST = "the service ended before this picture was decided about"
+LOST = "the service ended before this image was decided about"
 
 
 class Busy(Exception):
-    """A picture is not accepted; the message says why."""
+    """An image is not accepted; the message says why."""
 
 
 class Duplicate(Exception):
-    """A picture of the same MeasId is being looked at."""
+    """An image of the same MeasId is being looked at."""
 
 
 @dataclass(frozen=True)
 class Ids:
-    """What a sender says about a picture; empty where nothing."""
+    """What a sender says about an image; empty where nothing."""
 
     meas_id: str = ""
     part_id: str = ""
@@ -43,10 +43,10 @@ class Ids:
 
 
 class Line:
-    """Takes pictures, has them looked at, and hands on what comes of it.
+    """Takes images, has them looked at, and hands on what comes of it.
 
     Args:
-        inspector: looks at a picture.
+        inspector: looks at an image.
         pool: does the work.
         metrics: counts.
         journal: remembers what was accepted, None for no memory.
@@ -68,12 +68,12 @@ class Line:
 
     @property
     def ready(self) -> dict[str, bool]:
-        """Whether each part works. Pictures are decided about without sinks and cameras."""
+        """Whether each part works. Images are decided about without sinks and cameras."""
         parts = {"workers": self.pool.alive, "journal": not (self.journal and self.journal.broken)}
         return parts | {f"sink {one.name}": one.healthy() for one in self.sinks} | {f"camera {one.name}": one.healthy() for one in self.cameras}
 
     def accept(self, picture: Picture, source: str, answer: Callable[[Inspected], None], ids: Ids = Ids(), wait: bool = False) -> None:
-        """Take a picture: from here on it gets an outcome, UNDEFINED if nothing else.
+        """Take an image: from here on it gets an outcome, UNDEFINED if nothing else.
 
         Args:
             picture: see `service.events.Picture`.
@@ -84,7 +84,7 @@ class Line:
 
         Raises:
             Busy: there is no room, or the journal cannot be written.
-            Duplicate: another picture of this MeasId has no outcome yet.
+            Duplicate: another image of this MeasId has no outcome yet.
         """
         began = time.perf_counter()
         now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -98,7 +98,7 @@ class Line:
             raise Busy("the queue is full") from None
 
     def submit(self, picture: Picture, source: str) -> Inspected:
-        """Take a camera's picture and wait for its outcome (`service.events.Submit`)."""
+        """Take a camera's image and wait for its outcome (`service.events.Submit`)."""
         while True:
             outcome: Future[Inspected] = Future()
             try:
@@ -109,7 +109,7 @@ class Line:
                     raise
 
     def start(self, cameras: Sequence[Camera]) -> None:
-        """Let cameras bring pictures, each on a thread of its own."""
+        """Let cameras bring images, each on a thread of its own."""
         self.cameras += cameras
         for camera in cameras:
             thread = threading.Thread(target=camera.run, args=(self.submit, self._stop), name=f"camera {camera.name}", daemon=True)
@@ -148,7 +148,7 @@ class Line:
                 raise Busy(f"the journal cannot be written ({error.strerror})") from None
 
     def _settle(self, event: Inspected, job: Future[Outcome], began: float, answer: Callable[[Inspected], None]) -> None:
-        """Give a picture its outcome, whatever became of the work, and tell everyone."""
+        """Give an image its outcome, whatever became of the work, and tell everyone."""
         if error := job.exception():
             reason = str(error) if isinstance(error, TimeoutError) else f"fault: {type(error).__name__}: {error}"
             event = replace(event, rule=" ".join(reason.split())[:300])
@@ -187,7 +187,7 @@ class Line:
 
 
 def _lost(entry: dict[str, Any]) -> Inspected:
-    """The outcome of a picture that an earlier service had accepted."""
+    """The outcome of an image that an earlier service had accepted."""
     names = ("MeasId", "CreationTime", "Source", "PartId", "RecipeId", "ProductId")
     meas_id, created, source, part, recipe, product = (str(entry.get(name, "")) for name in names)
     return Inspected(meas_id, created, source, part, recipe, product, Code.UNDEFINED, LOST, 0.0, (), 0, 0, 0.0)

@@ -23,10 +23,10 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.pictures = Counter("tandem_pictures", "Pictures with an outcome", ["verdict", "source"], registry=self.registry)
+        self.pictures = Counter("tandem_pictures", "Images with an outcome", ["verdict", "source"], registry=self.registry)
         self.refused = Counter("tandem_refused", "Requests that were not accepted", ["reason"], registry=self.registry)
         self.seconds = Histogram("tandem_seconds", "From acceptance to outcome", buckets=BUCKETS, registry=self.registry)
-        for code in Code:  # from the start, so that rates are known from the first picture on
+        for code in Code:  # from the start, so that rates are known from the first image on
             self.pictures.labels(code.name, "http")
 
     def count(self, event: Inspected) -> None:
@@ -38,8 +38,8 @@ class Metrics:
     def watch(self, line: Line) -> None:
         """Tell the state of a line at each look."""
         gauges: dict[str, tuple[str, Callable[[], float]]] = {
-            "tandem_queue_length": ("Pictures that wait", lambda: line.pool.waiting),
-            "tandem_queue_capacity": ("Pictures that may wait", lambda: line.pool.capacity),
+            "tandem_queue_length": ("Images that wait", lambda: line.pool.waiting),
+            "tandem_queue_capacity": ("Images that may wait", lambda: line.pool.capacity),
             "tandem_heartbeat_timestamp_seconds": ("When the service was last seen to work", lambda: line.pool.beat),
         }
         for name, (text, value) in gauges.items():

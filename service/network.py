@@ -1,4 +1,4 @@
-"""Exported models in their own runtime, ONNX Runtime or OpenVINO: pictures in, the head's output out."""
+"""Exported models in their own runtime, ONNX Runtime or OpenVINO: images in, the head's output out."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OnnxNetwork:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3  # errors; they are raised too
-        # Threads that wait in loops would take the core that decodes the next picture (see engine.backend.onnx_options).
+        # Threads that wait in loops would take the core that decodes the next image (see engine.backend.onnx_options).
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(str(exported.path), options, providers=["CPUExecutionProvider"])
         self.runtime = f"ONNX Runtime {onnxruntime.__version__}"
@@ -119,9 +119,9 @@ def open_network(exported: Exported, threads: int) -> Network:
 
 
 def pictures_through(network: Network, pictures: np.ndarray) -> np.ndarray:
-    """The head's output for pictures (B, 3, h, w) float32 from 0 to 1: (B, 4 + K, places), or (B, N, 6) after suppression.
+    """The head's output for images (B, 3, h, w) float32 from 0 to 1: (B, 4 + K, places), or (B, N, 6) after suppression.
 
-    A network of a fixed number of pictures gets them in portions, the last filled up with black.
+    A network of a fixed number of images gets them in portions, the last filled up with black.
     """
     port, exported = network.inputs[0], network.exported
     at_once = len(pictures) if exported.dynamic else exported.batch

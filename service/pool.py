@@ -73,7 +73,7 @@ class Pool:
         """Put work into the queue.
 
         Args:
-            wait: until there is room, which is for those who bring one picture after the other.
+            wait: until there is room, which is for those who bring one image after the other.
             then: called with the future when it is done.
 
         Raises:
@@ -112,7 +112,7 @@ class Pool:
                 _settle(job, job.run())
             except Exception as error:
                 traceback.print_exc()
-                print(f"a worker failed: {error!r}; the picture is UNDEFINED", file=sys.stderr)
+                print(f"a worker failed: {error!r}; the image is UNDEFINED", file=sys.stderr)
                 _settle(job, error=error)
             finally:
                 del self._running[number]

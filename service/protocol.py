@@ -45,7 +45,7 @@ class Protocol:
         return JSONResponse({"live": self.line.pool.alive, "heartbeat": self.line.pool.beat}, 200 if self.line.pool.alive else 503)
 
     async def ready(self, request: Request) -> JSONResponse:
-        """Whether pictures can be decided about, and how each part does; sinks and cameras that are gone are named, and keep nothing up."""
+        """Whether images can be decided about, and how each part does; sinks and cameras that are gone are named, and keep nothing up."""
         parts = self.line.ready
         ready = all(works for name, works in parts.items() if not name.startswith(("sink ", "camera ")))
         return JSONResponse({"ready": ready, "parts": parts}, 200 if ready else 503)

@@ -34,7 +34,7 @@ from service.network import open_network
 from service.pool import Pool
 from service.sinks import SinkOptions, open_sinks
 
-WORKERS = 2  # one decodes while the network looks at the other's picture
+WORKERS = 2  # one decodes while the network looks at the other's image
 DRAIN = 10.0  # seconds for what was accepted, at the end
 SPARE_FILES = 256  # open files beside connections
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
@@ -174,7 +174,7 @@ def enough_files(connections: int) -> int:
 
 
 def keep_memory() -> None:
-    """Let glibc keep the memory of one picture for the next one, in one arena: new pages for each cost 1 to 2 ms of each picture."""
+    """Let glibc keep the memory of one image for the next one, in one arena: new pages for each cost 1 to 2 ms of each image."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):  # another C library

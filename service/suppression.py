@@ -9,7 +9,7 @@ CLASS_OFFSET = 7680  # pixels between the boxes of two classes, which so never m
 
 
 def boxes_of(output: np.ndarray, suppressed: bool, conf: float, iou: float, agnostic: bool, most: int) -> np.ndarray:
-    """The boxes of one picture, (M, 6) float32: x1 y1 x2 y2 in pixels of the input, score, class; by falling score.
+    """The boxes of one image, (M, 6) float32: x1 y1 x2 y2 in pixels of the input, score, class; by falling score.
 
     Args:
         output: (4 + K, places): x y w h and a score for each class; or (N, 6), boxes after suppression.

@@ -14,7 +14,7 @@ from service.network import Network, Port
 
 DATATYPES = {np.float32: "FP32", np.float16: "FP16"}
 BINARY = "binary_tensor_data"  # the extension's name
-MOST_JSON = 32 * 2**20  # bytes: a picture of 640 x 640 as text; more of it would hold up the others
+MOST_JSON = 32 * 2**20  # bytes: an image of 640 x 640 as text; more of it would hold up the others
 
 
 def describe(port: Port) -> dict[str, Any]:

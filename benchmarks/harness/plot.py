@@ -14,7 +14,7 @@ ROOM = 1.6  # the axis reaches this far beyond the seeds and the intervals over 
 
 @shielded("results.png")
 def plot(result: dict[str, Any], path: Path) -> bool:
-    """Draw the differences in points by method; return False (None after an error) when there is no picture."""
+    """Draw the differences in points by method; return False (None after an error) when there is no plot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -56,7 +56,7 @@ def _panel(axes: Any, rows: list[dict[str, Any]], name: str) -> None:
 
 
 def _thin(axes: Any, height: int, ends: list[float], limits: tuple[float, float], colour: str) -> None:
-    """The interval over seeds, with an arrow where it leaves the picture."""
+    """The interval over seeds, with an arrow where it leaves the plot."""
     shown = [max(ends[0], limits[0]), min(ends[1], limits[1])]
     axes.plot(shown, [height, height], color=colour, linewidth=1.4, label="95 % over seeds (paired t)")
     for end, seen, mark in ((ends[0], shown[0], "<"), (ends[1], shown[1], ">")):

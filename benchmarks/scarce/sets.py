@@ -1,6 +1,6 @@
 """Cut a data set down to a few images of each class beside many without defects, as a line that makes good parts gives them.
 
-NEU-DET has no image without a defect. Pictures of good surface are made from the squares between its boxes: the largest that
+NEU-DET has no image without a defect. Images of good surface are made from the squares between its boxes: the largest that
 keep away from every box, brought to the image's size by reflection, so that the texture keeps its scale.
 """
 
@@ -23,7 +23,7 @@ from data.layout import DatasetWriter, label_path, rows_to_xyxy, staging
 MARGIN = 4  # pixels between a good square and the nearest box: labels are not exact
 SIDES = (200, 160, 128, 112, 96, 80)  # of good squares in pixels, the largest that fits is taken
 PER_IMAGE = 3  # good squares from one image at most
-GOOD_SHARE = 4  # good pictures for each picture with defects
+GOOD_SHARE = 4  # good images for each image with defects
 
 
 @dataclass(frozen=True)
@@ -40,14 +40,14 @@ class Labelled:
 
 
 def cut(data: str | Path, out: Path, shots: int, seed: int, held_out: bool = False) -> Path:
-    """Write a data set of `shots` images a class and `GOOD_SHARE` times as many good pictures; return its `data.yaml`.
+    """Write a data set of `shots` images a class and `GOOD_SHARE` times as many good images; return its `data.yaml`.
 
-    Its validation part is the source's, with the good pictures that can be cut from it.
+    Its validation part is the source's, with the good images that can be cut from it.
 
     Args:
         data: data YAML of the source.
         out: new folder.
-        seed: decides which images are taken, and which good pictures.
+        seed: decides which images are taken, and which good images.
         held_out: validate on as many other images of the training part, to make choices by.
 
     Raises:
@@ -66,9 +66,9 @@ def cut(data: str | Path, out: Path, shots: int, seed: int, held_out: bool = Fal
         wanted = GOOD_SHARE * len(chosen)
         made = _add_good(writer, "train", chosen + rest, wanted, rng)
         if made < wanted:
-            raise UserError(f"{data}: expected good surface for {wanted} pictures, got {made}; take fewer --shots")
+            raise UserError(f"{data}: expected good surface for {wanted} images, got {made}; take fewer --shots")
         _add_good(writer, "val", val, len(val), rng)
-        writer.finish(f"{shots} images a class, {wanted} good pictures, seed {seed}{', held out' if held_out else ''}")
+        writer.finish(f"{shots} images a class, {wanted} good images, seed {seed}{', held out' if held_out else ''}")
     return out / "data.yaml"
 
 
@@ -93,7 +93,7 @@ def _choose(images: Sequence[Labelled], shots: int, rng: np.random.Generator) ->
 def _add_good(
     writer: DatasetWriter, part: str, images: Sequence[Labelled], wanted: int, rng: np.random.Generator
 ) -> int:
-    """Write up to `wanted` good pictures cut from `images`, taken in a random order; return how many there are."""
+    """Write up to `wanted` good images cut from `images`, taken in a random order; return how many there are."""
     made = 0
     for i in rng.permutation(len(images)):
         for picture in good_squares(read_pixels(images[i].image), images[i].rows):
@@ -105,7 +105,7 @@ def _add_good(
 
 
 def good_squares(pixels: np.ndarray, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield pictures (H, W, 3) of the surface between the boxes, as large as `pixels`, each from a square of its own."""
+    """Yield images (H, W, 3) of the surface between the boxes, as large as `pixels`, each from a square of its own."""
     height, width = pixels.shape[:2]
     taken = np.zeros((height, width), np.uint8)
     for x1, y1, x2, y2 in rows_to_xyxy(rows, width, height).round().astype(int):

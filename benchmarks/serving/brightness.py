@@ -1,4 +1,4 @@
-"""A detector as an ONNX file, made without PyTorch: how bright a picture is decides about it, and it can be made slow."""
+"""A detector as an ONNX file, made without PyTorch: how bright an image is decides about it, and it can be made slow."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BOXES = np.array([[0.5, 0.5, 0.25, 0.25], [0.15, 0.15, 0.125, 0.125]], np.float3
 
 
 def write_onnx(path: Path, work: int = 0, size: int = SIZE) -> Path:
-    """Write a model whose first place has the class `bright` with the mean of the picture as its score.
+    """Write a model whose first place has the class `bright` with the mean of the image as its score.
 
     Args:
         work: products of matrices of 1024 x 1024 beside it, some 30 to 100 ms each; without any it takes no time.
@@ -31,7 +31,7 @@ def write_onnx(path: Path, work: int = 0, size: int = SIZE) -> Path:
     for number in range(work):
         nodes.append(helper.make_node("MatMul", [last, "seed" if number == 0 else "matrix"], [f"product{number}"]))
         last = f"product{number}"
-    if work:  # depends on the picture, so that it is not computed once and for all
+    if work:  # depends on the image, so that it is not computed once and for all
         nodes.insert(1, helper.make_node("Add", ["matrix", "mean"], ["seed"]))
         nodes += [helper.make_node("ReduceMax", [last], ["top"], keepdims=0), helper.make_node("Mul", ["top", "nothing"], ["none"])]
         nodes.append(helper.make_node("Add", ["mean", "none"], ["score"]))

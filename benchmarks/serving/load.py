@@ -1,4 +1,4 @@
-"""Clients of a service, and the bare network: how long each picture takes."""
+"""Clients of a service, and the bare network: how long each image takes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Load:
     """What clients saw.
 
     Attributes:
-        seconds: of each picture with a verdict, from sending to the whole answer.
+        seconds: of each image with a verdict, from sending to the whole answer.
         refused: of each answer 503.
-        undecided: how many verdicts were UNDEFINED, as of pictures that waited for longer than `--timeout`; their times count too.
+        undecided: how many verdicts were UNDEFINED, as of images that waited for longer than `--timeout`; their times count too.
         failed: other answers, and connections that broke.
         elapsed: seconds that the clients asked.
-        processor: seconds of processor time that the service spent, or whoever looked at the pictures.
+        processor: seconds of processor time that the service spent, or whoever looked at the images.
     """
 
     seconds: list[float] = field(default_factory=list)
@@ -40,26 +40,26 @@ class Load:
     processor: float = math.nan
 
     def row(self) -> dict[str, float]:
-        """Pictures per second, and percentiles in ms."""
+        """Images per second, and percentiles in ms."""
         times = np.array(self.seconds or [np.nan]) * 1e3
         told = {f"p{share}": float(np.percentile(times, share)) for share in (50, 95, 99)}
-        rates = {"pictures": len(self.seconds), "per_second": len(self.seconds) / self.elapsed}
+        rates = {"images": len(self.seconds), "per_second": len(self.seconds) / self.elapsed}
         spent = {"processor_ms": 1e3 * self.processor / max(len(self.seconds), 1)}
         return rates | told | spent | {"undecided": self.undecided, "refused": len(self.refused), "failed": self.failed}
 
 
 def closed_loop(service: Service, pictures: Sequence[bytes], clients: int, seconds: float) -> Load:
-    """`clients` that each send the next picture when the last one is answered, for so many seconds."""
+    """`clients` that each send the next image when the last one is answered, for so many seconds."""
     return _run([(0.0, None)] * clients, service, pictures, seconds)
 
 
 def open_loop(service: Service, pictures: Sequence[bytes], per_second: float, seconds: float, clients: int = 8) -> Load:
-    """So many pictures per second, whether or not the earlier ones are answered, as a line sends them."""
+    """So many images per second, whether or not the earlier ones are answered, as a line sends them."""
     return _run([(number / per_second, clients / per_second) for number in range(clients)], service, pictures, seconds)
 
 
 def bare_network(weights: Path, threads: int, pictures: Sequence[bytes], seconds: float) -> tuple[Load, Load]:
-    """The network alone, and from the bytes of a picture to its boxes, in turns and in this process, for so many seconds."""
+    """The network alone, and from the bytes of an image to its boxes, in turns and in this process, for so many seconds."""
     network = open_network(read_exported(weights), threads)
     inspector = Inspector(network, None, Limits())
     inspector.inspect(pictures[0])

@@ -65,7 +65,7 @@ class Service:
             connection.close()
 
     def inspect(self, data: bytes, query: str = "", **headers: str) -> dict[str, Any]:
-        """The answer to a picture. Raises RuntimeError where it is not accepted."""
+        """The answer to an image. Raises RuntimeError where it is not accepted."""
         status, content, _ = self.ask("POST", f"/inspect{query}", data, headers)
         if status != 200:
             raise RuntimeError(f"{status} {content}")

@@ -21,7 +21,7 @@ from ultralytics.utils.nms import non_max_suppression
 
 SEED, WARM_UP, IOU = 0, 3, 0.45
 CANDIDATES = 100  # boxes per image that NMS gets: scores of random weights say nothing, so the threshold is set by this
-PICTURE_HW = (0.75, 1.25)  # height and width of the pictures over the input's side: they are resized and padded
+PICTURE_HW = (0.75, 1.25)  # height and width of the images over the input's side: they are resized and padded
 
 
 class InferenceTask:
@@ -83,7 +83,7 @@ class InferenceTask:
         return ready - start, predicted - ready, self._now() - predicted
 
     def _images(self) -> Tensor:
-        """The pictures as the network takes them, (B, 3, H, W) in 0..1: letterboxed, BGR to RGB, on the device."""
+        """The images as the network takes them, (B, 3, H, W) in 0..1: letterboxed, BGR to RGB, on the device."""
         fitted = np.stack([self.letterbox(image=picture) for picture in self.pictures])
         pixels = torch.from_numpy(np.ascontiguousarray(fitted[..., ::-1].transpose(0, 3, 1, 2))).to(self.device)
         return (pixels.half() if self.half else pixels.float()) / 255

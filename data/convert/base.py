@@ -55,7 +55,7 @@ class Annotation:
 class Record:
     """An image with its annotation. `key` is its path below the source without suffix: split lists may name it so.
 
-    `image` is ``None`` where the annotation file itself holds the picture.
+    `image` is ``None`` where the annotation file itself holds the image.
     """
 
     image: Path | None
@@ -154,7 +154,7 @@ def class_name(value: Any) -> str:
 
 
 def pixels(width: Any, height: Any) -> tuple[int, int] | None:
-    """Return the size of a picture as it was written; ``None`` where it is missing, zero or no number."""
+    """Return the size of an image as it was written; ``None`` where it is missing, zero or no number."""
     try:
         size = int(float(width)), int(float(height))
     except (OverflowError, TypeError, ValueError):

@@ -1,6 +1,6 @@
 """Differences between the annotated image and the image file: EXIF orientation and size.
 
-Training sees a picture turned by its EXIF orientation (`data.images`). Some tools annotate it so, others as it is
+Training sees an image turned by its EXIF orientation (`data.images`). Some tools annotate it so, others as it is
 stored; where the two differ in size, the size in the annotation file tells which it was.
 """
 
@@ -14,9 +14,9 @@ from PIL import Image
 from data.convert.base import Annotation, Box, Corners, Log
 from data.images import ORIENTATION, TURNED, image_size
 
-SLACK = 1.0  # pixels by which a box may leave the picture that it was drawn on
+SLACK = 1.0  # pixels by which a box may leave the image that it was drawn on
 
-# EXIF orientation -> a point (x, y) of the stored picture of width w and height h, as it is seen.
+# EXIF orientation -> a point (x, y) of the stored image of width w and height h, as it is seen.
 TURNS: dict[int, Callable[[float, float, int, int], tuple[float, float]]] = {
     5: lambda x, y, w, h: (y, x),
     6: lambda x, y, w, h: (h - y, x),
@@ -26,10 +26,10 @@ TURNS: dict[int, Callable[[float, float, int, int], tuple[float, float]]] = {
 
 
 def fit(annotation: Annotation, image: Path, title: Path, log: Log) -> tuple[list[Box], int, int]:
-    """Return the boxes in pixels of the picture as training sees it, with its width and height.
+    """Return the boxes in pixels of the image as training sees it, with its width and height.
 
-    Boxes drawn on the picture as stored are turned. Boxes drawn on the picture in another size are scaled where the
-    sides agree; where they do not, and the boxes do not lie in the picture, it is not the one that was annotated.
+    Boxes drawn on the image as stored are turned. Boxes drawn on the image in another size are scaled where the
+    sides agree; where they do not, and the boxes do not lie in the image, it is not the one that was annotated.
 
     Args:
         annotation: the boxes and the size that was written; without size they are taken as they are.
@@ -60,7 +60,7 @@ def _orientation(image: Path, seen: tuple[int, int]) -> int:
     try:
         with Image.open(image) as content:
             turn, stored = content.getexif().get(ORIENTATION), content.size
-    except Exception:  # whatever a damaged header does: the picture has been measured
+    except Exception:  # whatever a damaged header does: the image has been measured
         return 1
     passed_over = turn in TURNED and stored == seen and seen[0] != seen[1]
     return turn if turn in range(1, 9) and not passed_over else 1
@@ -80,7 +80,7 @@ def _rescale(boxes: list[Box], size: tuple[int, int], width: int, height: int, t
         return [(name, (x1 * width / w, y1 * height / h, x2 * width / w, y2 * height / h))
                 for name, (x1, y1, x2, y2) in boxes]
     if not _inside(boxes, width, height):
-        raise ValueError(f"{sizes}, and boxes lie outside it: it is another picture or was changed")
+        raise ValueError(f"{sizes}, and boxes lie outside it: it is another image or was changed")
     log.mend("sizes that differ from the image's: boxes taken as written", title, sizes)
     return boxes
 

@@ -56,7 +56,7 @@ class ImageIndex:
         self._by_real_path: dict[str, Path] = {}
         for image in images:
             self._by_real_path.setdefault(os.path.realpath(image), image)
-        self.images = list(self._by_real_path.values())  # a folder may be linked twice: each picture once
+        self.images = list(self._by_real_path.values())  # a folder may be linked twice: each image once
         self._names = Catalogue({image: parse_name(image.relative_to(source).as_posix()) for image in self.images})
         self._by_path = {os.path.abspath(image): image for image in self.images}
         self._by_bare_path: dict[str, list[Path]] = defaultdict(list)  # without suffix

@@ -16,7 +16,7 @@ from PIL import Image
 from cfg.text import decode
 from data.convert.base import Annotation, Box, Corners, Reader, class_name, pixels, register
 
-SUFFIXES = {"BMP": ".bmp", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}  # of pictures
+SUFFIXES = {"BMP": ".bmp", "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "TIFF": ".tif", "WEBP": ".webp"}  # of images
 IGNORED = "__ignore__"  # labelme's own label for regions to be left out
 
 
@@ -25,7 +25,7 @@ class LabelmeReader(Reader):
     """Reads every JSON file below the source; `imagePath` names the image, or else the JSON's own name (see `pairing`).
 
     Polygons and masks of one label and `group_id` are parts of one object, as in labelme's own converters; boxes are
-    whole objects. The picture inside the JSON is used where its file is not there.
+    whole objects. The image inside the JSON is used where its file is not there.
     """
 
     def read(self) -> Iterator[Annotation]:
@@ -92,4 +92,4 @@ def _picture(path: Path) -> tuple[bytes, str]:
         with Image.open(BytesIO(data)) as content:
             return data, SUFFIXES[content.format]
     except (KeyError, OSError, ValueError) as error:
-        raise ValueError(f"its image was not found, and its imageData is no picture ({error})") from None
+        raise ValueError(f"its image was not found, and its imageData is no image ({error})") from None

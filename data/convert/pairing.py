@@ -53,7 +53,7 @@ def pair(annotations: Iterable[Annotation], reader: Reader, log: Log) -> list[Re
 def find_homes(annotations: Iterable[Annotation], index: ImageIndex) -> dict[Path, tuple[str, ...]]:
     """Return, for folders of annotation files, the folder that holds most of their images: itself or its counterpart.
 
-    Where pictures are numbered in each folder, `left/1.png` must not stand in for a missing `right/1.png`. A
+    Where images are numbered in each folder, `left/1.png` must not stand in for a missing `right/1.png`. A
     counterpart shares all but one folder: `images/left` and `xml/left`, `left/images` and `left/xml`.
     """
     files: dict[Path, list[Annotation]] = defaultdict(list)

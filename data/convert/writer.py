@@ -134,7 +134,7 @@ def _rows(record: Record, image: Path, names: Sequence[str], log: Log) -> np.nda
 
 @contextmanager
 def _image_file(record: Record, folder: Path, log: Log) -> Iterator[Path]:
-    """Give the image file of a record; an embedded picture gets one in `folder` for as long as it is needed."""
+    """Give the image file of a record; an embedded image gets one in `folder` for as long as it is needed."""
     if record.image:
         yield record.image
         return

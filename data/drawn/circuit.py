@@ -17,7 +17,7 @@ STEPS = np.array([(1, 0), (1, 1), (0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (
 @dataclass
 class Circuit:
     """A layout (H, W): `copper` in [0, 1], `pads` what no solder mask covers, `holes` drilled, `substrate` and `conductor`
-    the pictures (H, W, 3) of what lies bare and under copper; `traces` with their points (m, 2) and width in pixels.
+    the images (H, W, 3) of what lies bare and under copper; `traces` with their points (m, 2) and width in pixels.
     """
 
     size: int
@@ -50,16 +50,16 @@ class Circuit:
         return cv2.connectedComponents((self.conducts > 0.5).astype(np.uint8))[1]
 
     def change(self, conducts: np.ndarray) -> np.ndarray:
-        """Return the change (H, W, 3) of the picture when copper becomes `conducts` (H, W)."""
+        """Return the change (H, W, 3) of the image when copper becomes `conducts` (H, W)."""
         return (conducts - self.conducts)[..., None] * (self.conductor - self.substrate)
 
     def pixels(self) -> np.ndarray:
-        """Return the picture (H, W, 3)."""
+        """Return the image (H, W, 3)."""
         return self.substrate + self.conducts[..., None] * (self.conductor - self.substrate)
 
 
 def draw_circuit(rng: Rng, size: int, unit: float) -> Circuit:
-    """Return a layout without pictures; traces are about 2 to 10 units wide."""
+    """Return a layout without images; traces are about 2 to 10 units wide."""
     circuit = Circuit(size, max(log_uniform(rng, 2.2, 9) * unit, 1.6))
     for part in rng.permutation(4):  # what comes first finds most room
         if part == 0 and rng.random() < 0.6:

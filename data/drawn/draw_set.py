@@ -1,4 +1,4 @@
-"""Draw a whole data set's pictures by several processes; picture i depends on the seed and i alone."""
+"""Draw a whole data set's images by several processes; image i depends on the seed and i alone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from data.drawn.scene import draw_scene
 from data.layout import DatasetWriter
 
 Draw = Callable[[int], tuple[np.ndarray, np.ndarray]]
-BATCH = 64  # pictures that a process takes at a time
+BATCH = 64  # images that a process takes at a time
 SUFFIX = ".jpg"  # sensor noise makes PNG files three times as large
 
 
@@ -40,7 +40,7 @@ def materials_of(text: str) -> tuple[str, ...]:
 
 
 def draw_picture(materials: Sequence[str], size: int, seed: int, i: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return picture i of a set, as `draw_scene` does: materials take turns, and the families of each."""
+    """Return image i of a set, as `draw_scene` does: materials take turns, and the families of each."""
     name = materials[i % len(materials)]
     families = MATERIALS[name].families
     return draw_scene(np.random.default_rng((seed, i)), size, name, families[i // len(materials) % len(families)])
@@ -49,12 +49,12 @@ def draw_picture(materials: Sequence[str], size: int, seed: int, i: int) -> tupl
 def write_pictures(
     folder: Path, names: Sequence[str], parts: Sequence[str], draw: Draw, stem: str, suffix: str, workers: int = 1
 ) -> DatasetWriter:
-    """Draw and write all pictures with their labels; returns the writer, for `data.yaml`.
+    """Draw and write all images with their labels; returns the writer, for `data.yaml`.
 
     Args:
-        parts: the part of each picture.
-        draw: gives pixels and label rows of picture i. Processes other than this one must be able to import it.
-        stem: picture i is called `{stem}_{i:04d}`.
+        parts: the part of each image.
+        draw: gives pixels and label rows of image i. Processes other than this one must be able to import it.
+        stem: image i is called `{stem}_{i:04d}`.
         workers: how many processes draw; what is written does not depend on it.
     """
     writer = DatasetWriter(folder, names)

@@ -45,7 +45,7 @@ def draw_light(rng: Rng, size: int, level: float, grey: bool) -> Light:
 
 
 def _exposure(rng: Rng, level: float) -> float:
-    """Return a gain about 1 that leaves a surface of mean `level` between 35 and 200, in nine pictures of ten."""
+    """Return a gain about 1 that leaves a surface of mean `level` between 35 and 200, in nine images of ten."""
     gain = log_uniform(rng, 0.7, 1.35)
     if rng.random() < 0.1:
         return gain
@@ -53,7 +53,7 @@ def _exposure(rng: Rng, level: float) -> float:
 
 
 def _glare(rng: Rng, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the mirror image of a lamp (H, W, 1), a soft spot or band, in one picture of four."""
+    """Return the mirror image of a lamp (H, W, 1), a soft spot or band, in one image of four."""
     if rng.random() > 0.25:
         return np.zeros((*x.shape, 1), np.float32)
     u, v, turn = x - rng.uniform(-0.6, 0.6), y - rng.uniform(-0.6, 0.6), rng.uniform(0, np.pi)
@@ -64,7 +64,7 @@ def _glare(rng: Rng, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def photograph(rng: Rng, pixels: np.ndarray, grey: bool, clean: bool = False) -> np.ndarray:
-    """Return the picture (H, W, 3), uint8, that a camera makes of lit pixels (H, W, 3).
+    """Return the image (H, W, 3), uint8, that a camera makes of lit pixels (H, W, 3).
 
     Args:
         grey: the camera sees no colour; all three channels are the same.

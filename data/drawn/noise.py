@@ -1,4 +1,4 @@
-"""Noise of any coarseness and direction, drawn on a coarse grid and enlarged: a third of a millisecond a picture."""
+"""Noise of any coarseness and direction, drawn on a coarse grid and enlarged: a third of a millisecond an image."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def noise(rng: Rng, size: int, along: float, across: float | None = None, angle:
     if min(along, across) >= 4 and size >= 8 * factor:  # smooth enough to be drawn small
         small = noise(rng, -(-size // factor), along / factor, across / factor, angle)
         return cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC)
-    columns, rows = int(1.45 * size / along) + 5, int(1.45 * size / across) + 5  # covers the picture at any angle
+    columns, rows = int(1.45 * size / along) + 5, int(1.45 * size / across) + 5  # covers the image at any angle
     grid = rng.standard_normal((rows, columns), dtype=np.float32)
     cos, sin, middle = np.cos(angle), np.sin(angle), size / 2
     turn = np.array([[cos / along, sin / along, columns / 2 - middle * (cos + sin) / along],

@@ -1,4 +1,4 @@
-"""One picture: a material, light on it, defects of several families with their boxes, harmless marks, a camera."""
+"""One image: a material, light on it, defects of several families with their boxes, harmless marks, a camera."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from data.drawn.surface import Surface, grey
 from data.layout import xyxy_to_rows
 
 NAMES = tuple(FAMILIES)  # by class number
-EMPTY = 0.1  # share of pictures without defects
-GREY = 0.5  # share of pictures of cameras that see no colour
-SMALLEST = 64  # pixels; in smaller pictures the smallest boxes would be large ones
+EMPTY = 0.1  # share of images without defects
+GREY = 0.5  # share of images of cameras that see no colour
+SMALLEST = 64  # pixels; in smaller images the smallest boxes would be large ones
 LEAST_PEAK, LEAST_MEAN = 12.0, 5.0  # grey levels that a defect changes at its strongest and over its visible part, at least
 TRIES = 10
 
@@ -74,14 +74,14 @@ def _window(change: np.ndarray) -> tuple[slice, slice]:
 def draw_scene(
     rng: Rng, size: int, material: str | None = None, family: str | None = None, empty: float = EMPTY
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw one picture.
+    """Draw one image.
 
     Args:
         rng: the only source of chance.
         size: side in pixels, at least 64.
         material: a key of `MATERIALS`, any by default.
         family: a key of `FAMILIES`, the family of the first defect, any that the material has by default.
-        empty: share of pictures without defects.
+        empty: share of images without defects.
 
     Returns:
         pixels (size, size, 3), uint8, BGR; label rows (n, 5): class (its number in `NAMES`), centre x, centre y, width,

@@ -72,7 +72,7 @@ def blob(rng: Rng, size: int, centre: np.ndarray, radius: float, ragged: float, 
 
 
 def _placed(window: np.ndarray, size: int, corner: np.ndarray, around: float) -> np.ndarray:
-    """Return a picture (size, size) of the value `around`, with `window` at `corner` (x, y), which may lie outside."""
+    """Return an image (size, size) of the value `around`, with `window` at `corner` (x, y), which may lie outside."""
     picture = np.full((size, size), around, np.float32)
     (x1, y1), (x2, y2) = np.maximum(corner, 0), np.minimum(corner + window.shape[0], size)
     if x1 < x2 and y1 < y2:

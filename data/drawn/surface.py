@@ -15,7 +15,7 @@ LUMINANCE = np.array([0.114, 0.587, 0.299], np.float32)  # of B, G, R
 
 @dataclass
 class Part:
-    """The outline of a work piece that ends within the picture: `mask` (H, W) in [0, 1], what lies behind it (H, W, 3)."""
+    """The outline of a work piece that ends within the image: `mask` (H, W) in [0, 1], what lies behind it (H, W, 3)."""
 
     mask: np.ndarray
     behind: np.ndarray
@@ -29,8 +29,8 @@ class Surface:
         pixels: (H, W, 3), float32, BGR, about 0 to 255, evenly lit.
         angle: direction of its texture (rolling, brushing, warp) in radians.
         grain: strength of its texture, the std of its finest part in grey levels.
-        unit: pixels per unit of length; defects are about 3 to 200 units long, the picture 200 times its zoom.
-        part: the work piece, where its edge is in the picture.
+        unit: pixels per unit of length; defects are about 3 to 200 units long, the image 200 times its zoom.
+        part: the work piece, where its edge is in the image.
         circuit: conductors and holes, on circuit boards.
         pitch: distance of threads in pixels, on fabrics.
     """
@@ -45,7 +45,7 @@ class Surface:
 
     @property
     def size(self) -> int:
-        """Side of the square picture in pixels."""
+        """Side of the square image in pixels."""
         return self.pixels.shape[0]
 
     @property
@@ -60,7 +60,7 @@ class Surface:
         return rng.uniform(0.04, 0.96, 2) * self.size
 
     def length(self, rng: Rng, low: float, high: float) -> float:
-        """Return a length in pixels; `low` and `high` are in units, the logarithm uniform; at most the picture's side."""
+        """Return a length in pixels; `low` and `high` are in units, the logarithm uniform; at most the image's side."""
         return min(log_uniform(rng, low, high) * self.unit, float(self.size))
 
     def contrast(self, rng: Rng, low: float = 1.0, high: float = 4.0) -> float:

@@ -29,8 +29,8 @@ def part_name(shard: int) -> str:
 def schema() -> Any:
     """Columns of a part.
 
-    image: path or address; width, height: of the picture in pixels, 0 where it could not be read; boxes: corners in pixels of the
-    picture, score, class index and name, and whether the box counts for the verdict (without a plan: all do); verdict (OK, NG, REVIEW,
+    image: path or address; width, height: of the image in pixels, 0 where it could not be read; boxes: corners in pixels of the
+    image, score, class index and name, and whether the box counts for the verdict (without a plan: all do); verdict (OK, NG, REVIEW,
     UNDEFINED), rule and score of it: null without a plan; error: why it could not be read; note: what of the file was not looked at.
     """
     arrow = needed("pyarrow", WHY)

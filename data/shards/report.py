@@ -51,7 +51,7 @@ def write_job_report(job: Job, shards: Sequence[int], looked_at: int, errors: in
     Args:
         shards: those that are done.
         looked_at, errors: images that could be read, and that could not.
-        most: pictures that are shown of each group.
+        most: images that are shown of each group.
 
     Raises:
         OSError: the disk refuses.
@@ -70,11 +70,11 @@ def write_job_report(job: Job, shards: Sequence[int], looked_at: int, errors: in
 
 
 def with_thumbnail(picture: Seen, thumbnails: Thumbnails) -> Seen:
-    """The picture with a small image of it, made of the file as it is now; without one where that cannot be read any more."""
+    """The image with its thumbnail, made of the file as it is now; without one where that cannot be read any more."""
     try:
         return replace(picture, thumbnail=thumbnails.add(read_picture(picture.name).pixels))
     except Unreadable as error:
-        print(f"report: no picture of {picture.name}: {error}", file=sys.stderr)
+        print(f"report: no image of {picture.name}: {error}", file=sys.stderr)
         return picture
 
 

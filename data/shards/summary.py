@@ -84,7 +84,7 @@ class Summary:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in self.reasons.most_common(MOST_NAMED))
             text.append(f"Unreadable: {self.errors:,} images: {reasons}")
         if self.notes:
-            text.append(f"Read in part: {self.notes:,} images, of whose pictures only the first was looked at; see the column note")
+            text.append(f"Read in part: {self.notes:,} files of several images, of which only the first was looked at; see the column note")
         if self.images and self.seconds:
             each = self.seconds / self.images
             text.append(f"Time: {1e3 * each:.1f} ms per image and worker, {len(self.workers)} workers; {1e6 * each / 3600:.1f} hours for a million")

@@ -22,10 +22,10 @@ from data.streams.frames import believable_fps
 from data.streams.timeline import Timeline
 
 USUAL_FPS = 25.0
-SILENCE = 15.0  # seconds in which a stream has to answer, and then to send its next picture
+SILENCE = 15.0  # seconds in which a stream has to answer, and then to send its next image
 OPTIONS = {
     "rtsp_flags": "prefer_tcp",
-    "fflags": "discardcorrupt",  # of a packet that was cut off, a decoder makes half a picture
+    "fflags": "discardcorrupt",  # of a packet that was cut off, a decoder makes half an image
 }
 USER_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"  # where users of OpenCV and ultralytics write rtsp_transport;udp
 PLAYLISTS = frozenset({"concat", "dash", "hls", "imf", "sdp"})  # formats of files that name other files
@@ -82,7 +82,7 @@ class MediaCapture:
             raise CaptureError("not a video" if stream else "without a video in it")
         self.stream = stream
         if local:
-            self.stream.thread_type = "AUTO"  # frame by frame in threads, which would make a camera's pictures late
+            self.stream.thread_type = "AUTO"  # frame by frame in threads, which would make a camera's images late
         self.fps = believable_fps(float(self.stream.average_rate or self.stream.guessed_rate or 0))
         self.frames = self.stream.frames
         self.duration = (self.container.duration or 0) / av.time_base
@@ -172,7 +172,7 @@ class CameraCapture:
             except cv2.error:
                 given, image = False, None
             if not given or image is None:
-                raise CaptureError("the camera gives no picture")
+                raise CaptureError("the camera gives no image")
             yield as_bgr(image)
 
     def close(self) -> None:

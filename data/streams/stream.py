@@ -57,7 +57,7 @@ class Connection:
         return self.frames > TOO_FAST * (self.capture.fps or USUAL_FPS) * seconds
 
     def begins_like(self, former: Connection) -> bool:
-        """Whether the first frame is the same, to the pixel. Of a lit scene no camera takes the same picture twice."""
+        """Whether the first frame is the same, to the pixel. Of a lit scene no camera takes the same image twice."""
         return np.array_equal(self.first, former.first)
 
     def repeats(self, former: Connection) -> bool:

@@ -86,7 +86,7 @@ class Judge:
         Args:
             files, truths: the images and their labels in original pixels.
             tiling: tiles in which a validation looked at them, for thresholds to be chosen alike; a plan keeps its own.
-            save_dir: where `decision.yaml`, lists and pictures go.
+            save_dir: where `decision.yaml`, lists and images go.
 
         Raises:
             UserError: too few images, or a rule that makes escapes; nothing is written then.

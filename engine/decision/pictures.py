@@ -1,4 +1,4 @@
-"""Pictures of decisions: score histograms of OK and NG units, escape and overkill over the threshold, confusion, sheets of images."""
+"""Plots of decisions: score histograms of OK and NG units, escape and overkill over the threshold, confusion, sheets of images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verdicts in a detection run: what is decided about each picture, which boxes are reported, and where files are sorted."""
+"""Verdicts in a detection run: what is decided about each image, which boxes are reported, and where files are sorted."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SORTED = (Code.OK, Code.NG, Code.REVIEW, Code.UNDEFINED)  # in the order of the 
 
 
 class Decider:
-    """Decides about pictures and counts the verdicts.
+    """Decides about images and counts the verdicts.
 
     Args:
         plan: with thresholds for all classes.
@@ -39,7 +39,7 @@ class Decider:
         return max(0.0, min(self.conf, self.plan.lowest) - 1e-6)
 
     def judge(self, found: Detections) -> tuple[Detections, np.ndarray]:
-        """Return the picture's detections with the verdict, those that are reported; and which (N,) of the given ones these are."""
+        """Return the image's detections with the verdict, those that are reported; and which (N,) of the given ones these are."""
         verdict = decide(self.plan, Found(found.boxes_xyxy, found.scores, found.classes), found.height, found.width)
         self.counts[verdict.code] += 1
         kept = found.scores >= self.conf

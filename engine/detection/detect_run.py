@@ -41,7 +41,7 @@ class Run:
         options: what to write.
 
     Attributes:
-        decider, sorter: what decides about the pictures and sorts them, None for neither; to be set before `open`.
+        decider, sorter: what decides about the images and sorts them, None for neither; to be set before `open`.
     """
 
     decider: Decider | None = None
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def needs_pixels(self) -> bool:
-        """Whether anything is drawn on whole pictures, which then must be held."""
+        """Whether anything is drawn on whole images, which then must be held."""
         chosen = self.options
         return bool(chosen.draw or chosen.view or chosen.report or chosen.heatmap)
 
@@ -104,7 +104,7 @@ class Run:
             writer.skip(source, reason)
 
     def lose(self, source: Path | str, reason: str) -> None:
-        """Report, note and count that not all pictures of a file or stream came."""
+        """Report, note and count that not all images of a file or stream came."""
         print(f"{source}: {reason}", flush=True)
         self.summary.losses += 1
         if self.report:
@@ -113,7 +113,7 @@ class Run:
             writer.skip(source, reason)
 
     def undrawn(self, source: str, reason: str, number: int = 1) -> None:
-        """Count pictures whose drawing is missing; report a reason once where a video repeats it."""
+        """Count images whose drawing is missing; report a reason once where a video repeats it."""
         if (source, reason) != self.last_undrawn:
             print(f"not drawn {source}: {reason}", flush=True)
         self.last_undrawn = source, reason
@@ -205,7 +205,7 @@ class Run:
 
 
 def line(result: Results, found: Detections) -> str:
-    """Return the progress line of a picture: place, size of the network's input, objects by class, inference time."""
+    """Return the progress line of an image: place, size of the network's input, objects by class, inference time."""
     per_class = Counter(found.classes.tolist())
     counted = (f"{per_class[index]} {shown(result.names[index])}" for index in sorted(per_class))
     objects = ", ".join(counted) or "(no detections)"

@@ -96,7 +96,7 @@ def attempt(drawing: Callable[[], Result]) -> Result | str:
 
 
 def _save_image(target: Path, source: str, draw: Draw) -> tuple[str, str] | None:
-    """Draw, encode and write an image; return (source, reason) when the picture, not the disk, is what prevents that."""
+    """Draw, encode and write an image; return (source, reason) when the image, not the disk, is what prevents that."""
     drawing = attempt(draw)
     if isinstance(drawing, str):
         return source, drawing

@@ -1,4 +1,4 @@
-"""Pictures on their way through the detector, and the batches in which they go."""
+"""Images on their way through the detector, and the batches in which they go."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Prepare = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Item:
-    """One picture on its way through the detector.
+    """One image on its way through the detector.
 
     Attributes:
         path: the file or stream it comes from.
@@ -30,7 +30,7 @@ class Item:
         source: name of the file or stream in messages.
         frame: number from 1 among the frames that were received of a video or stream, None for an image.
         fps: frames per second that a video or stream says it has, 0 for an image.
-        prepared: the picture as the network takes it, (h, w, 3) BGR uint8.
+        prepared: the image as the network takes it, (h, w, 3) BGR uint8.
         seconds: how long reading and preparing took.
     """
 
@@ -46,11 +46,11 @@ class Item:
 
 
 class Source(Protocol):
-    """Where pictures come from: batches in the form that ultralytics' predictor iterates over.
+    """Where images come from: batches in the form that ultralytics' predictor iterates over.
 
     Attributes:
-        batch: most pictures per batch. To be set before the iteration, as is `prepare`.
-        prepare: makes of a picture what the network takes.
+        batch: most images per batch. To be set before the iteration, as is `prepare`.
+        prepare: makes of an image what the network takes.
     """
 
     mode: str
@@ -65,11 +65,11 @@ class Source(Protocol):
 
 
 def batched(pictures: Iterable[tuple[Item, np.ndarray]], most: int) -> Iterator[Batch]:
-    """Yield pictures in batches of one prepared size, in their order, in the form that ultralytics' predictor takes.
+    """Yield images in batches of one prepared size, in their order, in the form that ultralytics' predictor takes.
 
     Args:
         pictures: each with its item, (H, W, 3) BGR uint8.
-        most: pictures in a batch; fewer where they are huge.
+        most: images in a batch; fewer where they are huge.
     """
     batch: Batch = ([], [], [])
     for item, image in pictures:

@@ -25,7 +25,7 @@ KINDS = "paths, arrays (H, W, 3) in BGR, Pillow images, tensors (3, H, W) or (B,
 
 
 class MemorySource:
-    """Batches of pictures that are in memory; they are called image0, image1 and so on.
+    """Batches of images that are in memory; they are called image0, image1 and so on.
 
     Args:
         pictures: each (H, W, 3) BGR uint8.
@@ -64,7 +64,7 @@ class Unread:
 
 
 class OrderedSource(MediaSource):
-    """Files; `order` holds what came of each so far, an `Item` for a picture or an `Unread`, until someone takes it out."""
+    """Files; `order` holds what came of each so far, an `Item` for an image or an `Unread`, until someone takes it out."""
 
     def __init__(self, files: FileList, lose: Report) -> None:
         self.order: deque[Item | Unread] = deque()
@@ -77,7 +77,7 @@ class OrderedSource(MediaSource):
 
 
 def listed(images: Any) -> list[str | np.ndarray]:
-    """What was handed over as a list of paths and pictures, (H, W, 3) BGR uint8.
+    """What was handed over as a list of paths and images, (H, W, 3) BGR uint8.
 
     Args:
         images: one of, or a list of: paths (files, folders, globs, addresses), arrays (H, W), (H, W, 3) or (H, W, 4) in OpenCV's
@@ -121,7 +121,7 @@ def _checked(pixels: np.ndarray) -> np.ndarray:
     """An array as (H, W, 3) BGR uint8. Raises `UserError` or `Unreadable`."""
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
-        raise UserError(f"images: expected an array (H, W), (H, W, 3) or (H, W, 4), got {pixels.shape}; give several pictures as a list")
+        raise UserError(f"images: expected an array (H, W), (H, W, 3) or (H, W, 4), got {pixels.shape}; give several images as a list")
     if pixels.dtype.kind not in "uif":
         raise UserError(f"images: expected numbers of 8 or 16 bits, or floats of 0 to 1, got {pixels.dtype}; convert them")
     return as_bgr(pixels)

@@ -78,7 +78,7 @@ class Predictor(DetectionPredictor):
         source.prepare = self.letterbox
 
     def letterbox(self, picture_bgr: np.ndarray) -> np.ndarray:
-        """Return a picture as the network takes it, (h, w, 3) uint8. Called by the source, which may do so in threads."""
+        """Return an image as the network takes it, (h, w, 3) uint8. Called by the source, which may do so in threads."""
         prepared: np.ndarray = super().pre_transform([picture_bgr])[0]
         return prepared
 
@@ -117,7 +117,7 @@ def detect(options: DetectOptions) -> Summary:
     """Run detection over everything in ``options.source``, write the requested files, print progress.
 
     What cannot be read, received or drawn is printed and counted, and ends nothing else. Memory does not grow with the
-    number of pictures.
+    number of images.
 
     Raises:
         UserError: weights, source or an option is wrong, or the run folder cannot be written.
@@ -149,7 +149,7 @@ def detect(options: DetectOptions) -> Summary:
         stack.callback(results.close)
         run.consume(results)
     if isinstance(pictures, TiledSource) and run.summary.images and not pictures.cut:
-        print(f"--tile {pictures.tiling.side}: no picture is larger than a tile; each was looked at whole, as without --tile")
+        print(f"--tile {pictures.tiling.side}: no image is larger than a tile; each was looked at whole, as without --tile")
     return run.summary
 
 
@@ -159,11 +159,11 @@ def heatmaps(settled: Settled, backend: AutoBackend, folder: Path) -> Heatmaps |
     if not options.heatmap:
         return None
     if options.tile:
-        raise UserError("--heatmap: expected whole pictures, got tiles (of --tile or the plan), of which each tile has a map of its own; leave "
+        raise UserError("--heatmap: expected whole images, got tiles (of --tile or the plan), of which each tile has a map of its own; leave "
                         "one of them out")  # fmt: skip
 
     def boxes(pixels: torch.Tensor) -> np.ndarray:
-        """(n, 6) x1 y1 x2 y2 score class, of low scores too, in a picture (1, 3, H, W)."""
+        """(n, 6) x1 y1 x2 y2 score class, of low scores too, in an image (1, 3, H, W)."""
         end2end = getattr(backend, "end2end", False)
         with torch.inference_mode():
             kept = non_max_suppression(backend(pixels), 0.01, settled.iou, max_det=options.max_det, max_time_img=math.inf, end2end=end2end)
@@ -180,7 +180,7 @@ def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | 
 
 
 def look(backend: AutoBackend, source: Source, settled: Settled) -> Generator[Results]:
-    """Yield what is found in each picture of a source, whole or in tiles (`cut`)."""
+    """Yield what is found in each image of a source, whole or in tiles (`cut`)."""
     options, conf, iou, in_tiles = settled.options, settled.conf, settled.iou, isinstance(source, TiledSource)
     options = replace(options, conf=found_from(conf) if in_tiles else conf, iou=iou)
     found: Generator[Results] = Predictor(backend, source, options, settled.size, settled.classes).stream_inference()

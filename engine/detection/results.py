@@ -1,4 +1,4 @@
-"""What was found in one picture, for programs: numbers, the verdict, a drawing, and the forms of other libraries."""
+"""What was found in one image, for programs: numbers, the verdict, a drawing, and the forms of other libraries."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:  # packages that Tandem does not need
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Results(Detections):
-    """Boxes and verdict of one picture; sorted by score, as detect.py writes them.
+    """Boxes and verdict of one image; sorted by score, as detect.py writes them.
 
     Attributes:
         names: class names by index.
-        problem: why the picture could not be looked at, empty where it was. Then there are no boxes, and the verdict is UNDEFINED.
-        pixels: (H, W, 3) BGR uint8 of a picture that is no file, else None: files are read again by `image`.
+        problem: why the image could not be looked at, empty where it was. Then there are no boxes, and the verdict is UNDEFINED.
+        pixels: (H, W, 3) BGR uint8 of an image that is no file, else None: files are read again by `image`.
     """
 
     names: dict[int, str] = field(default_factory=dict)
@@ -53,16 +53,16 @@ class Results(Detections):
 
     @property
     def image(self) -> np.ndarray:
-        """The picture, (H, W, 3) BGR uint8. Raises `UserError` where it cannot be read."""
+        """The image, (H, W, 3) BGR uint8. Raises `UserError` where it cannot be read."""
         if self.problem:
             raise UserError(f"{self.path}: {self.problem}; there is nothing to draw")
         return read_pixels(self.path) if self.pixels is None else self.pixels
 
     def plot(self, line_width: int | None = None) -> np.ndarray:
-        """The picture with its boxes, (H, W, 3) BGR uint8, as detect.py draws it.
+        """The image with its boxes, (H, W, 3) BGR uint8, as detect.py draws it.
 
         Args:
-            line_width: in pixels; by the picture's size when None.
+            line_width: in pixels; by the image's size when None.
         """
         table = np.column_stack([self.boxes_xyxy, self.scores, self.classes]).astype(np.float32)
         drawing: np.ndarray = HostResults(self.image.copy(), str(self.path), drawable(self.names), boxes=table).plot(line_width=line_width)
@@ -98,11 +98,11 @@ class Results(Detections):
 
 
 def found_in(result: HostResults, settled: Settled, keep_pixels: bool) -> Results:
-    """The result of a picture that was looked at, with its verdict where there is a plan.
+    """The result of an image that was looked at, with its verdict where there is a plan.
 
     Args:
         result: ultralytics', with its `item` (`engine.detection.predictor.look`).
-        keep_pixels: of a picture that cannot be read again.
+        keep_pixels: of an image that cannot be read again.
     """
     found = detections(result.cpu().numpy(), result.item)
     if settled.decider:

@@ -1,4 +1,4 @@
-"""How a model looks at pictures: what the options leave open, settled once the model and its decision plan are known."""
+"""How a model looks at images: what the options leave open, settled once the model and its decision plan are known."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ MOST_AT_ONCE, PIXELS_AT_ONCE = 16, 640 * 640  # in a batch that is left to us: n
 
 @dataclass(frozen=True)
 class Settled:
-    """How a model looks at pictures, once the model and its plan are known.
+    """How a model looks at images, once the model and its plan are known.
 
     Attributes:
         options: as they are under the plan.
-        tiling: None for whole pictures.
+        tiling: None for whole images.
         decider: None without a plan.
         conf: the lowest score that is found.
         iou: overlap above which two boxes are one object.
         size: (height, width) of the network's input in pixels.
-        batch: pictures at once.
+        batch: images at once.
         classes: indices of the classes to report, None for all.
     """
 
@@ -129,7 +129,7 @@ def class_indices(chosen: list[str] | None, names: dict[int, str]) -> list[int] 
 
 
 def batch_size(options: DetectOptions, backend: AutoBackend, size: list[int]) -> int:
-    """Return how many pictures go through the network at once.
+    """Return how many images go through the network at once.
 
     ``--batch``, but never more than a fixed-size export was made for. Without it, as many as a fixed-size export takes;
     else as many as make up one image of 640 x 640 pixels: small ones cost less together, half at 128 pixels, and large

@@ -60,7 +60,7 @@ class MediaSource:
     """Batches of images and video frames in the form that ultralytics' predictor iterates over.
 
     Images are read and prepared in threads, ahead of the network, and come in the order of the files. A batch holds
-    pictures of one size as the network takes them: then each is what it would be alone, and the result does not depend
+    images of one size as the network takes them: then each is what it would be alone, and the result does not depend
     on the batch size.
 
     Args:
@@ -71,8 +71,8 @@ class MediaSource:
         readers: threads that do.
 
     Attributes:
-        batch: most pictures per batch, fewer where they are huge. To be set before the iteration, as is `prepare`.
-        prepare: makes of a picture what the network takes; called in threads.
+        batch: most images per batch, fewer where they are huge. To be set before the iteration, as is `prepare`.
+        prepare: makes of an image what the network takes; called in threads.
     """
 
     mode = "image"

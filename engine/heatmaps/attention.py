@@ -17,7 +17,7 @@ def gates(network: nn.Module) -> list[nn.Module]:
 
 
 def attention(network: nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return (H, W), 0 to 1, of a picture (1, 3, H, W): the mean over modules of each one's gate, stretched to 0..1.
+    """Return (H, W), 0 to 1, of an image (1, 3, H, W): the mean over modules of each one's gate, stretched to 0..1.
 
     Raises:
         UserError: the network has no such module.

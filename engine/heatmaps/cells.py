@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Cells:
-    """One picture's predictions, N in all, level by level.
+    """One image's predictions, N in all, level by level.
 
     Attributes:
         logits: (K, N) class logits before the sigmoid.
@@ -39,7 +39,7 @@ class Cells:
 
 
 def read_cells(network: DetectionModel, pixels: torch.Tensor) -> Cells:
-    """Run a detector on one picture (1, 3, H, W), 0 to 1."""
+    """Run a detector on one image (1, 3, H, W), 0 to 1."""
     output = network(pixels)
     raw: dict[str, Any] = output[1] if isinstance(output, (tuple, list)) else output
     head = network.model[-1]

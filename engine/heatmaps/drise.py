@@ -1,7 +1,7 @@
-"""D-RISE: which parts of a picture a box needs, from random masks alone, for any runtime (Petsiuk et al., CVPR 2021).
+"""D-RISE: which parts of an image a box needs, from random masks alone, for any runtime (Petsiuk et al., CVPR 2021).
 
 Differs from the paper: runtimes give each box one class, so that class similarity is 1 or 0; and a few hundred masks are
-taken rather than 5,000, each with its opposite, which evens out how often a place is seen. What is covered gets the picture's
+taken rather than 5,000, each with its opposite, which evens out how often a place is seen. What is covered gets the image's
 mean, not black, which may look like a defect.
 """
 
@@ -16,14 +16,14 @@ from torch.nn import functional
 from data.review.suspects import iou
 from engine.heatmaps.layercam import normalised
 
-MASKS, GRID = 300, 12  # masks in all; cells of a mask along the picture
+MASKS, GRID = 300, 12  # masks in all; cells of a mask along the image
 
 Detect = Callable[[torch.Tensor], np.ndarray]  # (1, 3, H, W) -> (n, 6): x1 y1 x2 y2 score class, in its pixels
 
 
 def drise(detect: Detect, pixels: torch.Tensor, boxes_xyxy: np.ndarray, classes: np.ndarray, masks: int = MASKS,
           seed: int = 0) -> list[torch.Tensor]:  # fmt: skip
-    """Return a map (H, W), 0 to 1, for each box found in a picture (1, 3, H, W)."""
+    """Return a map (H, W), 0 to 1, for each box found in an image (1, 3, H, W)."""
     height, width = pixels.shape[-2:]
     random = torch.Generator().manual_seed(seed)
     mean = pixels.mean((2, 3), keepdim=True)

@@ -9,7 +9,7 @@ from engine.heatmaps.cells import Cells
 
 
 def evidence(cells: Cells, height: int, width: int) -> torch.Tensor:
-    """Return (height, width), 0 to 1, of a picture of that size in input pixels."""
+    """Return (height, width), 0 to 1, of an image of that size in input pixels."""
     maps = []
     best = cells.scores.amax(0)
     for start, anchors, rows, columns, _ in cells.levels:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def layercam(network: DetectionModel, pixels: torch.Tensor, boxes_xyxy: np.ndarray, scores: np.ndarray,
              classes: np.ndarray) -> list[torch.Tensor]:  # fmt: skip
-    """Return a map (H, W), 0 to 1, for each box found in a picture.
+    """Return a map (H, W), 0 to 1, for each box found in an image.
 
     Args:
         network: a detector in evaluation mode.

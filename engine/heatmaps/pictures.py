@@ -1,4 +1,4 @@
-"""`detect.py --heatmap`: a heat map over each picture, saved below the run folder."""
+"""`detect.py --heatmap`: a heat map over each image, saved below the run folder."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 KINDS = ("evidence", "layercam", "attention", "drise")
 OF_BOXES = ("layercam", "drise")
-STRENGTH = 0.55  # of the colours over the picture, where the map is 1
+STRENGTH = 0.55  # of the colours over the image, where the map is 1
 
 
 class Heatmaps:
-    """Computes and saves one map for each picture: that of the picture, or the highest of those of its boxes.
+    """Computes and saves one map for each image: that of the image, or the highest of those of its boxes.
 
     Args:
         kind: one of `KINDS`.
         network: the PyTorch detector; None for an export, of which only `drise` can be had.
-        detect: finds boxes in a picture as the network takes it.
+        detect: finds boxes in an image as the network takes it.
         device: where it runs.
-        folder: for the pictures.
+        folder: for the images.
 
     Raises:
         UserError: the model has no map of that kind.
@@ -49,7 +49,7 @@ class Heatmaps:
         self.kind, self.network, self.detect, self.device, self.folder = kind, network, detect, device, folder
 
     def save(self, item: Item, pixels_bgr: np.ndarray, found: Detections) -> None:
-        """Write the map of one picture (H, W, 3). Raises OSError."""
+        """Write the map of one image (H, W, 3). Raises OSError."""
         heat = unboxed(self.compute(item.prepared, found), *pixels_bgr.shape[:2])
         name = item.relative.name + ("" if item.frame is None else f"_{item.frame:06d}")
         target = self.folder / item.relative.parent / (name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
@@ -57,7 +57,7 @@ class Heatmaps:
         target.write_bytes(cv2.imencode(".jpg", overlay(pixels_bgr, heat))[1].tobytes())
 
     def compute(self, prepared_bgr: np.ndarray, found: Detections) -> np.ndarray:
-        """Return the map (h, w), 0 to 1, of a picture as the network takes it, (h, w, 3)."""
+        """Return the map (h, w), 0 to 1, of an image as the network takes it, (h, w, 3)."""
         with torch.inference_mode(False):
             pixels = torch.from_numpy(prepared_bgr[..., ::-1].transpose(2, 0, 1).copy()).to(self.device).float()[None] / 255
             height, width = pixels.shape[-2:]
@@ -78,27 +78,27 @@ class Heatmaps:
 
 
 def boxed(boxes_xyxy: np.ndarray, height: int, width: int, to_height: int, to_width: int) -> np.ndarray:
-    """Boxes (n, 4) of a picture in pixels of its letterboxed form."""
+    """Boxes (n, 4) of an image in pixels of its letterboxed form."""
     gain, left, top = _fit(height, width, to_height, to_width)
     return np.asarray(boxes_xyxy, dtype=float).reshape(-1, 4) * gain + (left, top, left, top)
 
 
 def unboxed(heat: np.ndarray, height: int, width: int) -> np.ndarray:
-    """A map of a letterboxed picture without the border, in the picture's own size (height, width)."""
+    """A map of a letterboxed image without the border, in the image's own size (height, width)."""
     gain, left, top = _fit(height, width, *heat.shape)
     inside = heat[top : top + max(1, round(height * gain)), left : left + max(1, round(width * gain))]
     return cv2.resize(np.ascontiguousarray(inside, dtype=np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def _fit(height: int, width: int, to_height: int, to_width: int) -> tuple[float, int, int]:
-    """How ultralytics' letterbox places a picture: factor, columns on the left, rows above."""
+    """How ultralytics' letterbox places an image: factor, columns on the left, rows above."""
     gain = min(to_height / height, to_width / width)
     left, top = (to_width - round(width * gain)) / 2, (to_height - round(height * gain)) / 2
     return gain, round(left - 0.1), round(top - 0.1)
 
 
 def overlay(pixels_bgr: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Return a picture (H, W, 3) under the colours of a map (H, W): the hotter, the less of the picture is seen."""
+    """Return an image (H, W, 3) under the colours of a map (H, W): the hotter, the less of the image is seen."""
     strength = np.clip(heat, 0, 1)
     colours = cv2.applyColorMap((strength * 255).astype(np.uint8), cv2.COLORMAP_TURBO)
     share = (STRENGTH * np.sqrt(strength))[..., None]

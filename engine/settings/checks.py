@@ -46,7 +46,7 @@ def _check_own(settings: dict[str, Any]) -> None:
     from distill.weighting import MODES
 
     if settings.get("unlabelled") and not settings.get("teacher"):
-        raise UserError("--unlabelled: pictures without labels teach nothing alone; give the teacher with --teacher t.pt")
+        raise UserError("--unlabelled: images without labels teach nothing alone; give the teacher with --teacher t.pt")
     balance = {name: settings.get(name, default) for name, default in OWN_DEFAULTS.items() if name.startswith("kd_")}
     check_balance(balance)
     rare = part_of(Rare, settings)

@@ -1,4 +1,4 @@
-"""A run on pictures without labels: what the student is trained on, how it is judged, what its checkpoints say."""
+"""A run on images without labels: what the student is trained on, how it is judged, what its checkpoints say."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ultralytics.utils import RANK
 
 class LabelFreeTrainer(Trainer):
     """Trains a student to have its teacher's features (`Imitation`). `best.pt` is the epoch that does so best on the
-    pictures that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out.
+    images that are held out; its head is as it was, and the checkpoint says so: a start from it leaves the head out.
     """
 
     def get_dataset(self) -> dict[str, Any]:
-        """The run's own lists of pictures; a resumed run has them already."""
+        """The run's own lists of images; a resumed run has them already."""
         self.args.split = "val"
         if not self.resume:
             self.args.data = str(self.save_dir / "data.yaml")
             if RANK in {-1, 0}:
                 source = self.settings.data.unlabelled
-                assert source, "a run of this trainer has pictures without labels"
+                assert source, "a run of this trainer has images without labels"
                 images, names = find_unlabelled(source), self.networks.student.names
                 write_unlabelled(self.save_dir, source, images, names)
         data = super().get_dataset()
         trained, held_out = (len(list_images(Path(data[part]))) for part in ("train", "val"))
         self.networks.notes.append(
-            f"NO LABELS are used: {trained} pictures of {data[UNLABELLED]}, and {held_out} held out, by whose distillation "
+            f"NO LABELS are used: {trained} images of {data[UNLABELLED]}, and {held_out} held out, by whose distillation "
             "loss best.pt is chosen; the student's head stays untrained"
         )
         return data
@@ -44,16 +44,16 @@ class LabelFreeTrainer(Trainer):
     def make_model(self) -> Imitation:
         """Student, distiller and teacher, without a detection loss."""
         networks = self.networks
-        assert networks.distiller and networks.teacher, "pictures without labels are taken with a teacher only"
+        assert networks.distiller and networks.teacher, "images without labels are taken with a teacher only"
         return Imitation(networks.student, networks.distiller, networks.teacher)
 
     def get_validator(self) -> Validator:
-        """The losses of the held-out pictures."""
+        """The losses of the held-out images."""
         args = vars(self.args) | {"plots": False}
         return LossValidator(self.test_loader, save_dir=self.save_dir, args=args, _callbacks=self.callbacks)
 
     def validate(self) -> tuple[dict[str, float] | None, float | None]:
-        """Losses of the averaged weights on the held-out pictures; the fitness is their sum, negative."""
+        """Losses of the averaged weights on the held-out images; the fitness is their sum, negative."""
         best = self.best_fitness
         metrics, _ = super().validate()
         if metrics is None:  # another process than the first
@@ -82,7 +82,7 @@ class LossValidator(Validator):
 
     def get_desc(self) -> str:
         """The progress bar's text."""
-        return "held-out pictures"
+        return "held-out images"
 
     def init_metrics(self, model: nn.Module) -> None:
         """Nothing to prepare."""

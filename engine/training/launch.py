@@ -117,11 +117,11 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
     """Class names of the run's data set, after a look at all its labels.
 
     Args:
-        going_on: whether the run is resumed: it has lists of unlabelled pictures of its own.
+        going_on: whether the run is resumed: it has lists of unlabelled images of its own.
     """
     if data.unlabelled:
         return check_unlabelled(data.unlabelled, data.data, going_on)
-    assert data.data, "a run has labels, or pictures without (engine.settings.complete)"
+    assert data.data, "a run has labels, or images without (engine.settings.complete)"
     summary = validate(data.data)
     content = resolve(data.data, require=("train", data.split or "val"))
     if content.get("channels", 3) != 3:
@@ -133,7 +133,7 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
 
 
 def check_unlabelled(pictures: str, data: str | None, going_on: bool) -> dict[int, str]:
-    """Class names of a student that learns from pictures alone, after a look for these: those of `data` where it is given.
+    """Class names of a student that learns from images alone, after a look for these: those of `data` where it is given.
 
     Its head is not trained, and a later start leaves the head out. Without known classes it has a single one.
     """

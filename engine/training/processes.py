@@ -77,7 +77,7 @@ def check_shared(data: Data, processes: int) -> None:
             f"say --batch {processes}"
         )
     if data.unlabelled and int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes:
-        raise UserError("--unlabelled: expected one machine, which lists the pictures, got several; use the GPUs of one: --device 0,1")
+        raise UserError("--unlabelled: expected one machine, which lists the images, got several; use the GPUs of one: --device 0,1")
     if data.rect:
         raise UserError("rect: images cannot be sorted by shape with several processes; leave rect out")
 

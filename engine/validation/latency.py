@@ -60,7 +60,7 @@ def time_single_images(
 def _time_one(
     backend: Backend, letterbox: LetterBox, picture: np.ndarray, device: torch.device, iou: float
 ) -> tuple[float, float, float]:
-    """Milliseconds of letterboxing, of the forward pass and of NMS for one picture (H, W, 3)."""
+    """Milliseconds of letterboxing, of the forward pass and of NMS for one image (H, W, 3)."""
 
     def now() -> float:
         if device.type == "cuda":

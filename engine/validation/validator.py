@@ -48,7 +48,7 @@ class Validator(DetectionValidator):
         if self.classes:
             model.names = self.data["names"]
         super().init_metrics(model)
-        self.names = drawable(self.names)  # of the host's table and pictures only
+        self.names = drawable(self.names)  # of the host's table and images only
         self.truths, self.found, self.room, self.short = [], [], 0, 0
         self._room_here = self.args.max_det  # in images of the size at hand
 

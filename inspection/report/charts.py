@@ -63,7 +63,7 @@ def density_chart(cells: np.ndarray) -> Markup:
 
 
 def control_chart(chart: ControlChart, percent: bool, label: str) -> Markup:
-    """Points in the order of the pictures, the centre line, and the limits as steps."""
+    """Points in the order of the images, the centre line, and the limits as steps."""
     most = _round_up(max(float(chart.high.max()), float(chart.values.max()), 1e-9))
     count = len(chart.values)
     x = LEFT + (np.arange(count) + 0.5) * (WIDTH - LEFT - RIGHT) / count
@@ -82,13 +82,13 @@ def control_chart(chart: ControlChart, percent: bool, label: str) -> Markup:
     for place, value, out in zip(x, chart.values, chart.outside):
         kind = "point out" if out else "point"
         parts.append(Markup('<circle cx="{:.1f}" cy="{:.1f}" r="{}" class="{}"/>').format(place, y(value), 4 if out else 2.6, kind))
-    parts.append(_text(LEFT, HEIGHT - 8, "picture 1", "muted"))
+    parts.append(_text(LEFT, HEIGHT - 8, "image 1", "muted"))
     parts.append(_text(WIDTH - RIGHT, HEIGHT - 8, f"{int(chart.ends[-1]):,}", "muted", "end"))
     return _svg(HEIGHT, parts, label)
 
 
 def score_chart(counts: Mapping[str, np.ndarray], limits: Sequence[tuple[str, float]]) -> Markup:
-    """Histograms of OK and NG beside each other in each bin, on a root scale so that a single picture shows; limits as lines."""
+    """Histograms of OK and NG beside each other in each bin, on a root scale so that a single image shows; limits as lines."""
     most = max((float(values.max()) for values in counts.values()), default=0.0) or 1.0
     width = (WIDTH - LEFT - RIGHT) / BINS
 
@@ -110,7 +110,7 @@ def score_chart(counts: Mapping[str, np.ndarray], limits: Sequence[tuple[str, fl
     for name, limit in limits:
         x = LEFT + limit * (WIDTH - LEFT - RIGHT)
         parts.append(Markup("<g><title>{}</title>{}</g>").format(f"{name} {limit:.4g}", _line(x, TOP, x, y(0), "threshold")))
-    return _svg(HEIGHT, parts, "Scores of OK and NG pictures")
+    return _svg(HEIGHT, parts, "Scores of OK and NG images")
 
 
 def _round_up(value: float) -> float:

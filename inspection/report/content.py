@@ -1,4 +1,4 @@
-"""What a report is about: every picture with its verdict, its boxes and, where there are some, its labels."""
+"""What a report is about: every image with its verdict, its boxes and, where there are some, its labels."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ GROUPS = {
     "ok": ("OK", "passed"),
     "clear": ("Without detections", "nothing was found"),
 }
-UNEVENTFUL = frozenset({"ok", "clear"})  # pictures of which none is shown
+UNEVENTFUL = frozenset({"ok", "clear"})  # images of which none is shown
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One picture that was looked at.
+    """One image that was looked at.
 
     Attributes:
         name: as the run calls it.
@@ -40,7 +40,7 @@ class Seen:
         verdict: None without a plan.
         labels: the true boxes; None where it is not known what is there.
         labelled_ng: whether the labels make it NG; None where that is not known.
-        thumbnail: file name of its small picture, empty for none.
+        thumbnail: file name of its small image, empty for none.
     """
 
     name: str
@@ -90,13 +90,13 @@ class Content:
     Attributes:
         title: of the page.
         names: class names by index.
-        seen: the pictures, in the order in which they were looked at; gone through several times.
+        seen: the images, in the order in which they were looked at; gone through several times.
         plan: None where nothing was decided.
         promise: sentences about what is promised, and what that rests on.
         facts: (what, value) of the run: model, data, settings, versions.
-        suspects: (picture, what is suspicious of its labels), most suspicious first.
+        suspects: (image, what is suspicious of its labels), most suspicious first.
         skipped: (source, reason) of what could not be looked at; `more_skipped`: how many more there are.
-        chosen: the pictures that are shown, as `grouped`; None for all.
+        chosen: the images that are shown, as `grouped`; None for all.
     """
 
     title: str
@@ -112,25 +112,25 @@ class Content:
 
     @cached_property
     def groups(self) -> Mapping[str, Sequence[Seen]]:
-        """The pictures that are shown, as `grouped`."""
+        """The images that are shown, as `grouped`."""
         return grouped(self.seen) if self.chosen is None else self.chosen
 
     @cached_property
     def counts(self) -> Counter[str]:
-        """How many pictures each group has, those that are not shown included."""
+        """How many images each group has, those that are not shown included."""
         return Counter(picture.group for picture in self.seen)
 
     @property
     def not_shown(self) -> int:
-        """How many pictures are left out of groups that are shown."""
+        """How many images are left out of groups that are shown."""
         return sum(self.counts[key] - len(pictures) for key, pictures in self.groups.items())
 
 
 def grouped(seen: Iterable[Seen], most: int | None = None) -> dict[str, list[Seen]]:
-    """The eventful pictures by group, groups in the order of `GROUPS`; within one the clearest first, escapes the least seen first.
+    """The eventful images by group, groups in the order of `GROUPS`; within one the clearest first, escapes the least seen first.
 
     Args:
-        most: pictures of a group that are kept, the first ones; None for all.
+        most: images of a group that are kept, the first ones; None for all.
     """
     groups: dict[str, list[tuple[float, int, Seen]]] = {key: [] for key in GROUPS}
     for number, picture in enumerate(seen):

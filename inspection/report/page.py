@@ -1,4 +1,4 @@
-"""Writes a report: one HTML file with up to `INLINE` pictures, and further pages of pictures beside it where there are more."""
+"""Writes a report: one HTML file with up to `INLINE` images, and further pages of images beside it where there are more."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from inspection.report.content import GROUPS, Content, Seen
 from inspection.report.thumbnails import Thumbnails
 from inspection.rules import Code, Found
 
-INLINE = 200  # pictures inside the file, and on each further page
-MOST_BOXES = 60  # drawn on a picture
+INLINE = 200  # images inside the file, and on each further page
+MOST_BOXES = 60  # drawn on an image
 MOST_SUSPECTS, MOST_SKIPPED = 50, 50
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_report(path: Path, content: Content, thumbnails: Thumbnails) -> int:
-    """Write ``path`` (report.html) and, for more than `INLINE` pictures, pages in the folder of the thumbnails.
+    """Write ``path`` (report.html) and, for more than `INLINE` images, pages in the folder of the thumbnails.
 
     Returns:
         How many pages there are.
@@ -69,7 +69,7 @@ def _links(here: int, pages: int, path: Path, thumbnails: Thumbnails) -> list[tu
 
 
 def _index(pages: Sequence[Sequence[Seen]]) -> list[list[Any]]:
-    """[page, group, classes, how many pictures]: what the filters count on other pages."""
+    """[page, group, classes, how many images]: what the filters count on other pages."""
     counts = Counter((number, p.group, tuple(_class_set(p))) for number, pictures in enumerate(pages, 1) for p in pictures)
     return [[*key, count] for key, count in counts.items()]
 
@@ -125,8 +125,8 @@ def _overview(content: Content) -> dict[str, Any]:
         "tiles": _tiles(content), "rates": _rates(content), "defects": sum(count for _, count, _ in rows),
         "pareto": charts.pareto_chart(rows, content.names) if rows else None,
         "density": charts.density_chart(statistics.density(seen)) if rows else None,
-        "p_chart": charts.control_chart(p_chart, True, "Share of NG pictures") if p_chart else None,
-        "u_chart": charts.control_chart(u_chart, False, "Defects per picture") if u_chart else None,
+        "p_chart": charts.control_chart(p_chart, True, "Share of NG images") if p_chart else None,
+        "u_chart": charts.control_chart(u_chart, False, "Defects per image") if u_chart else None,
         "outside": (int(p_chart.outside.sum()) if p_chart else 0, int(u_chart.outside.sum()) if u_chart else 0),
         "scores": charts.score_chart(statistics.histograms(seen), _limits(content.plan)) if seen else None,
         "by_label": any(p.labelled_ng is not None for p in seen), "thresholds": _limits(content.plan),

@@ -1,6 +1,6 @@
 """Numbers of a report's charts: Pareto, density over the part, control charts, histograms of scores.
 
-Each goes through the pictures once and keeps none of them: there may be a million, read from a disk each time.
+Each goes through the images once and keeps none of them: there may be a million, read from a disk each time.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 from inspection.report.content import Seen
 from inspection.rules import Code
 
-SUBGROUPS, LEAST = 25, 20  # points of a control chart at most, pictures of a point at least
+SUBGROUPS, LEAST = 25, 20  # points of a control chart at most, images of a point at least
 CELLS = 28  # of the density map along its longer side
 BINS = 25  # of a histogram
-CHUNK = 256  # pictures that are computed with at once
+CHUNK = 256  # images that are computed with at once
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class ControlChart:
     """A p- or u-chart (Shewhart; Montgomery, Introduction to Statistical Quality Control, chapter 7), each (m,).
 
     Attributes:
-        values: rate of each subgroup of pictures in their order.
+        values: rate of each subgroup of images in their order.
         low, high: centre - and + 3 standard deviations.
-        ends: number of the last picture of each subgroup.
+        ends: number of the last image of each subgroup.
         centre: rate of all.
     """
 
@@ -57,7 +57,7 @@ def pareto(seen: Collection[Seen], classes: int) -> list[tuple[int, int, float]]
 def density(seen: Collection[Seen]) -> np.ndarray:
     """Defects over the part, (rows, columns): in each cell the sum of the shares of boxes that lie there.
 
-    Pictures of all sizes are laid over each other; the cells are square in one of the median shape.
+    Images of all sizes are laid over each other; the cells are square in one of the median shape.
     """
     ratio = _median(Counter(picture.height / picture.width for picture in seen))
     columns = CELLS if ratio <= 1 else max(1, round(CELLS / ratio))
@@ -89,12 +89,12 @@ def _shares(starts: np.ndarray, ends: np.ndarray, cells: int) -> np.ndarray:
 
 
 def p_chart(seen: Collection[Seen]) -> ControlChart | None:
-    """Share of rejected pictures in subgroups, limits p +- 3 sqrt(p (1 - p) / n_i); None for fewer than two subgroups."""
+    """Share of rejected images in subgroups, limits p +- 3 sqrt(p (1 - p) / n_i); None for fewer than two subgroups."""
     return _control((picture.rejected for picture in seen), len(seen), lambda p, n: np.sqrt(p * (1 - p) / n), 1.0)
 
 
 def u_chart(seen: Collection[Seen]) -> ControlChart | None:
-    """Defects per picture in subgroups, limits u +- 3 sqrt(u / n_i); None for fewer than two subgroups."""
+    """Defects per image in subgroups, limits u +- 3 sqrt(u / n_i); None for fewer than two subgroups."""
     return _control((len(picture.defects) for picture in seen), len(seen), lambda u, n: np.sqrt(u / n))
 
 
@@ -113,7 +113,7 @@ def _control(counts: Iterable[int], total: int, deviation: Callable[[float, np.n
 
 
 def histograms(seen: Collection[Seen]) -> dict[str, np.ndarray]:
-    """Counts (BINS,) over scores 0 to 1 of OK and NG pictures: by label where there are labels, else by verdict."""
+    """Counts (BINS,) over scores 0 to 1 of OK and NG images: by label where there are labels, else by verdict."""
     by_label = any(picture.labelled_ng is not None for picture in seen)
     counts = {name: np.zeros(BINS, dtype=int) for name in ("OK", "NG")}
     for pictures in _chunks(seen, CHUNK):

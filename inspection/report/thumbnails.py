@@ -1,4 +1,4 @@
-"""Small pictures of a report. They wait on the disk, so that memory does not grow; the page takes the first ones in."""
+"""Small images of a report. They wait on the disk, so that memory does not grow; the page takes the first ones in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Thumbnails:
         self.folder, self.count = folder, 0
 
     def add(self, pixels_bgr: np.ndarray) -> str:
-        """Keep a picture (H, W, 3) uint8 BGR; return its file name. Raises OSError when the disk refuses."""
+        """Keep an image (H, W, 3) uint8 BGR; return its file name. Raises OSError when the disk refuses."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.count += 1
         name = f"{self.count:06d}.jpg"
@@ -27,7 +27,7 @@ class Thumbnails:
         return name
 
     def take(self, name: str) -> str:
-        """Return a picture as a `data:` address, and remove its file."""
+        """Return an image as a `data:` address, and remove its file."""
         file = self.folder / name
         data = file.read_bytes()
         file.unlink()
@@ -40,9 +40,9 @@ class Thumbnails:
 
 
 def small(pixels_bgr: np.ndarray) -> bytes:
-    """Return a picture as a JPEG of at most `SIDE` pixels."""
+    """Return an image as a JPEG of at most `SIDE` pixels."""
     height, width = pixels_bgr.shape[:2]
-    step = max(1, min(height, width) // (2 * SIDE))  # huge pictures: every n-th pixel first
+    step = max(1, min(height, width) // (2 * SIDE))  # huge images: every n-th pixel first
     picture = Image.fromarray(np.ascontiguousarray(pixels_bgr[::step, ::step]))
     picture.thumbnail((SIDE, SIDE), Image.Resampling.BILINEAR)
     picture = Image.merge("RGB", picture.split()[::-1])  # of few pixels

@@ -1,4 +1,4 @@
-"""How pictures come: from a folder that is watched, a network stream, a camera of this machine.
+"""How images come: from a folder that is watched, a network stream, a camera of this machine.
 
 `add_arguments` and `read_options` are for a command line, `open_cameras` for the service.
 """

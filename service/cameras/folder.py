@@ -1,4 +1,4 @@
-"""A folder into which a line drops pictures: each has one outcome, also across restarts. Nothing in the folder is changed."""
+"""A folder into which a line drops images: each has one outcome, also across restarts. Nothing in the folder is changed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_BYTES = 2**30  # of a file; a larger one is not read, and so its outcome is
 NAMED = 3  # files that are told by name where many cannot be read
 WHOLE_SECOND = 10**9  # ns: a file system whose times are that coarse cannot tell a renamed file from a new one
 
-Answered = Callable[[str, float], bool]  # whether a picture of this source name was accepted since then (seconds, `time.time`)
+Answered = Callable[[str, float], bool]  # whether an image of this source name was accepted since then (seconds, `time.time`)
 
 
 def _never(source: str, since: float) -> bool:
@@ -37,18 +37,18 @@ def _never(source: str, since: float) -> bool:
 class FolderCamera:
     """Watches a folder, its sub-folders and links.
 
-    A picture is a file's path, size and time of last change. Overwritten, it is a new picture; renamed, it is the same.
+    An image is a file's path, size and time of last change. Overwritten, it is a new image; renamed, it is the same.
 
     Args:
         options: which folder.
         ledger: what has had its outcome.
         teller: takes what happens.
-        answered: asked at the start about the one picture that an earlier process may not have ended; where it was
+        answered: asked at the start about the one image that an earlier process may not have ended; where it was
             accepted, it has its outcome from the service, else it is submitted (again).
 
     Attributes:
-        submitted: pictures that have had their outcome since the start.
-        renamed: pictures that came again under another name.
+        submitted: images that have had their outcome since the start.
+        renamed: images that came again under another name.
     """
 
     def __init__(self, options: FolderOptions, ledger: Ledger, teller: Teller, answered: Answered = _never) -> None:
@@ -67,7 +67,7 @@ class FolderCamera:
             ledger.start(self._file_key(version) for versions in earlier for version in versions)
 
     def run(self, submit: Submit, stop: Event) -> None:
-        """Submit pictures in the order in which they were written, until `stop` is set."""
+        """Submit images in the order in which they were written, until `stop` is set."""
         while not stop.is_set():
             began = time.monotonic()
             try:
@@ -80,7 +80,7 @@ class FolderCamera:
                         return
                     self._take(version, submit)
                 self._tell_left_out()
-            except Exception as error:  # the folder is gone, or the service does not take pictures now
+            except Exception as error:  # the folder is gone, or the service does not take images now
                 if stop.is_set():
                     return
                 self._unreachable(error)
@@ -89,7 +89,7 @@ class FolderCamera:
             stop.wait(max(POLL, POLL_SHARE * took))
 
     def healthy(self) -> bool:
-        """Whether the folder can be read, its pictures too, and the ledger written."""
+        """Whether the folder can be read, its images too, and the ledger written."""
         return self.reason == "" and not self.ledger.fault
 
     def state(self) -> CameraState:
@@ -130,7 +130,7 @@ class FolderCamera:
         self.ledger.add(keys)
         self.submitted += 1
         if self.ledger.fault:
-            self.teller.repeated("ledger", f"the ledger cannot be written ({self.ledger.fault}): after a restart pictures would be "
+            self.teller.repeated("ledger", f"the ledger cannot be written ({self.ledger.fault}): after a restart images would be "
                                  "inspected twice; free space")  # fmt: skip
 
     def _file_key(self, version: Version) -> int:

@@ -1,7 +1,7 @@
-"""Which pictures of a watched folder have had their outcome: a file of keys that is only appended to, 16 bytes a picture.
+"""Which images of a watched folder have had their outcome: a file of keys that is only appended to, 16 bytes an image.
 
-Not a database: ten million pictures are 160 MB on disk and in memory, read in a second, and one `write` a picture. Keys
-are 64 bits of BLAKE2b with a secret of the ledger's own: among ten million pictures, that any two share one has a
+Not a database: ten million images are 160 MB on disk and in memory, read in a second, and one `write` an image. Keys
+are 64 bits of BLAKE2b with a secret of the ledger's own: among ten million images, that any two share one has a
 chance of 1 in 100,000.
 """
 
@@ -25,12 +25,12 @@ MAGIC = b"tandem ledger 1\n"
 HEADER = len(MAGIC) + 16  # and the secret
 KEY = 8  # bytes
 MERGED_AT = 1 << 16  # keys
-STARTED = 0  # not the key of a picture
+STARTED = 0  # not the key of an image
 CLOCK = 0.001  # seconds: times of acceptance are written in milliseconds
 
 
 class Ledger:
-    """The pictures of one folder that have had their outcome.
+    """The images of one folder that have had their outcome.
 
     Args:
         folder: of this ledger alone; made where it is missing.
@@ -61,7 +61,7 @@ class Ledger:
         except OSError as error:
             raise UserError(f"{path}: expected a file to write, got: {error.strerror}; choose another folder") from None
         if not header.startswith(MAGIC):
-            raise UserError(f"{path}: expected a ledger of watched pictures, got another file; move it away")
+            raise UserError(f"{path}: expected a ledger of watched images, got another file; move it away")
         self._secret = header[len(MAGIC) :]
         self.fresh = not len(keys)
         self._old, self._new = np.sort(keys), set[int]()
@@ -69,7 +69,7 @@ class Ledger:
         self.fault = ""
 
     def start(self, keys: Iterable[int] = ()) -> None:
-        """Begin, with the keys of pictures that are to be left alone: all of them, or none if the process ends on the way."""
+        """Begin, with the keys of images that are to be left alone: all of them, or none if the process ends on the way."""
         self.add(chain(keys, [STARTED]))
         self.fresh = False
 
@@ -78,7 +78,7 @@ class Ledger:
         return self._key(b"file %d %d " % (size, mtime_ns), name)
 
     def content_key(self, data: bytes, mtime_ns: int) -> int:
-        """The key of a picture wherever it lies: its content and time. A file that was renamed keeps both."""
+        """The key of an image wherever it lies: its content and time. A file that was renamed keeps both."""
         return self._key(b"content %d " % mtime_ns, hashlib.blake2b(data, digest_size=32).digest())
 
     def __contains__(self, key: int) -> bool:
@@ -95,14 +95,14 @@ class Ledger:
         return known
 
     def begin(self, source: str, keys: list[int]) -> None:
-        """Note that a picture is on its way to its outcome, in case the process ends before that."""
+        """Note that an image is on its way to its outcome, in case the process ends before that."""
         try:
             self._begun.write_text(json.dumps({"source": source, "keys": keys, "time": time.time() - CLOCK}), encoding="utf-8")
         except OSError as error:
             self._refused(error)
 
     def begun(self) -> tuple[str, list[int], float] | None:
-        """The source, keys and time of a picture that an earlier process had begun and not ended."""
+        """The source, keys and time of an image that an earlier process had begun and not ended."""
         try:
             found = json.loads(self._begun.read_text(encoding="utf-8"))
             return found["source"], found["keys"], found["time"]

@@ -21,7 +21,7 @@ SIGNALS = 0.5  # seconds between two looks at whether to stop
 
 
 class LiveCamera:
-    """Submits only what was received: while the camera is away there are no pictures, and so no outcomes.
+    """Submits only what was received: while the camera is away there are no images, and so no outcomes.
 
     Args:
         options: which camera.
@@ -50,7 +50,7 @@ class LiveCamera:
                     submit(frame, self.name)
                     self.submitted += 1
                 self._ended(self._stream)
-            except Exception as error:  # of the service, which does not take pictures now, or a bug of ours
+            except Exception as error:  # of the service, which does not take images now, or a bug of ours
                 self._unhealthy(f"{type(error).__name__}: {error}")
             finally:
                 self._stream.stop()

@@ -1,4 +1,4 @@
-"""Where pictures come from, as the command line says it: folders, cameras, streams."""
+"""Where images come from, as the command line says it: folders, cameras, streams."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class CameraState:
     """How a camera is: counts since the start of the process, and why it is not healthy, empty where it is.
 
     Attributes:
-        submitted: pictures that have had their outcome.
+        submitted: images that have had their outcome.
         waiting: files that were found, and are still being written or wait for their turn.
         skipped: frames replaced by later ones before they were inspected; files deleted before they were read.
         reason: what is wrong.
@@ -94,7 +94,7 @@ def _folder(text: str) -> str:
 
 
 def _check_apart(watched: list[Path], own: Iterable[Path]) -> None:
-    """Refuse folders of which one lies in another: their pictures would be inspected twice, or those that we keep again."""
+    """Refuse folders of which one lies in another: their images would be inspected twice, or those that we keep again."""
     real = [path.resolve() for path in watched]
     kept = [Path(path).resolve() for path in own]
     for number, folder in enumerate(real):

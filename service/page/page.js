@@ -2,11 +2,11 @@
 
 const byId = (id) => document.getElementById(id);
 const COLOURS = ["#e6194b", "#0082c8", "#f58231", "#911eb4", "#008080", "#3cb44b", "#f032e6", "#aa6e28", "#000080", "#808000"];
-const SHARP = 1000; // px of the longer side of a drawn picture, at least
+const SHARP = 1000; // px of the longer side of a drawn image, at least
 const NAMED = 12; // boxes with a label and a row of the table, the best ones
 const EVERY = 2000; // ms between two looks at the last verdicts
 let token = sessionStorage.getItem("token") || "";
-let waiting = null; // the picture that was dropped before the token was known
+let waiting = null; // the image that was dropped before the token was known
 
 async function ask(path, options = {}) {
   const headers = token ? { Authorization: `Bearer ${token}` } : {};
@@ -30,7 +30,7 @@ function row(cells) {
 
 function draw(image, boxes) {
   const canvas = byId("picture");
-  const scale = Math.max(1, SHARP / Math.max(image.width, image.height)); // small pictures get sharp lines too
+  const scale = Math.max(1, SHARP / Math.max(image.width, image.height)); // small images get sharp lines too
   const [wide, high] = [image.width * scale, image.height * scale];
   canvas.width = wide;
   canvas.height = high;

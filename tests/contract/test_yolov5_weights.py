@@ -23,7 +23,7 @@ from ultralytics.utils.nms import non_max_suppression
 WEIGHTS = ROOT.parent / "shared/weights/yolov5n_coco_state_dict_fp16.pt"
 PERSON, BUS = 0, 5
 PERSONS, BUSES = (0.88, 0.82, 0.79, 0.52), (0.49,)  # reference scores, about: they vary with resizing and BatchNorm's eps
-BOXES_XYXY = {"bus": (17, 233, 802, 745), "person": (50, 399, 241, 905)}  # in the picture of 810 x 1080, checked by eye
+BOXES_XYXY = {"bus": (17, 233, 802, 745), "person": (50, 399, 241, 905)}  # in the image of 810 x 1080, checked by eye
 
 
 @pytest.fixture(scope="module")

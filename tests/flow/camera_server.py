@@ -28,7 +28,7 @@ class Answer:
         self.handler.end_headers()
 
     def jpeg(self, seed: int, height: int = 64, width: int = 64, keep: float = 1.0) -> None:
-        """Send a picture, `keep` of it where it is cut off."""
+        """Send an image, `keep` of it where it is cut off."""
         data = cv2.imencode(".jpg", picture(seed, height, width))[1].tobytes()
         self.write(HEADER % len(data) + data[: int(keep * len(data))] + b"\r\n" * (keep == 1.0))
 
@@ -37,13 +37,13 @@ Script = Callable[[Answer], None]
 
 
 def picture(seed: int, height: int = 64, width: int = 64) -> np.ndarray:
-    """A picture that differs from that of any other seed, never dark."""
+    """An image that differs from that of any other seed, never dark."""
     coarse = np.random.default_rng(seed).integers(60, 256, (8, 8, 3), dtype=np.uint8)
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def frames(seeds: range, pause: float = 0.05, height: int = 64, width: int = 64, hang: float = 0.0) -> Script:
-    """A connection that sends pictures, then nothing for `hang` seconds, and is closed."""
+    """A connection that sends images, then nothing for `hang` seconds, and is closed."""
 
     def script(answer: Answer) -> None:
         answer.head()
@@ -56,7 +56,7 @@ def frames(seeds: range, pause: float = 0.05, height: int = 64, width: int = 64,
 
 
 def cut_off(seeds: range) -> Script:
-    """A connection that is closed in the middle of its last picture."""
+    """A connection that is closed in the middle of its last image."""
 
     def script(answer: Answer) -> None:
         answer.head()

@@ -1,4 +1,4 @@
-"""Reports made without a network: pictures drawn here, boxes and labels drawn by chance, a plan by hand."""
+"""Reports made without a network: images drawn here, boxes and labels drawn by chance, a plan by hand."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def plan() -> Plan:
 
 
 def write(folder: Path, count: int, decided: bool = True, labelled: bool = True, seed: int = 0, side: int = 200) -> Path:
-    """Write a report of `count` pictures, of which a quarter has defects; return its path."""
+    """Write a report of `count` images, of which a quarter has defects; return its path."""
     rng = np.random.default_rng(seed)
     chosen = plan() if decided else None
     thumbnails, seen = Thumbnails(folder / "report-pictures"), []

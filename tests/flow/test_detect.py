@@ -284,7 +284,7 @@ def test_memory_does_not_grow_with_the_number_of_images(weights: Path, tmp_path:
     finally:
         tracemalloc.stop()
     assert len(read_json(tmp_path / "runs")["images"]) == 400
-    # One picture is 3,072 bytes, its detections some 1,000: held 350 times they would be seen.
+    # One image is 3,072 bytes, its detections some 1,000: held 350 times they would be seen.
     assert in_use[400] - in_use[50] < 60_000, f"bytes in use after 50 and 400 images: {in_use}"
 
 

@@ -87,7 +87,7 @@ def test_no_video_ends_the_others(weights: Path, tmp_path: Path, capsys: pytest.
     reasons = {Path(entry["image"]).name: entry["reason"] for entry in content["skipped"]}
     assert reasons.pop("b_cut.avi") == f"only {len(cut)} of 24 frames can be read"
     assert set(reasons) == {"c_none.mp4", "d_without_frames.avi"}
-    assert "Skipped: 2 unreadable" in printed and "Pictures lost: 1 times" in printed and "drawn into e_sizes-3.mp4" in printed
+    assert "Skipped: 2 unreadable" in printed and "Images lost: 1 times" in printed and "drawn into e_sizes-3.mp4" in printed
     assert [e["width"] for e in content["images"] if e["image"] == "e_sizes.avi"] == [40, 40, 41, 41, 41]
 
 
@@ -106,7 +106,7 @@ def test_a_stream_that_drops_has_a_result_and_a_drawing_for_each_frame_received(
     assert set(sizes) == {(64, 64), (96, 128)} and list(parts.values()) == [sizes.count((96, 128)), sizes.count((64, 64))]
     assert [entry["frame"] for entry in content["images"]] == sorted({entry["frame"] for entry in content["images"]})
     assert len(content["skipped"]) == 2 and content["skipped"][0]["image"] == url
-    assert "no frame after frame 8 (connection closed); connecting again" in printed and "Pictures lost: 2 times" in printed
+    assert "no frame after frame 8 (connection closed); connecting again" in printed and "Images lost: 2 times" in printed
     assert not any("secret" in path.name for path in tmp_path.rglob("*")) and "secret" not in printed + json.dumps(content)
 
 
@@ -135,7 +135,7 @@ def test_a_drawing_that_fails_costs_the_drawing_only(weights: Path, tmp_path: Pa
     out, printed, content = tmp_path / "runs/exp", capsys.readouterr().out, results(tmp_path / "runs")
     assert len(content["images"]) == 7 and content["skipped"] == []
     assert sorted(path.name for path in out.glob("*.png")) == ["a.png", "c.png"] and list(drawn(out).values()) == [1]
-    assert "Not drawn: 4 pictures" in printed
+    assert "Not drawn: 4 images" in printed
     told = [line for line in printed.splitlines() if line.startswith("not drawn")]
     assert f"not drawn {tmp_path / 'in/b.avi'}: OSError: a font is missing" in told and len(told) < 4, "each once in a row"
 
@@ -146,7 +146,7 @@ def test_a_drawing_that_cannot_be_encoded_costs_the_drawing_only(weights: Path, 
     write_image(tmp_path / "in/b.png", 1)
     assert run(weights, [tmp_path / "in"], tmp_path / "runs") == 1
     assert sorted(path.name for path in (tmp_path / "runs/exp").glob("*.*g")) == ["b.png"]
-    assert "Not drawn: 1 pictures" in capsys.readouterr().out and len(results(tmp_path / "runs")["images"]) == 2
+    assert "Not drawn: 1 images" in capsys.readouterr().out and len(results(tmp_path / "runs")["images"]) == 2
 
 
 def test_a_window_that_fails_is_said_and_closed(weights: Path, tmp_path: Path, monkeypatch, capsys) -> None:

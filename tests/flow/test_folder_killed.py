@@ -1,4 +1,4 @@
-"""A watched folder whose service is killed again and again while pictures come: each has exactly one outcome."""
+"""A watched folder whose service is killed again and again while images come: each has exactly one outcome."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ camera.run(submit, threading.Event())
 
 
 def drop(folder: Path) -> None:
-    """Write pictures as a line does, in both ways."""
+    """Write images as a line does, in both ways."""
     for number in range(PICTURES):
         target = folder / f"{number}.jpg"
         part = target if number % 2 else folder / f"{number}.part"

@@ -1,4 +1,4 @@
-"""tandem.py and hubconf.py: the same boxes as detect.py, whatever a picture comes as, and mistakes told in one line."""
+"""tandem.py and hubconf.py: the same boxes as detect.py, whatever an image comes as, and mistakes told in one line."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ MISTAKES = [
     (lambda d, p: d(p / "none"), "nothing is there"),
     (lambda d, p: d(3), "got int"),
     (lambda d, p: d([None]), "got NoneType"),
-    (lambda d, p: d(np.zeros((2, 8, 8, 3), np.uint8)), "several pictures as a list"),
+    (lambda d, p: d(np.zeros((2, 8, 8, 3), np.uint8)), "several images as a list"),
     (lambda d, p: d(np.full((8, 8, 3), -1.0)), "got float64 from -1"),
     (lambda d, p: d(torch.zeros(8, 8, 3)), "expected a tensor"),
     (lambda d, p: tandem.export(p / "best.pt", "onxx"), "did you mean 'onnx'"),

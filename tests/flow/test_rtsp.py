@@ -94,7 +94,7 @@ def test_the_service_reads_rtsp_and_connects_again_for_ever(caplog) -> None:
     port = free_port()
     service = Service(f"rtsp://user:secret@127.0.0.1:{port}/line")
     until(lambda: "connection refused" in service.camera.state().reason)
-    assert not service.camera.healthy() and not service.seen, "no pictures, no outcomes"
+    assert not service.camera.healthy() and not service.seen, "no images, no outcomes"
     for codec in ("jpeg", "h264"):
         with rtsp_server.camera(port, codec, password="secret"):
             before = len(service.seen)
@@ -123,7 +123,7 @@ def test_a_stream_that_ends_is_connected_again() -> None:
 
 
 class Device:
-    """OpenCV's camera 7, which is plugged in for four pictures at a time."""
+    """OpenCV's camera 7, which is plugged in for four images at a time."""
 
     plugged = 0
 

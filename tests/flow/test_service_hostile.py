@@ -169,7 +169,7 @@ def slow_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ask_at_once(service: Service, number: int, prefix: str = "") -> list[tuple[int, float, dict, str]]:
-    """Status, seconds, content and Retry-After of answers to pictures sent at the same time; those without one are left out."""
+    """Status, seconds, content and Retry-After of answers to images sent at the same time; those without one are left out."""
     told: list[tuple[int, float, dict, str]] = []
 
     def ask(one: int) -> None:
@@ -204,7 +204,7 @@ def test_a_full_queue_says_so_at_once(slow_weights):
 
 
 def kill_and_look(slow_weights: Path, folder: Path, delay: float, prefix: str) -> int:
-    """Kill the service seconds after it accepted a picture, start it again; each has one outcome. Returns how many were lost."""
+    """Kill the service seconds after it accepted an image, start it again; each has one outcome. Returns how many were lost."""
     service = Service("--weights", slow_weights, "--journal", folder)
 
     def kill() -> None:

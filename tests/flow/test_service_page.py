@@ -1,4 +1,4 @@
-"""The live page as a browser shows it: a picture is inspected and drawn, nothing of an answer is run, nothing is wider than the window."""
+"""The live page as a browser shows it: an image is inspected and drawn, nothing of an answer is run, nothing is wider than the window."""
 
 from __future__ import annotations
 

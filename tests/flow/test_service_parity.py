@@ -67,7 +67,7 @@ def ours(weights: Path, limits: Limits, decision: str | None = None) -> Inspecto
 
 
 def theirs(weights: Path, place: Path, *more: str) -> dict[str, np.ndarray]:
-    """Boxes (n, 6) of each picture as detect.py has them before it rounds them for its files."""
+    """Boxes (n, 6) of each image as detect.py has them before it rounds them for its files."""
     tables: dict[str, np.ndarray] = {}
 
     def consume(_: Run, results) -> None:

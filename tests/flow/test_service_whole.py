@@ -58,4 +58,4 @@ def test_from_a_folder_to_a_web_server_and_a_plc_through_a_kill(tmp_path: Path, 
     assert list(told.values()).count("UNDEFINED") <= 3  # the last two, and the one that was being looked at
     rules = {body["Source"]: body["Rule"] for body in web.bodies}
     assert rules["in/7.png"] == "expected a file of at most 1,073,741,824 bytes, got 1,073,741,825"
-    assert plc.written and plc.registers[1] == 0  # the last one was no picture
+    assert plc.written and plc.registers[1] == 0  # the last one was no image

@@ -70,7 +70,7 @@ def start(journal: Journal, sinks: list[Delivery]) -> Line:
 
 
 def inspect(folder: str, point: str) -> None:
-    """Inspect one picture and be killed; runs in a process of its own."""
+    """Inspect one image and be killed; runs in a process of its own."""
     journal, sinks = parts(Path(folder), SINKS)
     who, name, before = POINTS[point]
     holder = journal if who == "journal" else sinks[0]

@@ -52,7 +52,7 @@ class Seen:
 
 
 def is_one_of(image: np.ndarray, seeds: range) -> bool:
-    """Whether a frame is one of the pictures sent, JPEG's loss aside."""
+    """Whether a frame is one of the images sent, JPEG's loss aside."""
     height, width = image.shape[:2]
     return any(np.abs(image.astype(int) - picture(seed, height, width)).mean() < 12 for seed in seeds)
 
@@ -248,7 +248,7 @@ def test_a_camera_that_is_unplugged_comes_back_with_grey_and_other_frames(monkey
     assert seen.numbers == [1, 2, 3, 4, 5] and {image.shape for image in seen.frames} == {(64, 64, 3)}
     assert {image.dtype for image in seen.frames} == {np.dtype(np.uint8)}
     assert (seen.frames[2][..., 1] == picture(2)[..., 0]).all() and (seen.frames[3] == picture(3)).all()
-    assert len(seen.losses) == 2 and "the camera gives no picture" in seen.losses[0] and seen.items[0].fps == 0
+    assert len(seen.losses) == 2 and "the camera gives no image" in seen.losses[0] and seen.items[0].fps == 0
 
 
 def test_an_error_of_ours_in_a_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -193,9 +193,9 @@ def test_small_images_and_videos_in_a_folder_with_large_ones(place: Path, tmp_pa
     assert run(place / "best.pt", folder, tmp_path / "tiled", *TILED) == 0
     printed = capsys.readouterr().out
     assert "image 2/3, 12 tiles" in printed and "image 1/3 " in printed and "(frame 2/2), 12 tiles" in printed
-    assert "4 images" in printed and "no picture is larger" not in printed
+    assert "4 images" in printed and "no image is larger" not in printed
     assert run(place / "best.pt", folder / "a-small.png", tmp_path / "tiled", *TILED, "--name", "small") == 0
-    assert "--tile 64: no picture is larger than a tile" in capsys.readouterr().out
+    assert "--tile 64: no image is larger than a tile" in capsys.readouterr().out
     assert run(place / "best.pt", folder / "a-small.png", tmp_path / "whole") == 0
     rows, whole = found(tmp_path / "tiled", "small")["a-small.png"], found(tmp_path / "whole")["a-small.png"]
     assert rows == whole and whole

@@ -1,4 +1,4 @@
-"""Distillation without labels: from pictures to a student, and from that to an ordinary run."""
+"""Distillation without labels: from images to a student, and from that to an ordinary run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ HEAD = "model.4."
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Labelled data, a teacher of other classes, and a folder of pictures whose labels, were they read, would be refused."""
+    """Labelled data, a teacher of other classes, and a folder of images whose labels, were they read, would be refused."""
     folder = tmp_path_factory.mktemp("unlabelled")
     write_data(folder)
     write_model(folder / "model.yaml", width=8)
@@ -44,7 +44,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def label_free(place: Path, **changes: Any) -> dict[str, Any]:
-    """Arguments of a run on the pictures alone, without `data`."""
+    """Arguments of a run on the images alone, without `data`."""
     usual = {"teacher": str(place / "teacher.pt"), "unlabelled": str(place / "line"), "teacher_init": False, "lr0": 0.01,
              "distill": "cwd"}  # fmt: skip
     return {name: value for name, value in training(place, **usual | changes).items() if name != "data"}
@@ -52,7 +52,7 @@ def label_free(place: Path, **changes: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def run(place: Path) -> Path:
-    """Ten epochs on the pictures, by `cwd`."""
+    """Ten epochs on the images, by `cwd`."""
     return train(label_free(place, name="pictures", epochs=10, batch=2, nbs=2, plots=True, auto_anchors=True))
 
 
@@ -93,7 +93,7 @@ def test_best_is_the_epoch_that_is_closest_on_the_held_out_pictures(run: Path) -
 def test_the_header_says_that_there_are_no_labels(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO"):
         train(label_free(place, name="header", epochs=1, distill="cwd+0.5*mgd"))
-    assert "NO LABELS are used: 18 pictures of " in caplog.text and ", and 2 held out" in caplog.text
+    assert "NO LABELS are used: 18 images of " in caplog.text and ", and 2 held out" in caplog.text
     assert "kd_* and adaptive have no effect" in caplog.text and "best possible recall" not in caplog.text
 
 
@@ -151,7 +151,7 @@ def test_a_resumed_run_ends_as_one_that_was_not_interrupted(place: Path, monkeyp
             train(label_free(place, name="killed", epochs=3))
     last = place / "runs/killed/weights/last.pt"
     assert read(last)["format"] == RUN
-    write_image(place / "line/new.png", seed=99)  # the run goes on with the pictures that it began with
+    write_image(place / "line/new.png", seed=99)  # the run goes on with the images that it began with
     try:
         resumed = train({"resume": str(last)})
     finally:
@@ -223,7 +223,7 @@ def test_yolov5_s_own_tensors_are_a_teacher(place: Path, tmp_path: Path) -> None
         ({"unlabelled": "{place}/labels"}, r"labels: expected two images or more, got none"),
         ({"unlabelled": "{place}/runs/nothing.yaml"}, r"nothing\.yaml' not found"),
         ({"unlabelled": "{place}/line/0/00.png"}, r"expected two images or more, got only 00\.png"),
-        ({"teacher": None}, r"--unlabelled: pictures without labels teach nothing alone; give the teacher with --teacher"),
+        ({"teacher": None}, r"--unlabelled: images without labels teach nothing alone; give the teacher with --teacher"),
         ({"distill": "attention"}, r"--unlabelled: attention needs labels.*\(auto, cwd, mgd, pkd, score_l2\)"),
         ({"distill": "cwd+output"}, r"--unlabelled: output needs labels"),
         ({"distill": "sdd"}, r"--unlabelled: sdd needs labels"),

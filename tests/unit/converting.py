@@ -1,4 +1,4 @@
-"""Sources for converters, made by hand, and what came out of them: which picture got which boxes."""
+"""Sources for converters, made by hand, and what came out of them: which image got which boxes."""
 
 import contextlib
 import io
@@ -13,7 +13,7 @@ import numpy as np
 from data.convert.__main__ import main
 from data.dataset import resolve
 
-SIZE = (100, 50)  # width, height of every picture that is not said to be another
+SIZE = (100, 50)  # width, height of every image that is not said to be another
 BOX = (10, 10, 30, 20)  # of every annotation that is not said to be another
 ROW = [0.2, 0.3, 0.2, 0.2]  # its row in a label file
 
@@ -57,7 +57,7 @@ def put(path: Path, text: str | bytes) -> Path:
 
 @dataclass
 class Converted:
-    """Exit status, what was printed, and for each picture (its path in the source, or in `out` when it is not
+    """Exit status, what was printed, and for each image (its path in the source, or in `out` when it is not
     there) the (class name, centre x, centre y, width, height) of its boxes."""
 
     status: int
@@ -66,7 +66,7 @@ class Converted:
 
     @property
     def labels(self) -> dict[str, list[str]]:
-        """Return the class names of each picture's boxes."""
+        """Return the class names of each image's boxes."""
         return {image: [row[0] for row in rows] for image, rows in self.boxes.items()}
 
 

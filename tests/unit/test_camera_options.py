@@ -1,4 +1,4 @@
-"""Where pictures come from, on the command line: what it means, and one line for each that means nothing."""
+"""Where images come from, on the command line: what it means, and one line for each that means nothing."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def test_labelme(tmp_path, case):
 
 
 def test_labelme_picture_inside_the_json(tmp_path):
-    """It is used, linked sources or not, where the file is not there; never instead of it; no picture is said."""
+    """It is used, linked sources or not, where the file is not there; never instead of it; no image is said."""
     data = base64.b64encode(picture(tmp_path / "x.png").read_bytes()).decode()
     picture(tmp_path / "s/b.png")
     put(tmp_path / "s/a.json", labelme("gone.jpg", imageData=data))
@@ -241,7 +241,7 @@ def test_labelme_picture_inside_the_json(tmp_path):
     out = tmp_path / "out/images/all"
     assert (out / "a.png").read_bytes() == (tmp_path / "x.png").read_bytes() and not (out / "a.png").is_symlink()
     assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png", "c.png"] and (out / "b.png").is_symlink()
-    assert done.said.count("its imageData is no picture") == 2 and "d2.json: its image was not found" in done.said
+    assert done.said.count("its imageData is no image") == 2 and "d2.json: its image was not found" in done.said
 
 
 @pytest.mark.parametrize("lines", ["10 10 30 20 6", "10,10,30,20,6\r\n", "10, 10, 30, 20, 6", "10\t10\t30\t20\t6",

@@ -1,4 +1,4 @@
-"""The picture that was annotated and the one that is there: EXIF orientation, and sizes that differ."""
+"""The image that was annotated and the one that is there: EXIF orientation, and sizes that differ."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from PIL import Image
 from data.convert.base import Annotation, Log
 from data.convert.frame import fit
 
-SEEN = (60, 40)  # width, height of the picture as it is seen
+SEEN = (60, 40)  # width, height of the image as it is seen
 MARK = (5, 10, 20, 18)  # x1 y1 x2 y2 of a white rectangle in it
 
 
@@ -37,7 +37,7 @@ def box_of(pixels: np.ndarray) -> tuple:
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("as_stored", [False, True])
 def test_orientation(tmp_path, orientation, as_stored):
-    """Boxes drawn on the stored picture or on the turned one end where the mark is seen; the size tells which."""
+    """Boxes drawn on the stored image or on the turned one end where the mark is seen; the size tells which."""
     path = turned(tmp_path / "a.png", orientation)
     stored = np.asarray(Image.open(path))
     swaps = orientation in (5, 6, 7, 8)
@@ -65,7 +65,7 @@ def test_an_orientation_that_nothing_decides_is_said(tmp_path, orientation, size
     assert box == MARK and list(log.mended) == ["images turned by EXIF: boxes taken as drawn on the turned image"]
 
 
-# size that was written, box, the box in the picture of 100 x 50 (None: left out), what is said
+# size that was written, box, the box in the image of 100 x 50 (None: left out), what is said
 SIZES = {
     "half": ((200, 100), (20, 20, 60, 40), ROW, "boxes scaled to the size of the image: 1"),
     "double": ((50, 25), (5, 5, 15, 10), ROW, "boxes scaled to the size of the image: 1"),
@@ -75,7 +75,7 @@ SIZES = {
     "sides-swapped": ((50, 100), (10, 10, 30, 20), ROW, "boxes taken as written: 1"),
     "turned-by-hand": ((50, 100), (10, 60, 30, 90), None,
                        "annotated as 50 x 100, the image is 100 x 50, and boxes lie outside"),
-    "cropped": ((640, 480), (300, 300, 310, 310), None, "it is another picture or was changed"),
+    "cropped": ((640, 480), (300, 300, 310, 310), None, "it is another image or was changed"),
     "zero": ((0, 0), (10, 10, 30, 20), ROW, ""),
     "the-same": ((100, 50), (10, 10, 30, 20), ROW, ""),
 }

@@ -1,4 +1,4 @@
-"""Which picture an annotation gets: the one that it names, or none."""
+"""Which image an annotation gets: the one that it names, or none."""
 
 import os
 import re
@@ -142,7 +142,7 @@ def test_the_picture_that_is_named(tmp_path, case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_no_picture_of_a_defect_becomes_defect_free(tmp_path, case):
-    """With --background, a picture that an annotation names or may name is never one without defects."""
+    """With --background, an image that an annotation names or may name is never one without defects."""
     kind, images, named, expected, _ = CASES[case]
     done = convert(kind, make(tmp_path, kind, images, named), "--background")
     free = {image for image, labels in done.labels.items() if not labels}

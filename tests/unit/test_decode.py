@@ -131,7 +131,7 @@ def test_images_are_upright_and_their_size_agrees(tmp_path: Path, kind: str) -> 
 def test_pages_are_counted_and_smaller_copies_are_none(tmp_path: Path) -> None:
     others = [Image.fromarray(GREY)] * 2
     (tmp_path / "scan.tif").write_bytes(saved("TIFF", save_all=True, append_images=others))
-    assert read_image(tmp_path / "scan.tif").note == "holds 3 pictures, of which only the first is used"
+    assert read_image(tmp_path / "scan.tif").note == "holds 3 images, of which only the first is used"
     pyramid = io.BytesIO()
     small = Image.fromarray(GREY[::2, ::2])
     small.encoderinfo = {"tiffinfo": {254: 1}}

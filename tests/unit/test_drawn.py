@@ -1,4 +1,4 @@
-"""Pictures of many materials: every material and family draws, boxes are where something is seen, seeds decide alone."""
+"""Images of many materials: every material and family draws, boxes are where something is seen, seeds decide alone."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def scenes(material: str, family: str | None = None, count: int = 4) -> list:
 
 @pytest.mark.parametrize("material", MATERIALS)
 def test_every_material(material):
-    """Pictures differ, hold boxes inside them, of families of the material alone; some are grey, some coloured."""
+    """Images differ, hold boxes inside them, of families of the material alone; some are grey, some coloured."""
     pictures, rows = zip(*(draw_scene(np.random.default_rng((1, i)), SIZE, material) for i in range(12)))
     assert all(p.shape == (SIZE, SIZE, 3) and p.dtype == np.uint8 for p in pictures)
     assert len({p.tobytes() for p in pictures}) == 12 and min(p.std() for p in pictures) > 0
@@ -61,7 +61,7 @@ def test_every_family_is_seen_in_its_box(family):
 
 
 def test_nothing_is_changed_far_from_boxes():
-    """What a picture's defects change lies in their boxes, but for faint borders of soft ones."""
+    """What an image's defects change lies in their boxes, but for faint borders of soft ones."""
     shares = []
     for material in MATERIALS:
         for scene in scenes(material):
@@ -122,7 +122,7 @@ def content(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.long
 def test_files_do_not_depend_on_workers(tmp_path):
-    """Nor does a picture depend on how many follow it."""
+    """Nor does an image depend on how many follow it."""
     arguments = dict(size=64, seed=4, materials=("rolled", "bare_board", "glass"))
     one = make_sample(tmp_path / "one", images=70, **arguments).parent
     two = make_sample(tmp_path / "two", images=70, workers=2, **arguments).parent

@@ -41,7 +41,7 @@ def detector(kind: str, seed: int = 0) -> nn.Module:
 
 
 def picture(seed: int) -> tuple[torch.Tensor, np.ndarray]:
-    """A noisy picture (1, 3, SIDE, SIDE) with a bright square, and its box; dark squares lie around, and under it."""
+    """A noisy image (1, 3, SIDE, SIDE) with a bright square, and its box; dark squares lie around, and under it."""
     rng = np.random.default_rng(seed)
     pixels = rng.uniform(0.4, 0.6, (3, SIDE, SIDE))
     for x, y in rng.integers(0, SIDE - 16, (4, 2)):
@@ -127,7 +127,7 @@ def test_the_energy_gate(network: Detector, kind: str) -> None:
 
 
 def test_random_masks_find_what_a_detector_looks_at() -> None:
-    """A detector that scores by the brightness of one corner of the picture, wherever it says the box is."""
+    """A detector that scores by the brightness of one corner of the image, wherever it says the box is."""
     box = np.array([[30.0, 30, 50, 50]])
     looks_at = (4, 4, 20, 20)
 

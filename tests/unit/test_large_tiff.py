@@ -62,7 +62,7 @@ def test_memory_holds_the_rows_that_are_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "how",
     [
-        {"rowsperstrip": HEIGHT},  # one strip: to decode it is to hold the picture
+        {"rowsperstrip": HEIGHT},  # one strip: to decode it is to hold the image
         {"dtype": np.float32},
         {"photometric": "miniswhite", "channels": 1, "rowsperstrip": 8},
         {"planarconfig": "separate", "rowsperstrip": 8},
@@ -97,7 +97,7 @@ def test_further_pages_are_told(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "two.tif") as file:
         for _ in range(2):
             file.write(np.zeros((HEIGHT, WIDTH), np.uint8), rowsperstrip=8, photometric="minisblack")
-    assert read_large(tmp_path / "two.tif").note == "holds 2 pictures, of which only the first is used"
+    assert read_large(tmp_path / "two.tif").note == "holds 2 images, of which only the first is used"
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -1,4 +1,4 @@
-"""The service's inside: every accepted picture gets one outcome, whatever fails, hangs, ends or is full."""
+"""The service's inside: every accepted image gets one outcome, whatever fails, hangs, ends or is full."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def make_line():
 
 
 def ask(line: Line, ids: Ids = NO_IDS) -> Future[Inspected]:
-    """Have a picture looked at; the future gets its outcome."""
+    """Have an image looked at; the future gets its outcome."""
     outcome: Future[Inspected] = Future()
     line.accept(b"x", "http", outcome.set_result, ids)
     return outcome

@@ -37,7 +37,7 @@ def chip(rng: Rng, surface: Surface) -> np.ndarray:
 
 
 def broken_edge(rng: Rng, surface: Surface) -> np.ndarray | None:
-    """Return the change of a piece broken off the work piece's edge, ``None`` where no edge is in the picture."""
+    """Return the change of a piece broken off the work piece's edge, ``None`` where no edge is in the image."""
     if surface.part is None:
         return None
     mask, behind = surface.part.mask, surface.part.behind

@@ -30,7 +30,7 @@ def _outwards(depth: np.ndarray, point: np.ndarray) -> np.ndarray:
 
 
 def open_circuit(rng: Rng, surface: Surface) -> np.ndarray | None:
-    """Return the change (H, W, 3) of a trace cut through, ``None`` where no trace crosses the picture."""
+    """Return the change (H, W, 3) of a trace cut through, ``None`` where no trace crosses the image."""
     circuit = surface.board
     if not circuit.traces:
         return None

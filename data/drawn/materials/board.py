@@ -20,7 +20,7 @@ def _around(rng: Rng, colours: tuple[tuple[int, int, int], ...]) -> np.ndarray:
 
 
 def _even(rng: Rng, size: int, colour: np.ndarray, grain: float, coarse: float) -> np.ndarray:
-    """Return a nearly even picture (H, W, 3) of `colour`."""
+    """Return a nearly even image (H, W, 3) of `colour`."""
     relief = grain * (noise(rng, size, 1) + noise(rng, size, coarse))
     return cv2.merge([relief + np.float32(level) for level in colour])
 

@@ -23,7 +23,7 @@ def metal_colour(rng: Rng, low: float = 45, high: float = 200) -> np.ndarray:
 
 
 def end_within(rng: Rng, surface: Surface, chance: float) -> Surface:
-    """With probability `chance` let the work piece end within the picture: something else lies behind a straight edge."""
+    """With probability `chance` let the work piece end within the image: something else lies behind a straight edge."""
     if rng.random() >= chance:
         return surface
     size = surface.size

@@ -1,5 +1,5 @@
 "use strict";
-// Filters of the pictures: group, class and file name. Their state is in the address, so that it goes along to other pages.
+// Filters of the images: group, class and file name. Their state is in the address, so that it goes along to other pages.
 (() => {
   const index = JSON.parse(document.getElementById("index").textContent);
   const cards = [...document.querySelectorAll(".card")];
