@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,6 +17,9 @@ import models.environment  # noqa: F401  (before ultralytics)
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
 from ultralytics.nn.backends.openvino import OpenVINOBackend
+
+
+WARNING, FATAL = 2, 4  # of ONNX Runtime's log; it begins with WARNING
 
 
 def onnx_options(threads: int) -> Any:
@@ -29,6 +35,25 @@ def onnx_options(threads: int) -> Any:
     if os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive":  # what OpenMP, and so torch, goes by
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+@contextmanager
+def sessions_of_libraries() -> Iterator[None]:
+    """For libraries that open sessions of ONNX Runtime without options: onnxslim, ONNX Runtime's own quantisation.
+
+    Such a session has a thread for each core of the machine, and prints an error for each core that this process may
+    not use (taskset, a container). What goes wrong with a model is raised too.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        yield
+        return
+    import onnxruntime
+
+    onnxruntime.set_default_logger_severity(FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(WARNING)
 
 
 def openvino_options(precision: str, threads: int) -> dict[str, Any]:

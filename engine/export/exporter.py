@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from cfg.errors import UserError, nearest
 from cfg.version import VERSION
+from engine.backend import sessions_of_libraries
 from engine.checkpoint import check_head, load_detector
 from engine.export.export_check import ExportOptions, check, warnings_only
 from engine.export.int8 import Int8, check_options
@@ -177,7 +179,7 @@ def _convert(detector: DetectionModel, name: str, draft: Path, size: list[int], 
     model.pt_path = str(draft)
     overrides = exporter_arguments(name, size, options)
     try:
-        with warnings_only():
+        with warnings_only(), sessions_of_libraries() if name == "onnx" else nullcontext():
             return Path(DetectorExporter(overrides=overrides)(model=model))
     except (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

@@ -37,6 +37,8 @@ from typing import Any
 
 import numpy as np
 
+from engine.backend import sessions_of_libraries
+
 ONNX_WEIGHTED = ("Conv", "Gemm", "MatMul")
 SIZE_ONLY = ("Shape", "ShapeOf")  # reads how large a tensor is, not what is in it
 OPENVINO_FLOAT = ("MVN", "Softmax", "SoftMax")  # layer norm is MVN; nncf would quantise what it reads
@@ -127,7 +129,8 @@ def quantise(source: Path, target: Path, inputs: Iterable[np.ndarray], number: i
     if source.is_dir():
         _quantise_openvino(source, target, inputs, number)
     else:
-        _quantise_onnx(source, target, inputs)
+        with sessions_of_libraries():
+            _quantise_onnx(source, target, inputs)
 
 
 def _quantise_onnx(source: Path, target: Path, inputs: Iterable[np.ndarray]) -> None:

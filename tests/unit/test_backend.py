@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine.backend import Backend, OnnxBackend, OpenVinoBackend, onnx_options, openvino_options
+from benchmarks.serving.brightness import write_onnx
+from engine.backend import Backend, OnnxBackend, OpenVinoBackend, onnx_options, openvino_options, sessions_of_libraries
 from engine.host import own_backend
 
 from ultralytics.engine import validator
@@ -43,6 +45,23 @@ def test_threads_of_onnx_runtime_wait_as_those_of_torch(monkeypatch: pytest.Monk
     else:
         with pytest.raises(RuntimeError):  # not set
             onnx_options(1).get_session_config_entry(entry)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity") or os.cpu_count() == 1, reason="needs Linux and two cores")
+def test_on_fewer_cores_than_there_are_sessions_of_libraries_print_nothing(tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    file, cores = str(write_onnx(tmp_path / "m.onnx")), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        with sessions_of_libraries():
+            session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
+            del session  # its threads have said what they had to
+            with pytest.raises(Exception, match="protobuf"):
+                runtime.InferenceSession(b"broken", providers=["CPUExecutionProvider"])
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(("precision", "kind"), [("fp32", "f32"), ("bf16", "bf16"), ("half", "bf16")])
