@@ -18,7 +18,6 @@ from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
 from ultralytics.nn.backends.openvino import OpenVINOBackend
 
-
 WARNING, FATAL = 2, 4  # of ONNX Runtime's log; it begins with WARNING
 
 
