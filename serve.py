@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from cfg.cpus import available_cpus
-from cfg.errors import guard
+from cfg.errors import UserError, guard
 from engine.arguments import add_tiling, count, fraction, image_size, seconds
 from engine.completion import complete_at_tab
 from engine.locate import locate_weights
@@ -81,8 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     kept = arguments.journal or (JOURNAL if arguments.source or arguments.mqtt or arguments.webhook or arguments.modbus else None)
     camera_options = cameras.read_options(arguments, [Path(kept)] if kept else [])
     arguments.journal = kept
-    from service.server import ServeOptions, serve
-
+    try:
+        from service.server import ServeOptions, serve
+    except ModuleNotFoundError as error:
+        if "." in (error.name or "."):  # a part of ours: a bug
+            raise
+        raise UserError(f"serve.py: expected the package {error.name}, it is not installed; pip install -r requirements-serve.txt") from None
     rest = {name: value for name, value in vars(arguments).items() if name not in CAMERAS_AND_SINKS}
     serve(ServeOptions(**rest, sinks=sink_options, cameras=camera_options))
     return 0

@@ -181,6 +181,14 @@ def test_wrong_input_ends_it_with_one_line(place, tmp_path, capsys):
             assert status == 2 and len(lines) == 1 and told in lines[0], (arguments, lines)
 
 
+def test_a_package_that_is_missing_is_one_line(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    for name in ("service.server", "service.connections", "uvicorn.protocols.http.httptools_impl"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setitem(sys.modules, "httptools", None)  # an import of it fails
+    assert guard(lambda: serve.main(["--weights", str(place / "best.onnx")])) == 2
+    assert capsys.readouterr().err == "error: serve.py: expected the package httptools, it is not installed; pip install -r requirements-serve.txt\n"
+
+
 def test_without_a_plan_nothing_is_ok(place):
     service = Service("--weights", place / "best.onnx", "--no-decision")
     told = service.inspect(picture(BRIGHT))
