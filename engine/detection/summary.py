@@ -13,14 +13,14 @@ STAGES = ("reading", "preprocess", "inference", "postprocess", "writing")
 
 @dataclass
 class Summary:
-    """Outcome of a run: pictures seen, objects by class name, run folder, times, and what was not done.
+    """Outcome of a run: images seen, objects by class name, run folder, times, and what was not done.
 
     Attributes:
         skipped: files that could not be read.
         losses: files read in part only, and times that frames of a stream were lost.
-        undrawn: pictures that were looked at but whose drawing is missing.
-        undecided: pictures that were looked at but whose verdict is UNDEFINED.
-        full: pictures with as many objects as ``--max-det`` allows, which may hold more.
+        undrawn: images that were looked at but whose drawing is missing.
+        undecided: images that were looked at but whose verdict is UNDEFINED.
+        full: images with as many objects as ``--max-det`` allows, which may hold more.
         passed_over: frames of cameras that came while the network was busy with an earlier one.
         milliseconds: by stage. Stages overlap: images are read ahead and drawn behind, in threads that are not counted
             under writing.
@@ -60,9 +60,9 @@ class Summary:
         if self.skipped:
             text.append(f"Skipped: {self.skipped} unreadable, listed above")
         if self.losses:
-            text.append(f"Pictures lost: {self.losses} times, listed above")
+            text.append(f"Images lost: {self.losses} times, listed above")
         if self.undrawn:
-            text.append(f"Not drawn: {self.undrawn} pictures, listed above; their results are complete")
+            text.append(f"Not drawn: {self.undrawn} images, listed above; their results are complete")
         if self.undecided:
             text.append(f"Undecided: {self.undecided} images, listed above as UNDEFINED with the reason")
         if self.verdicts:

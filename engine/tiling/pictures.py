@@ -1,4 +1,4 @@
-"""Tiles on their way through detect.py: pictures go in as tiles, and the results of their tiles come out as one."""
+"""Tiles on their way through detect.py: images go in as tiles, and the results of their tiles come out as one."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from ultralytics.engine.results import Results
 
 @dataclass(frozen=True)
 class TileItem(Item):
-    """One tile of a picture, with the fields of the picture's own `Item`.
+    """One tile of an image, with the fields of the image's own `Item`.
 
     Attributes:
-        picture: the picture's item.
-        pixels: the picture, (H, W, 3) BGR uint8, or what reads it piece by piece (`data.large_tiff.StripPicture`).
-        windows: (n, 4) `x1 y1 x2 y2` of all tiles of the picture.
+        picture: the image's item.
+        pixels: the image, (H, W, 3) BGR uint8, or what reads it piece by piece (`data.large_tiff.StripPicture`).
+        windows: (n, 4) `x1 y1 x2 y2` of all tiles of the image.
         number: which of them this one is.
     """
 
@@ -36,20 +36,20 @@ class TileItem(Item):
 
     @property
     def last(self) -> bool:
-        """Whether it is its picture's last tile."""
+        """Whether it is its image's last tile."""
         return self.number == len(self.windows) - 1
 
 
 class TiledSource:
-    """The pictures of a source as tiles, in batches of the tiles of one picture, so that a stream's frame never waits.
+    """The images of a source as tiles, in batches of the tiles of one image, so that a stream's frame never waits.
 
-    Tiles are cut and prepared when it is their turn: beside the picture, memory holds one batch of them. A picture that is read
+    Tiles are cut and prepared when it is their turn: beside the image, memory holds one batch of them. An image that is read
     piece by piece and turns out to be damaged is skipped.
 
     Attributes:
         batch: most tiles per batch. To be set before the iteration, as is `prepare`.
         prepare: makes of a tile what the network takes.
-        cut: pictures that were more than one tile.
+        cut: images that were more than one tile.
     """
 
     def __init__(self, source: Source, tiling: Tiling) -> None:
@@ -89,7 +89,7 @@ def _whole_picture(pixels: np.ndarray) -> np.ndarray:
 
 
 def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool, most: int) -> Generator[Results]:
-    """Yield one result per picture from the results of its tiles, which come in order.
+    """Yield one result per image from the results of its tiles, which come in order.
 
     Args:
         results: with boxes in pixels of the tile, from a `TiledSource`, found at `inspection.seams.found_from(conf)`.
@@ -100,7 +100,7 @@ def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool,
     speeds: list[dict[str, float]] = []
     with closing(results):
         for result in results:
-            if not result.item.number:  # of a picture that was skipped half way, parts may be left
+            if not result.item.number:  # of an image that was skipped half way, parts may be left
                 tables, speeds = [], []
             tables.append(result.boxes.data.cpu().numpy().astype(np.float64))
             speeds.append(result.speed)
@@ -110,7 +110,7 @@ def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool,
 
 def _whole(last: Results, tables: list[np.ndarray], speeds: list[dict[str, float]], conf: float, iou: float, agnostic: bool,
            most: int) -> Results:  # fmt: skip
-    """The result of a picture from that of its last tile and what was found in each: the tiles themselves are not held till then."""
+    """The result of an image from that of its last tile and what was found in each: the tiles themselves are not held till then."""
     item: TileItem = last.item
     boxes, scores, classes = merge(tile_boxes(tables, item.windows), item.windows, iou, agnostic, most)
     table = np.column_stack([boxes, scores, classes])[scores > conf]
