@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from cfg.command_line import read_arguments
 from cfg.errors import guard
 from engine.arguments import add_precision, add_shards, add_tiling, check_shards, count, fraction, image_size, seconds, shard_options
 from engine.completion import complete_at_tab
@@ -70,7 +71,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser()
     complete_at_tab(parser)
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     check_shards(parser, options)
     if options.decision and options.no_decision:
         parser.error("--decision and --no-decision: expected one of them; leave the other out")

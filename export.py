@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from cfg.command_line import read_arguments
 from cfg.errors import guard
 from engine.arguments import count, fraction, image_size
 from engine.completion import complete_at_tab
@@ -69,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the export; return the exit status, 1 when images to calibrate on were left out."""
     parser = make_parser()
     complete_at_tab(parser)
-    arguments = parser.parse_args(argv)
+    arguments = read_arguments(parser, argv)
     locate_weights(arguments.weights)  # before the imports that take seconds
     from engine.export.export_check import ExportOptions
     from engine.export.exporter import export

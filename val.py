@@ -14,6 +14,7 @@ from typing import Any
 
 from cfg import UserError, guard
 from cfg.class_names import shown
+from cfg.command_line import read_arguments
 from engine.arguments import add_precision, add_tiling, count, fraction
 from engine.completion import complete_at_tab
 from engine.locate import locate_weights
@@ -56,7 +57,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Read the command line."""
     parser = make_parser()
     complete_at_tab(parser)
-    return parser.parse_args(argv)
+    return read_arguments(parser, argv)
 
 
 def _add_decisions(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.machine import commit, machine
 from cfg import guard
+from cfg.command_line import read_arguments
 from inspection.plan import ClassRule, Plan, Regions
 from inspection.rules import Found, decide
 
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=10000, help="in the report (default: 10000)")
     parser.add_argument("--side", type=int, default=640, help="of each image, in pixels (default: 640)")
     parser.add_argument("--ng", type=float, default=0.25, help="share of images with defects (default: 0.25)")
-    given = parser.parse_args(argv)
+    given = read_arguments(parser, argv)
     print(f"{machine()}, commit {commit()}")
     if given.what == "decide":
         deciding()

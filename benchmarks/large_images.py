@@ -26,6 +26,7 @@ import numpy as np
 
 from benchmarks.machine import commit, machine
 from cfg import guard
+from cfg.command_line import read_arguments
 from data import resolve
 from data.dataset import part_paths
 from data.files import list_images
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tile", type=int, default=640, help="side of a tile in pixels (default: 640)")
     parser.add_argument("--imgsz", type=int, default=192, help="that the network sees of a tile (default: 192)")
     parser.add_argument("--grid", type=int, default=4, help="images in a row and in a column of a sheet (default: 4)")
-    given = parser.parse_args(argv)
+    given = read_arguments(parser, argv)
     spent = cost(given.weights, given.tile, given.imgsz, given.grid)
     with tempfile.TemporaryDirectory() as work:
         table = list(rows(given.weights, given.data, given.tile, given.imgsz, given.grid, Path(work)))

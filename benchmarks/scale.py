@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks.machine import commit, machine
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from cfg.cpus import available_cpus
 from data.files import find_images
 
@@ -117,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, nargs="+", default=[1], help="numbers of workers (default: 1)")
     parser.add_argument("--threads", type=int, default=1, help="of each process (default: 1)")
     parser.add_argument("--rounds", type=int, default=5, help="that are counted (default: 5)")
-    given = parser.parse_args(argv)
+    given = read_arguments(parser, argv)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         folders = [repeated(given.source, number, work / f"images-{number}") for number in (given.images, 1)]

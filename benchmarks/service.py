@@ -25,6 +25,7 @@ import numpy as np
 from benchmarks.machine import commit
 from benchmarks.serving.load import Load, bare_network, closed_loop, open_loop, together
 from benchmarks.serving.process import Service
+from cfg.command_line import read_arguments
 from cfg.cpus import available_cpus
 from cfg.errors import guard
 from engine.arguments import count, fraction, seconds
@@ -44,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--share", type=fraction, default=0.8, help="of a soak: of what the service can do (default %(default)s)")
     add("--side", type=count, default=640, help="of the images, in pixels (default %(default)s)")
     add("--more", default="", help="further arguments of serve.py, as one text")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     if options.part not in ("models", "overhead") and not options.weights:
         parser.error("--weights: expected an exported model; make some: python benchmarks/service.py models")
     return options

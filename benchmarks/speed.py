@@ -25,6 +25,7 @@ if __package__ in (None, ""):  # started as a file: Python looks beside it, not 
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from engine.arguments import fraction
 
 COMMANDS = ("inference", "training", "scaling")
@@ -77,7 +78,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--axes", default="imgsz,objects,batch,classes", help="scaling: what to vary (default: all)")
     parser.add_argument("--out", default="runs/speed/exp", help="folder of the results (default: runs/speed/exp)")
     parser.add_argument("--quick", action="store_true", help="a look in minutes: small images, few rounds and models")
-    return parser.parse_args(argv)
+    return read_arguments(parser, argv)
 
 
 def complete(args: argparse.Namespace, threads: str | None) -> argparse.Namespace:

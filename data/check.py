@@ -17,6 +17,7 @@ import numpy as np
 
 from cfg import UserError, guard
 from cfg.class_names import shown
+from cfg.command_line import read_arguments
 from data.dataset import WHAT, missing_text, part_paths, resolve
 from data.files import list_images
 from data.labels import LABEL_ERRORS
@@ -224,7 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--min-size", type=float, default=2.0, metavar="PX", help="boxes below are tiny (default: 2)")
     parser.add_argument("--json", metavar="FILE", help="write counts and findings as JSON (-: standard output)")
     parser.add_argument("--verbose", action="store_true", help="print every finding")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     report = check_data(options.data, options.min_size)
     text = json.dumps({"data": report.data, "errors": len(report.errors), "warnings": len(report.warnings),
                        "parts": report.parts, "findings": [asdict(f) for f in report.findings]}, indent=1)

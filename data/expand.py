@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from data.dataset import part_paths, resolve, validate
 from data.earlier import leave_out_earlier
 from data.files import list_images
@@ -122,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="decides brightness and direction (default: 0)")
     parser.add_argument("--link", action="store_true", help="link the unchanged images instead of copying them")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --out")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     counts = expand(options.data, options.out, options.seed, options.link, options.overwrite)
     print(", ".join(f"{part}: {count} images" for part, count in counts.items()))
     print(f"written: {options.out / 'data.yaml'}")

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from data.shards.folders import as_path, is_address, open_folder
 from data.shards.manifest import Job, find_job
 from data.shards.parts import read_rows
@@ -31,7 +32,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--report", action="store_true", help="report.html: one page with charts and images; works offline")
     add("--pictures", type=int, default=500, metavar="N", help="most images of each kind in the report (default: 500)")
     add("--out", type=Path, help="folder of these files (default: the job folder)")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     if options.pictures < 0:
         parser.error(f"--pictures: expected a number of at least 0, got {options.pictures}")
     return options

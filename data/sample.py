@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from cfg.cpus import available_cpus
 from data.drawn.boxes import box_of, overlap
 from data.drawn.draw_set import SUFFIX, draw_picture, materials_of, write_pictures
@@ -203,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--empty", type=float, default=EMPTY, help=f"share of images without defects (default: {EMPTY})")
     parser.add_argument("--materials", help="draw these instead of steel: all, or names separated by commas, as metal,glass")
     parser.add_argument("--workers", type=int, help="processes that draw (default: one for each core)")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     materials = () if options.materials is None else materials_of(options.materials)
     workers = available_cpus() if options.workers is None else options.workers
     print(make_sample(options.out, options.images, options.size, options.seed, options.difficulty, materials, workers,

@@ -16,6 +16,7 @@ import numpy as np
 
 from cfg import UserError, guard, read_lines
 from cfg.class_names import shown
+from cfg.command_line import read_arguments
 from data.dataset import resolve
 from data.earlier import leave_out_earlier
 from data.files import find_images
@@ -212,7 +213,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--names", help="class names in index order, a,b,c, where the source has no data.yaml")
     parser.add_argument("--link", action="store_true", help="link the images instead of copying them")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --out")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     counts = split(options.source, options.out, read_ratios(options.ratios), options.seed, read_group(options.group),
                    options.names, options.link, options.overwrite)
     names = [*map(shown, resolve(options.out, require=())["names"].values()), "all images"]

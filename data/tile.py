@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from data.dataset import part_paths, resolve, validate
 from data.decode import Unreadable
 from data.earlier import leave_out_earlier
@@ -183,7 +184,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--empty", type=float, default=EMPTY, help="tiles without defects, for each with one (default: 1)")
     parser.add_argument("--seed", type=int, default=0, help="decides which of them (default: 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --out")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     _, parts = tile(options.data, options.out, options.tile, options.overlap, options.empty, options.seed, options.overwrite)
     print("\n".join(lines(parts)))
     print(f"written: {options.out / 'data.yaml'}")

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cfg.command_line import refuse_empty
 from cfg.errors import UserError, nearest
 
 
@@ -40,6 +41,7 @@ def _checked(action: argparse.Action, value: Any) -> Any:
 
 def _read(action: argparse.Action, value: Any) -> Any:
     """One value, read as the command line's text. Raises `UserError`."""
+    refuse_empty([action.dest, str(value)])
     try:
         read: Any = action.type(str(value)) if callable(action.type) else str(value)
     except (argparse.ArgumentTypeError, ValueError) as error:

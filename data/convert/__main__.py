@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cfg import UserError, guard, printable
 from cfg.class_names import shown
+from cfg.command_line import read_arguments
 from data.convert import READERS, Annotation, Log, Reader, Record, reader
 from data.convert.pairing import pair
 from data.convert.splits import WHOLE, assign_parts
@@ -39,7 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--verbose", action="store_true", help="list every change, not the first ones of each kind")
     if name:
         reader(name).add_arguments(parser)
-    return parser.parse_args(argv)
+    return read_arguments(parser, argv)
 
 
 def read_splits(pairs: list[str]) -> dict[str, Path]:

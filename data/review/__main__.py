@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from cfg import UserError, guard
+from cfg.command_line import read_arguments
 from data.layout import PARTS
 from data.reader import Reading
 from data.review.exports import by_image, coco, label_studio, labelme
@@ -44,7 +45,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--imgsz", help="input size of the model (default: as trained or exported)")
     parser.add_argument("--device", help="cpu or a GPU number (default: first GPU, else cpu)")
     parser.add_argument("--map-classes", action="store_true", help="pair the model's classes with the data's by name")
-    options = parser.parse_args(argv)
+    options = read_arguments(parser, argv)
     if options.first < 1:
         parser.error(f"--first: expected a number of at least 1, got {options.first}")
     if not 0 <= options.conf <= 1:

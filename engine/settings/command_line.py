@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from cfg import UserError, nearest
+from cfg.command_line import refuse_empty
 from engine.settings.defaults import ALIASES, TEXT, defaults
 
 FLAGS = ("resume", "info", "compile", "channels_last", "nms", "teacher_init")  # need no value, like those that are bool by default
@@ -22,8 +23,9 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
         known: every name that may be given; `-` and `_` are the same.
 
     Raises:
-        UserError: an unknown name (with the nearest known one), a stray value, or a name without its value.
+        UserError: an unknown name (with the nearest known one), a stray value, or a name without its value or with an empty one.
     """
+    refuse_empty(tokens)
     given: dict[str, Any] = {}
     position = 0
     while position < len(tokens):

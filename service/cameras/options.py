@@ -51,9 +51,9 @@ class CameraState:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--source`` and ``--new-only`` to a command line."""
-    parser.add_argument("--source", nargs="+", default=[], metavar="SOURCE", help="inspect what comes here: a folder to watch, rtsp://... or "
-                        "another stream, the number of a camera, a .streams file")  # fmt: skip
-    parser.add_argument("--new-only", action="store_true", help="of a watched folder, leave alone what is in it before the first start")
+    parser.add_argument("--source", nargs="+", default=[], metavar="SOURCE", help="inspect the images that arrive here: a folder to watch, "
+                        "rtsp://... or another stream, the number of a camera, a .streams file")  # fmt: skip
+    parser.add_argument("--new-only", action="store_true", help="with a watched folder: skip the images that are there at the first start")
 
 
 def read_options(arguments: argparse.Namespace, own: Iterable[Path]) -> tuple[FolderOptions | StreamOptions, ...]:

@@ -101,11 +101,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add ``--mqtt``, ``--modbus``, ``--webhook`` (each may be given several times) and ``--backlog`` to a command line."""
     add = parser.add_argument
     add("--mqtt", action="append", default=[], metavar="URL", help=f"publish each result: {MQTT_FORM}; mqtts is TLS; the password "
-        f"may stand in {MQTT_PASSWORD}")  # fmt: skip
+        f"can be given in the variable {MQTT_PASSWORD}")  # fmt: skip
     add("--modbus", action="append", default=[], metavar="ADDRESS", help="write the latest result into a PLC's holding registers: "
         f"{MODBUS_FORM}")  # fmt: skip
-    add("--webhook", action="append", default=[], metavar="URL", help=f"POST each result as JSON: {WEBHOOK_FORM}; a bearer token may "
-        f"stand in {WEBHOOK_TOKEN}")  # fmt: skip
+    add("--webhook", action="append", default=[], metavar="URL", help=f"POST each result as JSON: {WEBHOOK_FORM}; a bearer token can "
+        f"be given in the variable {WEBHOOK_TOKEN}")  # fmt: skip
     add("--backlog", type=int, default=256, metavar="MIB", help="most disk space for the results that one sink still has to "
         "deliver (default %(default)s)")  # fmt: skip
 
