@@ -143,7 +143,7 @@ def train(cfg: str | Path, data: str | Path | None = None, **arguments: Any) -> 
     given = {"model": str(cfg), "data": data and str(data)} | arguments
     folder = run_training({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
     if folder is None:
-        raise UserError("train: expected one process, got several; start train.py with torchrun, or say device='0,1'")
+        raise UserError("train: expected one process, got several; start train.py with torchrun, or use device='0,1'")
     return folder
 
 

@@ -206,7 +206,7 @@ def check_classes(student: Spec, teacher: Spec) -> None:
         raise UserError(
             f"{teacher.label}: expected the classes of {student.label} in the same order, "
             f"got {'another order' if reordered else 'others'} ({found.difference}); "
-            + ("say --map-classes to pair them by name" if reordered else "train the teacher on the student's data")
+            + ("use --map-classes to pair them by name" if reordered else "train the teacher on the student's data")
         )
 
 

@@ -39,7 +39,7 @@ def training_precision(amp: bool | str, on_cpu: bool) -> bool | str:
     asked = amp if isinstance(amp, bool) else str(amp).lower()
     if not on_cpu:
         if asked == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
-            raise UserError("amp=bf16: expected a GPU with bfloat16 arithmetic, this one has none; say --amp True or fp32")
+            raise UserError("amp=bf16: expected a GPU with bfloat16 arithmetic, this one has none; use --amp True or fp32")
         return amp
     if asked in ("bf16", "fp32"):
         return asked

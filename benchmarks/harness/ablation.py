@@ -130,7 +130,7 @@ def methods_of(ablation: Ablation, question: Question) -> list[Method]:
         if row.distill and uses_teacher(row.distill):
             if not question.teacher:
                 raise UserError(f"--ablation: row '{row.name}' of {ablation.source} learns from a teacher; "
-                                "say --teacher t.pt")  # fmt: skip
+                                "use --teacher t.pt")  # fmt: skip
             arguments += ["--teacher", question.teacher]
         methods.append(Method(row.name, arguments, cfg=row.cfg))
     return methods

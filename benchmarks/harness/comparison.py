@@ -61,7 +61,7 @@ def wanted(args: argparse.Namespace, rest: list[str]) -> tuple[Ablation | None, 
         UserError: neither or both of ``--cfg`` and ``--ablation``, or a method or table that is none.
     """
     if bool(args.cfg) == bool(args.ablation):
-        raise UserError("--cfg, --ablation: expected one of them; say --cfg s-model.yaml or --ablation ts-3")
+        raise UserError("--cfg, --ablation: expected one of them; use --cfg s-model.yaml or --ablation ts-3")
     table = load(args.ablation) if args.ablation else None
     arguments = (*(table.arguments if table else ()), *rest)
     question = Question(args.cfg or "", args.data, args.teacher, args.teacher_cfg, arguments, args.rival_cfg,

@@ -144,7 +144,7 @@ def _rival(label: str, own: list[str], question: Question) -> Method:
 
     if not question.rival_cfg and stock_yaml(question.cfg) is None:
         raise UserError(f"--methods: {label} trains a stock model of ultralytics, and --cfg {question.cfg} is none; "
-                        "say --rival-cfg yolo11n.yaml")  # fmt: skip
+                        "use --rival-cfg yolo11n.yaml")  # fmt: skip
     cfg = question.rival_cfg or question.cfg
     if label.split()[0] == RIVAL_ALONE:
         return Method(label, own, cfg, None if cfg == question.cfg else label, RIVAL_SCRIPT)

@@ -43,7 +43,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
     student = build_detector(settings["model"], len(names), names)
     if isinstance(student, Detector):
         raise UserError(f"{settings['model']}: expected a stock model of ultralytics, which its trainer can train, got "
-                        "one of ours; say --rival-cfg yolo11n.yaml")  # fmt: skip
+                        "one of ours; use --rival-cfg yolo11n.yaml")  # fmt: skip
     if has_weights(settings):
         known = read_weights(settings["weights"])[1]
         if known and len(known) == len(names):  # else ultralytics leaves the class outputs out
@@ -53,7 +53,7 @@ def build_pair(settings: dict[str, Any], names: dict[int, str]) -> Any:
         teacher = load_detector(settings["teacher"])[0]
         if isinstance(teacher, Detector):
             raise UserError(f"{settings['teacher']}: expected a stock model of ultralytics, whose scores its "
-                            "distillation reads, got one of ours; say --rival-teacher yolo11s.pt")  # fmt: skip
+                            "distillation reads, got one of ours; use --rival-teacher yolo11s.pt")  # fmt: skip
         check_classes(settings["teacher"], teacher.names, settings["data"], names, "train the teacher on this data set")
         student.args = SimpleNamespace(**DEFAULT_CFG_DICT | {"imgsz": settings.get("imgsz") or 640})
         try:

@@ -230,7 +230,7 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
     if device is not None:
         raise UserError(f"--jobs {jobs} gives each run a GPU of its own; leave --device {device} out")
     if jobs > gpus:
-        raise UserError(f"--jobs {jobs}: expected at most one run per GPU, of which {gpus} are here; say --jobs {gpus}")
+        raise UserError(f"--jobs {jobs}: expected at most one run per GPU, of which {gpus} are here; use --jobs {gpus}")
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else None
     return [share | {"CUDA_VISIBLE_DEVICES": (named or list(map(str, range(gpus))))[i]} for i in range(jobs)]
 

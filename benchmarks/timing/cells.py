@@ -51,11 +51,11 @@ def why_not(runtime: str, precision: str, device: str, data: str | None) -> str 
     """What is missing for a runtime at a precision on ``cpu`` or ``cuda:N``, with what would help; None: nothing."""
     package = PACKAGES.get(runtime)
     if runtime == "tensorrt" and device == "cpu":
-        return "TensorRT runs on NVIDIA GPUs; say --device 0 on a machine with one"
+        return "TensorRT runs on NVIDIA GPUs; use --device 0 on a machine with one"
     if package and importlib.util.find_spec(package) is None:
         return f"needs the package {package}: pip install {package}"
     if runtime == "openvino" and device != "cpu":
-        return "OpenVINO is timed on the CPU; say --device cpu"
+        return "OpenVINO is timed on the CPU; use --device cpu"
     if runtime == "onnx" and device != "cpu" and not _onnx_has_cuda():
         return "this ONNX Runtime has no CUDA: pip install onnxruntime-gpu instead of onnxruntime"
     return _no_precision(runtime, precision, device, data)
@@ -65,14 +65,14 @@ def _no_precision(runtime: str, precision: str, device: str, data: str | None) -
     if precision == "int8":
         if runtime in ("torch", "compile"):
             return "PyTorch runs no INT8 model of export.py's; see the rows of onnx and openvino"
-        return None if data else "needs images to calibrate on: say --data DATA.yaml"
+        return None if data else "needs images to calibrate on: use --data DATA.yaml"
     if precision == "fp16":
         return "float16 on a CPU saves space and no time; use bf16" if device == "cpu" else None
     if precision == "bf16":
         if runtime == "onnx":
             return "ONNX Runtime has no bfloat16 convolutions; see the rows of openvino (CPU) or tensorrt fp16 (GPU)"
         if runtime == "tensorrt":
-            return "exported for TensorRT in fp16, not bf16; say --precisions fp16"
+            return "exported for TensorRT in fp16, not bf16; use --precisions fp16"
         return no_bfloat16(device)
     return None
 
@@ -85,7 +85,7 @@ def no_bfloat16(device: str) -> str | None:
 
     if device != "cpu":
         fast = torch.cuda.get_device_capability(torch.device(device)) >= (8, 0)
-        return None if fast else "this GPU has no bfloat16; say --precisions fp16"
+        return None if fast else "this GPU has no bfloat16; use --precisions fp16"
     return None if has_fast_bfloat16() else "this processor has no bfloat16 arithmetic (AMX or AVX-512 BF16)"
 
 

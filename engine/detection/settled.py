@@ -86,7 +86,7 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
         return options
     if options.classes:
         raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
-                        "or say --no-decision")  # fmt: skip
+                        "or use --no-decision")  # fmt: skip
     asked = Settings(options.imgsz, options.iou, options.precision, options.tile, options.overlap)
     return replace(options, **vars(as_chosen(plan, asked)))
 

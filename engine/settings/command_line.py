@@ -42,7 +42,7 @@ def read_command_line(tokens: list[str], known: set[str]) -> dict[str, Any]:
             follows = position < len(tokens) and not _is_name(tokens[position], known)
             value, position = (tokens[position], position + 1) if follows else ("", position)
         if not value and not (_is_flag(name) and not has_value):
-            raise UserError(f"--{name}: expected a value, got none; say --{name} VALUE")
+            raise UserError(f"--{name}: expected a value, got none; use --{name} VALUE")
         given[name] = _value(name, value) if value else True
     return given
 

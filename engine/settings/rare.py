@@ -28,4 +28,4 @@ def check_rare(rare: Rare, rect: bool = False) -> None:
         raise UserError(f"paste: expected a probability from 0 to 1, got {chance!r}; try 0.5")
     if rect and rare.chooses_draws:
         raise UserError("rect: batches of images of like shape cannot be drawn by class, background_share or min_steps; leave rect "
-                        "out, or say --repeat-threshold None --background-share None --min-steps 0")  # fmt: skip
+                        "out, or use --repeat-threshold None --background-share None --min-steps 0")  # fmt: skip

@@ -93,7 +93,7 @@ def connected(ray: Any, address: str) -> Iterator[None]:
         ray.init(**(local if address == "local" else remote), log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise UserError(f"--ray {address}: expected a Ray cluster there ({reason}); start one with ray start --head, or say --ray local") from None
+        raise UserError(f"--ray {address}: expected a Ray cluster there ({reason}); start one with ray start --head, or use --ray local") from None
     try:
         yield
     except ray.exceptions.RayError as error:

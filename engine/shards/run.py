@@ -169,4 +169,4 @@ def _from_environment() -> tuple[int, int]:
             if i < n:
                 return i, n
             raise UserError(f"--shard auto: expected task numbers without gaps, got task {i} of {n}; say #SBATCH --array=0-{n - 1}")
-    raise UserError("--shard auto: expected SLURM's array or torchrun, found neither in the environment; say --shard 0/4, and so on")
+    raise UserError("--shard auto: expected SLURM's array or torchrun, found neither in the environment; use --shard 0/4, and so on")

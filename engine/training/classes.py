@@ -59,7 +59,7 @@ def _class_source(
     if found.relation == REORDERED and not by_name:
         raise UserError(
             f"{path}: expected the classes of the data set, got the same in another order ({found.difference}); "
-            "say --map-classes to start each class from the one of its name"
+            "use --map-classes to start each class from the one of its name"
         )
     if not by_name and found.known != len(names):
         note = f"class outputs of {path}: none taken, it has {found.known} classes and the data {len(names)}"

@@ -51,7 +51,7 @@ def check_devices(run: Run, data: Data) -> None:
         here = f"{present} (0 to {present - 1})" if present else "none"
         raise UserError(
             f"--device {','.join(wanted)}: expected cpu or GPUs of this machine, which has {here}; "
-            "say --device cpu"
+            "use --device cpu"
         )
     local, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), len(wanted) or present
     if local > 1 and not runs_on_cpu(run) and local > gpus:
@@ -74,7 +74,7 @@ def check_shared(data: Data, processes: int) -> None:
     if data.batch < processes:
         raise UserError(
             f"batch: expected an image or more for each of the {processes} processes, got {data.batch}; "
-            f"say --batch {processes}"
+            f"use --batch {processes}"
         )
     if data.unlabelled and int(os.environ.get("LOCAL_WORLD_SIZE", processes)) < processes:
         raise UserError("--unlabelled: expected one machine, which lists the images, got several; use the GPUs of one: --device 0,1")

@@ -70,7 +70,7 @@ def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | Path:
     other = [name for name in asked if name not in MAY_DIFFER and had.get(name) != settings[name]]
     if other:
         told = "; ".join(f"{name}: {had.get(name)} there, {settings[name]} now" for name in other[:4])
-        raise UserError(f"--resume auto: expected the run in {folder} to have these arguments, got others ({told}); say the same, or give "
+        raise UserError(f"--resume auto: expected the run in {folder} to have these arguments, got others ({told}); use the same, or give "
                         "another --name")  # fmt: skip
     if content.get("format") != RUN:
         print(f"{folder}: this run is finished", flush=True)

@@ -39,7 +39,7 @@ def match_classes(
         return [source for source in found.by_name if source is not None], MAPPED
     fix = "use its own data set"
     if None not in found.by_name:
-        fix = "say --map-classes to pair them by name, or use its own data set"
+        fix = "use --map-classes to pair them by name, or use its own data set"
     note = check_classes(str(weights), known, str(data), wanted, fix)
     if note:
         print(note, file=sys.stderr)

@@ -78,7 +78,7 @@ def scores(weights: Path, data: Path, to: Path, **options) -> tuple[dict, list]:
 
 def test_validation_refuses_another_order_or_pairs_by_name(place, tmp_path):
     data = place / "renumbered/data.yaml"
-    with pytest.raises(UserError, match=f"data.yaml: expected the class names of .*best.pt, {REORDERED}; say --map-classes"):
+    with pytest.raises(UserError, match=f"data.yaml: expected the class names of .*best.pt, {REORDERED}; use --map-classes"):
         evaluate(place / "best.pt", data, device="cpu", plots=False, save_dir=tmp_path / "no")
     expected, boxes = scores(place / "best.pt", place / "data.yaml", tmp_path / "a")
     got, mapped = scores(place / "best.pt", data, tmp_path / "b", map_classes=True, plots=True)
@@ -198,9 +198,9 @@ def test_weights_and_teacher_by_name_also_in_a_resumed_run(place, monkeypatch):
     own = Path(shutil.copy(place / "model.yaml", place / "three.yaml"))
     teacher = train(training(place, name="teacher", epochs=1)) / "weights/best.pt"
     changes = {"model": str(own), "data": str(place / "renumbered/data.yaml"), "teacher": str(teacher), "distill": "output"}
-    with pytest.raises(UserError, match="say --map-classes to pair them by name"):
+    with pytest.raises(UserError, match="use --map-classes to pair them by name"):
         train(training(place, name="refused", **changes))
-    with pytest.raises(UserError, match="say --map-classes to start each class"):
+    with pytest.raises(UserError, match="use --map-classes to start each class"):
         train(training(place, name="refused", **changes | {"teacher": None, "distill": None, "weights": str(teacher)}))
     assert not (place / "runs/refused").exists()
     last = interrupted(monkeypatch, place, "mapped", **changes, map_classes=True)

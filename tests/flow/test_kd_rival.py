@@ -40,8 +40,8 @@ def test_ultralytics_trains_and_distils_its_own_pair(place, tmp_path, commands, 
 @pytest.mark.parametrize(
     ("rival", "told"),
     [
-        ({}, "--cfg .*model.yaml is none; say --rival-cfg yolo11n.yaml"),
-        ({"--rival-cfg": "stock.yaml"}, "ultralytics needs a teacher; say --rival-teacher yolo11s.pt"),
+        ({}, "--cfg .*model.yaml is none; use --rival-cfg yolo11n.yaml"),
+        ({"--rival-cfg": "stock.yaml"}, "ultralytics needs a teacher; use --rival-teacher yolo11s.pt"),
         ({"--rival-cfg": "model.yaml", "--rival-teacher": "t.pt"}, "model.yaml: expected a stock model"),
         ({"--rival-cfg": "stock.yaml", "--rival-teacher": "t.pt"}, "t.pt: expected a stock model"),
         ({"--rival-cfg": "stock.yaml", "--rival-teacher": "absent.pt"}, "absent.pt"),

@@ -44,7 +44,7 @@ def test_a_table_that_drifted(name: str) -> None:
 
 def test_a_row_that_learns_from_a_teacher_needs_one() -> None:
     assert "--teacher" in methods_of(load("ts-7"), question())[1].arguments
-    with pytest.raises(UserError, match="--ablation: row 'S-model with KD' of .*; say --teacher"):
+    with pytest.raises(UserError, match="--ablation: row 'S-model with KD' of .*; use --teacher"):
         methods_of(load("ts-7"), question(None))
     assert len(methods_of(load("sdd-6"), question(None))) == 11  # teachers of labels need none
 

@@ -161,7 +161,7 @@ def same_scores(student: nn.Module, weights: nn.Module, source: list[int]) -> No
 def test_another_order_is_refused_or_copied_by_name(place: Place) -> None:
     weights = place.weights("scratch", "pit", "patch")
     message = r"w\.pt: expected the classes of the data set, got the same in another order \(class 0 is 'pit' in the data, "
-    with pytest.raises(UserError, match=message + r"'scratch' in the model, and 2 more\); say --map-classes"):
+    with pytest.raises(UserError, match=message + r"'scratch' in the model, and 2 more\); use --map-classes"):
         place.start("pit", "patch", "scratch")
     student, notes = place.start("pit", "patch", "scratch", map_classes=True)
     same_scores(student, weights, [1, 2, 0])
@@ -210,7 +210,7 @@ def test_a_teacher_is_put_in_the_datas_order(place: Place) -> None:
     assert teacher.spec.names == names and "by name" in teacher.notes[0]
     same_scores(teacher.model, weights, [1, 2, 0])
     changes = {"weights": None, "teacher": str(place.folder / "w.pt")}
-    with pytest.raises(UserError, match="got another order .*say --map-classes to pair them by name"):
+    with pytest.raises(UserError, match="got another order .*use --map-classes to pair them by name"):
         build_networks(place.settings(**changes), 3, names)
     networks = build_networks(place.settings(**changes, map_classes=True), 3, names)
     same_scores(networks.student, weights, [1, 2, 0])  # the student starts from it
