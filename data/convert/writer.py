@@ -16,6 +16,7 @@ from data.convert.frame import fit
 from data.layout import DatasetWriter, staging, unique_stems, xyxy_to_rows
 
 SMALLEST = 1e-6  # side of a box as a fraction of the image: less is written as zero, which no command accepts
+ROUNDING = 0.01  # pixels: what decimals in other formats lose: no correction to report
 
 
 @dataclass
@@ -84,7 +85,7 @@ def _usable(corners: Corners, width: int, height: int, origin: Path, text: str,
     if (clipped[2] - clipped[0]) / width < SMALLEST or (clipped[3] - clipped[1]) / height < SMALLEST:
         log.lose("boxes without an area inside the image", origin, f"{text} in an image of {width} x {height}")
         return None
-    if clipped != (x1, y1, x2, y2):
+    if max(abs(a - b) for a, b in zip(clipped, (x1, y1, x2, y2), strict=True)) > ROUNDING:
         log.mend("boxes clipped to the image", origin, f"{text} in an image of {width} x {height}")
     return clipped
 

@@ -66,6 +66,13 @@ def test_voc_boxes_and_splits(voc_source, tmp_path, capsys):
     assert summary.names == {0: "pit", 1: "scratch"} and summary.background == {"train": 1, "val": 0}
 
 
+def test_rounding_is_no_clipping(voc_source, tmp_path, capsys):
+    voc(voc_source / "xml" / "b.xml", [("scratch", 0, -4.8e-05, 5, 40, 50.004)])
+    assert run_voc(voc_source, tmp_path / "out") == 0
+    assert (tmp_path / "out/labels/val/b.txt").read_text() == "1 0.200000 0.550000 0.400000 0.900000\n"
+    assert "clipped" not in capsys.readouterr().out
+
+
 def test_voc_options(voc_source, tmp_path):
     run_voc(voc_source, tmp_path / "out", "--difficult", "drop", "--one-based", "--link")
     rows = read_labels(tmp_path / "out/labels/train/a.txt").rows
