@@ -40,8 +40,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--port", type=port, default=8080, help="port to listen on; 0: any free one (default %(default)s)")
     add("--token", help="clients must send it as Authorization: Bearer TOKEN; a file is safer, since other programs can read arguments")
     add("--token-file", metavar="FILE", help="file with the token (or set the variable TANDEM_TOKEN)")
-    add("--journal", metavar="DIR", help="folder for accepted images, results that sinks still have to deliver, and files seen: after a crash, images "
-        f"without a verdict are reported as UNDEFINED (default: {JOURNAL} with sinks or a source, else no journal)")  # fmt: skip
+    add("--journal", metavar="DIR", help="folder for accepted images, results that sinks still have to deliver, and files seen: after a crash, "
+        f"images without a verdict are reported as UNDEFINED (default: {JOURNAL} with sinks or a source, else no journal)")  # fmt: skip
     add("--queue", type=count, default=32, help="most images that wait; further ones are answered with 503 (default %(default)s)")
     add("--threads", type=count, default=available_cpus(), help="threads of the network (default: all cores, %(default)s)")
     add("--timeout", type=seconds, default=10.0, help="most seconds from acceptance to a verdict; then it is UNDEFINED (default %(default)g)")

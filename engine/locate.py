@@ -17,6 +17,8 @@ def locate_weights(weights: str | Path, option: str = "--weights") -> Path:
     Raises:
         UserError: missing, of an unknown kind, or the package that runs it is not installed.
     """
+    if not isinstance(weights, (str, Path)):
+        raise UserError(f"--weights: expected a path, got {weights!r}")
     path = Path(weights)
     if path.suffix == ".xml":
         path = path.parent

@@ -87,41 +87,44 @@ def listed(images: Any) -> list[str | np.ndarray]:
         UserError: anything else, or values that are no grey levels.
     """
     if isinstance(images, (str, Path, np.ndarray, Image.Image, torch.Tensor)):
-        images = [images]
-    elif not isinstance(images, (list, tuple)):
+        return _parts(images, "images")
+    if not isinstance(images, (list, tuple)):
         raise UserError(f"images: expected {KINDS}, or a list of these, got {type(images).__name__}")
-    return [part for image in images for part in _parts(image)]
+    return [part for number, image in enumerate(images) for part in _parts(image, f"images[{number}]")]
 
 
-def _parts(image: Any) -> list[str | np.ndarray]:
+def _parts(image: Any, where: str) -> list[str | np.ndarray]:
+    """The paths or pictures in one of the images, which `where` names. Raises `UserError`."""
     if isinstance(image, (str, Path)):
         return [str(image)]
     try:
         if isinstance(image, Image.Image):
-            return [as_bgr(pillow_pixels(image))]
+            return [_checked(pillow_pixels(image))]
         if isinstance(image, torch.Tensor):
             return [_checked(picture.permute(1, 2, 0).flip(2).numpy()) for picture in _tensors(image)]
         if isinstance(image, np.ndarray):
             return [_checked(image)]
     except Unreadable as error:
-        raise UserError(f"images: {error}") from None
-    raise UserError(f"images: expected {KINDS}, got {type(image).__name__}")
+        raise UserError(f"{where}: {error}") from None
+    except Exception as error:  # a closed or cut-off file behind a Pillow image, a tensor without memory: libraries raise anything
+        raise UserError(f"{where}: expected a readable image, got one that fails ({' '.join(str(error).split())})") from None
+    raise UserError(f"{where}: expected {KINDS}, got {type(image).__name__}")
 
 
 def _tensors(image: torch.Tensor) -> torch.Tensor:
-    """A tensor as a batch (B, 3, H, W) on the CPU, floats as float32."""
+    """A tensor as a batch (B, 3, H, W) on the CPU, floats as float32. Raises `Unreadable`."""
     batch = image[None] if image.ndim == 3 else image
     if batch.ndim != 4 or batch.shape[1] != 3:
-        raise UserError(f"images: expected a tensor (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}; see .permute(2, 0, 1)")
-    batch = batch.detach().cpu()
+        raise Unreadable(f"expected a tensor (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}; see .permute(2, 0, 1)")
+    batch = batch.detach().to_dense().cpu()
     return batch.float() if batch.is_floating_point() else batch
 
 
 def _checked(pixels: np.ndarray) -> np.ndarray:
-    """An array as (H, W, 3) BGR uint8. Raises `UserError` or `Unreadable`."""
+    """An array as (H, W, 3) BGR uint8. Raises `Unreadable`."""
     channels = pixels.shape[2] if pixels.ndim == 3 else 1
     if pixels.ndim not in (2, 3) or channels not in (1, 3, 4) or not pixels.size:
-        raise UserError(f"images: expected an array (H, W), (H, W, 3) or (H, W, 4), got {pixels.shape}; give several images as a list")
+        raise Unreadable(f"expected an array (H, W), (H, W, 3) or (H, W, 4), got {pixels.shape}; give several images as a list")
     if pixels.dtype.kind not in "uif":
-        raise UserError(f"images: expected numbers of 8 or 16 bits, or floats of 0 to 1, got {pixels.dtype}; convert them")
+        raise Unreadable(f"expected numbers of 8 or 16 bits, or floats of 0 to 1, got {pixels.dtype}; convert them")
     return as_bgr(pixels)

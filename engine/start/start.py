@@ -163,7 +163,7 @@ def line_of(selection: Selection, source: str) -> str:
     """The header's line about what was taken by structure."""
     total = selection.total
     tensors = f"{total.taken} of {total.tensors} tensors, {total.whole} of them whole"
-    return f"start: {total.numbers_taken:,} of {total.numbers:,} numbers from {source} ({tensors})"
+    return f"start: {total.numbers_taken:,} of {total.numbers:,} values from {source} ({tensors})"
 
 
 def table_of(selection: Selection) -> list[str]:

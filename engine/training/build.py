@@ -94,13 +94,13 @@ def distillation_note(
 ) -> str:
     """The header line that says what is distilled from what, and how strongly."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    given = {name: distillation.balance[name] for name in ("share", "hold", "cap", "project", "until", "decay")}
     usual = {"hold": True, "cap": None, "project": True, "until": 1.0, "decay": "none"}
-    balance = ", ".join(f"{name} {value}" for name, value in given.items() if value != usual.get(name, ""))
+    changed = [f"{name} {distillation.balance[name]}" for name, value in usual.items() if distillation.balance[name] != value]
+    balance = ", ".join([f"gradient ratio {distillation.balance['share']}", *changed])
     method = f"{wanted} {source}: {distiller.describe()}"
     if label_free:
         return f"distillation: ON, {method}; each loss times its gain (no detection loss: kd_* and adaptive have no effect)"
-    return f"distillation: ON, {method}; adaptive weights: {distillation.adaptive}; {balance}"
+    return f"distillation: ON, {method}; {balance}; adaptive weights: {distillation.adaptive}"
 
 
 def thaw(distiller: Distiller, student: DetectionModel, weights: str | None) -> list[str]:
@@ -146,7 +146,7 @@ def small_boxes_note(labels: list[dict[str, Any]], imgsz: int, stride: int) -> s
     enough = math.ceil(imgsz * stride / np.quantile(sides, MANY_SMALL) / 32) * 32
     return (
         f"boxes: {small:.0%} are smaller than {stride} px, a cell of the finest level, at --imgsz {imgsz} (median {np.median(sides):.1f} px); "
-        f"at --imgsz {enough} {MANY_SMALL:.0%} are"
+        f"at --imgsz {enough} only {MANY_SMALL:.0%}"
     )
 
 

@@ -108,9 +108,11 @@ def plot_results(results: Path, target: Path) -> None:
     for axis, title in zip(axes.flat, fields, strict=False):
         for name in [name for name, kind in kinds.items() if kind == title]:
             axis.plot(*curve(header, rows, name), marker=".", label=name.partition("/")[0])
-        axis.set_title(title.removesuffix("(B)"), fontsize=12)
+        axis.set_title(title.removeprefix("metrics/").removesuffix("(B)"), fontsize=12)
+        axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+        if len(axis.lines) > 1:
+            axis.legend()
     for axis in axes.flat[len(fields) :]:
         axis.set_visible(False)
     figure.savefig(target, dpi=200)

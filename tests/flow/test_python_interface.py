@@ -79,7 +79,7 @@ def test_a_picture_is_the_same_in_every_form(place: Path, detector: tandem.Detec
     (expected,) = detector(path)
     bgr = cv2.imread(str(path))
     rgb = torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1)
-    forms = [str(path), bgr, Image.open(path), Image.open(path).convert("RGBA"), rgb, rgb / 255, (rgb / 255).half(), bgr.astype(np.uint16) << 8]
+    forms = [str(path), bgr, Image.open(path), Image.open(path).convert("RGBA"), rgb, rgb / 255, (rgb / 255).half(), (rgb / 255).to_sparse(), bgr.astype(np.uint16) << 8]
     assert len(expected) and all(same(found, expected) for found in detector(forms))
     assert all(same(found, expected) for found in detector(torch.stack([rgb, rgb])))
     grey = bgr[..., 0]
@@ -135,6 +135,12 @@ def test_forms_of_other_libraries(place: Path, detector: tandem.Detector, tmp_pa
     assert list(other.data["class_name"]) == list(table["name"])
 
 
+def closed(path: Path) -> Image.Image:
+    image = Image.open(path)
+    image.close()
+    return image
+
+
 MISTAKES = [
     (lambda d, p: tandem.load("none.pt"), "nothing is there"),
     (lambda d, p: tandem.load(p / "best.pt", "gpu9"), "--device gpu9"),
@@ -146,7 +152,12 @@ MISTAKES = [
     (lambda d, p: d(p / "images", imgsz=(64, "x")), "imgsz: expected pixels"),
     (lambda d, p: d(p / "none"), "nothing is there"),
     (lambda d, p: d(3), "got int"),
-    (lambda d, p: d([None]), "got NoneType"),
+    (lambda d, p: d([np.zeros((8, 8, 3), np.uint8), None]), "images[1]: expected paths"),
+    (lambda d, p: d(closed(p / "images/a.png")), "got one that fails (Operation on closed image"),
+    (lambda d, p: d(Image.new("RGB", (0, 0))), "got (0, 0, 3)"),
+    (lambda d, p: d(torch.zeros(3, 8, 8, device="meta")), "got one that fails"),
+    (lambda d, p: d(np.zeros((8, 8, 3), bool)), "got bool; convert them"),
+    (lambda d, p: tandem.load(None), "expected a path, got None"),
     (lambda d, p: d(np.zeros((2, 8, 8, 3), np.uint8)), "several images as a list"),
     (lambda d, p: d(np.full((8, 8, 3), -1.0)), "got float64 from -1"),
     (lambda d, p: d(torch.zeros(8, 8, 3)), "expected a tensor"),

@@ -113,7 +113,7 @@ def test_a_network_of_another_width_starts_by_structure(place: Path, run: Path) 
     student = Detector(place / "teacher.yaml")
     before, taken = {k: v.clone() for k, v in student.state_dict().items()}, read_state(run / "weights/best.pt")
     start = start_from_file(student, str(run / "weights/best.pt"), Settings.of(training(place)).network, {})
-    assert "numbers from the weights" in start.lines[0] and "is left out" in start.lines[1]
+    assert "values from the weights" in start.lines[0] and "is left out" in start.lines[1]
     after = student.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in head_of(before).items())
     assert torch.equal(after["model.1.conv.weight"], taken["model.1.conv.weight"])

@@ -57,6 +57,6 @@ def test_small_boxes_are_told():
     sides = np.array([4.0] * 3 + [20.0] * 7)  # of 128 px images
     labels = labels_of(sides / 128, 128)
     note = small_boxes_note(labels, 128, 8)
-    assert "30% are smaller than 8 px" in note and "--imgsz 128 (median 20.0 px)" in note and "at --imgsz 256 10% are" in note
+    assert "30% are smaller than 8 px" in note and "--imgsz 128 (median 20.0 px)" in note and "at --imgsz 256 only 10%" in note
     assert small_boxes_note(labels, 256, 8) == ""  # 4 px are 8
     assert small_boxes_note(labels_of(np.zeros(0), 128), 128, 8) == ""

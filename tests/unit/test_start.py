@@ -111,7 +111,7 @@ def test_the_fast_student_takes_the_whole_backbone_of_yolov5n_but_its_swin_block
             if name.startswith(f"model.{row}."):
                 assert torch.equal(own[name], given[name].to(own[name])), name
     assert torch.equal(own["model.13.mix.cv3.conv.weight"], given["model.17.cv3.conv.weight"].float())
-    assert re.match(r"start: 1,\d{3},\d{3} of 2,\d{3},\d{3} numbers from the weights \S+ \(YOLOv5, 16 to 256 channels\)", start.lines[0])
+    assert re.match(r"start: 1,\d{3},\d{3} of 2,\d{3},\d{3} values from the weights \S+ \(YOLOv5, 16 to 256 channels\)", start.lines[0])
 
 
 def test_where_everything_is_taken_the_function_is_the_source_s() -> None:
@@ -365,7 +365,7 @@ def test_a_stock_pair_of_one_layout_starts_alike() -> None:
 
 @pytest.mark.parametrize(("mode", "weights", "lines"), [
     ("select", False, ["by weight selection"]), (True, False, ["by name and shape"]), (False, False, ["random weights"]),
-    ("select", True, ["numbers from the weights"]), (True, True, ["by name and shape", "numbers from the weights"]),
+    ("select", True, ["values from the weights"]), (True, True, ["by name and shape", "values from the weights"]),
 ])  # fmt: skip
 def test_what_a_run_starts_from(tmp_path: Path, mode: bool | str, weights: bool, lines: list[str]) -> None:
     path = saved(tmp_path / "v5.pt", as_published(yolov5(width=0.125))) if weights else None
