@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -80,6 +81,7 @@ def report_validation(report: RunReport, images: Sequence[Image], files: Sequenc
         images: labels and found boxes, down to a low score.
         files: where the images lie, in the same order.
     """
+    images = [replace(image, name=name) for image, name in zip(images, short_names(files), strict=True)]
     for image, file in zip(images, files, strict=True):
         verdict = decide(report.plan, image.found, image.height, image.width) if report.plan else None
         found, verdict = _above(image.found, verdict)
@@ -88,6 +90,16 @@ def report_validation(report: RunReport, images: Sequence[Image], files: Sequenc
         thumbnail = "" if picture.group in UNEVENTFUL else _thumbnail(report, file)
         report.seen.append(replace(picture, thumbnail=thumbnail))
     return report.close(_suspects(images, report.names))
+
+
+def short_names(files: Sequence[str]) -> list[str]:
+    """Paths below the folder that holds all the images; in full where there is none, on several drives."""
+    paths = [Path(file).parent.resolve() / Path(file).name for file in files]
+    try:
+        common = os.path.commonpath([path.parent for path in paths])
+    except ValueError:
+        return [path.as_posix() for path in paths]
+    return [path.relative_to(common).as_posix() for path in paths]
 
 
 def labelled_images(files: Sequence[str], shapes: Sequence[tuple[int, int]], truths: Sequence[Boxes],

@@ -63,6 +63,7 @@ def quiet() -> Path:
     os.environ.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder / "inductor"))
     _place_fonts(folder / "Ultralytics")
+    _copy_font_list(folder / "matplotlib")
     _import_host()
     return folder
 
@@ -100,6 +101,18 @@ def keep_freed_memory() -> None:
 def of_libc(name: str) -> Callable[..., int] | None:
     """A function of Linux's C library by its name; None on other systems and where theirs has none of that name."""
     return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+
+
+def _copy_font_list(folder: Path) -> None:
+    """Copy matplotlib's list of the fonts, if the user's cache has one: else each process makes its own, which takes a second or more."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        lists = list((cache / "matplotlib").glob("fontlist-*.json"))
+        folder.mkdir(exist_ok=True)
+        for path in lists:
+            shutil.copyfile(path, folder / path.name)
+    except (OSError, RuntimeError):  # no home, or not readable: matplotlib makes the list
+        return
 
 
 def _place_fonts(folder: Path) -> None:

@@ -19,6 +19,7 @@ import export
 from cfg.errors import guard
 from data.images import read_pixels
 from engine.heatmaps.drise import drise
+from engine.reporting import short_names
 from engine.validation.evaluate import evaluate
 from inspection.plan import ClassRule, Plan
 from inspection.plan_file import save_plan
@@ -98,3 +99,13 @@ def test_a_validation_shows_labels_and_suspects(weights: Path, tmp_path: Path) -
     text = Path(result["settings"]["report"]).read_text(encoding="utf-8")
     assert "Labels to look at" in text and 'class="label"' in text and "split val" in text
     assert text.count("data:image/jpeg") == 4
+
+
+@pytest.mark.parametrize(("files", "names"), [
+    (["/set/images/val/a.png", "/set/images/val/b.png"], ["a.png", "b.png"]),
+    (["/set/lot-1/a.png", "/set/lot-2/deep/a.png"], ["lot-1/a.png", "lot-2/deep/a.png"]),
+    (["/set/a.png"], ["a.png"]),
+    ([], []),
+])  # fmt: skip
+def test_images_are_named_below_the_folder_of_all(files: list[str], names: list[str]) -> None:
+    assert short_names(files) == names

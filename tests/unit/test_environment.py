@@ -69,3 +69,16 @@ def test_torchruns_single_process_is_a_plain_one(monkeypatch, size, left):
     monkeypatch.setenv("WORLD_SIZE", size)
     quiet()
     assert {name for name in RANKS if name in os.environ} == left
+
+
+def test_the_users_list_of_fonts_is_copied_and_kept(monkeypatch, tmp_path):
+    cache, folder = tmp_path / "cache/matplotlib", tmp_path / "settings"
+    cache.mkdir(parents=True)
+    (cache / "fontlist-v9.json").write_text("{}")
+    (cache / "other").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache.parent))
+    models.environment._copy_font_list(folder)
+    assert [path.name for path in folder.iterdir()] == ["fontlist-v9.json"] and len(list(cache.iterdir())) == 2
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "none"))
+    models.environment._copy_font_list(tmp_path / "empty")
+    assert not list((tmp_path / "empty").iterdir())

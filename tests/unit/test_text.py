@@ -150,3 +150,20 @@ def test_split_into_its_own_source(source):
         assert split(["--source", str(flat), "--out", str(flat / "out"), "--ratios", "1:1", "--names", "a,b",
                       "--overwrite"]) == 0
         assert len(list((flat / "out/images").rglob("*.png"))) == 4
+
+
+NINE = [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+MERGED = [f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 9)}]}}" for i in range(1, 12)]
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+@pytest.mark.parametrize("lines", [["a0: &a0 [x]", *NINE], ["a0: &a0 {x: 1}", *MERGED], ["a: &a [*a]"]], ids=["lists", "merges", "itself"])
+def test_aliases_that_stand_for_too_much_are_refused(tmp_path, lines, as_text):
+    (tmp_path / "data.yaml").write_text("\n".join(lines))
+    with pytest.raises(UserError, match="with its aliases replaced"):
+        read_yaml(tmp_path / "data.yaml", as_text)
+
+
+def test_other_aliases_are_read(tmp_path):
+    (tmp_path / "data.yaml").write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}\n")
+    assert read_yaml(tmp_path / "data.yaml") == {"a": {"x": [1, 2]}, "b": {"x": [1, 2]}, "c": {"x": [1, 2], "y": 3}}
