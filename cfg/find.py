@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ import yaml
 
 from cfg.errors import UserError, nearest
 from cfg.text import read_text
+from cfg.yaml_document import load_document
 
 ROOT = Path(__file__).resolve().parent
-MOST_VALUES = 1_000_000  # of a YAML with every alias replaced by what it stands for
 
 
 def find(kind: str, name: str | Path) -> Path:
@@ -48,37 +47,11 @@ def read_yaml(path: str | Path, as_text: bool = False) -> dict[str, Any]:
         UserError: naming the file when it is unreadable, not YAML or not a mapping.
     """
     try:
-        content = _load(read_text(path), yaml.BaseLoader if as_text else yaml.SafeLoader)
+        content = load_document(read_text(path), as_text)
     except UserError:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a date such as 2026-99-99
-        detail = " ".join(str(error).split())
-        raise UserError(f"{path}: not valid YAML ({detail}); correct the file at that line") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: also a date such as 2026-99-99
+        raise UserError(f"{path}: not valid YAML ({' '.join(str(error).split())}); correct the file") from None
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected a YAML mapping (key: value lines), got {'nothing' if content is None else type(content).__name__}")
     return content
-
-
-def _load(text: str, kind: type[yaml.BaseLoader | yaml.SafeLoader]) -> Any:
-    """Load a YAML document. Raises `ValueError` where its aliases stand for too much: a few lines can stand for more than any memory."""
-    loader = kind(text)
-    try:
-        document = loader.get_single_node()
-        if document is None:
-            return None
-        if _values(document, {}) > MOST_VALUES:
-            raise ValueError(f"with its aliases replaced it has more than {MOST_VALUES:,} values, or contains itself")
-        return loader.construct_document(document)
-    finally:
-        loader.dispose()
-
-
-def _values(node: yaml.Node, counted: dict[int, float]) -> float:
-    """How many values a node has with every alias replaced; infinite if it contains itself."""
-    if isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in counted:
-        counted[id(node)] = math.inf
-        pairs = isinstance(node, yaml.MappingNode)
-        counted[id(node)] = 1 + sum(_values(part, counted) for part in ([x for pair in node.value for x in pair] if pairs else node.value))
-    return counted[id(node)]

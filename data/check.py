@@ -109,7 +109,7 @@ def _images(path: str | Path, content: dict[str, Any], part: str, report: Report
     images: list[Path] = []
     for entry in entries:
         if not entry.exists():
-            report.error("missing-folder", path, missing_text(Path(path), content, part, entry))
+            report.error("missing-folder", path, missing_text(content, part, entry))
         else:
             images += list_images(entry)
     if not images and all(entry.exists() for entry in entries):

@@ -76,7 +76,7 @@ def resolve(data: str | Path, require: tuple[str, ...] = ("train", "val")) -> di
     for part in require:
         for path in part_paths(content, part):
             if not path.exists():
-                raise UserError(missing_text(file, content, part, path))
+                raise UserError(f"{file}: {missing_text(content, part, path)}")
     return content
 
 
@@ -102,13 +102,13 @@ def first_shape(part: str | list[str]) -> tuple[int, int]:
     raise UserError(f"{part}: expected an image that can be read, got none; `python -m data.check` says why")
 
 
-def missing_text(file: Path, content: dict[str, Any], part: str, path: Path) -> str:
+def missing_text(content: dict[str, Any], part: str, path: Path) -> str:
     """Say in one line which folder is missing, where it was expected, and how a person gets it."""
     fix = " ".join(str(content.get("download_help") or "").split())
     if root := os.environ.get("TANDEM_DATASETS"):
         fix = re.sub(r"(?<![\w/])datasets/", lambda _: f"{root.rstrip('/')}/", fix)  # the commands, not the addresses
     fix = fix or f"correct 'path' or '{part}' in the YAML, or put the images there"
-    return f"{file}: {WHAT[part]} not found: expected {path}; {fix}"
+    return f"{WHAT[part]} not found: expected {path}; {fix}"
 
 
 def _root(file: Path, path: Any) -> Path:

@@ -79,7 +79,8 @@ def test_a_picture_is_the_same_in_every_form(place: Path, detector: tandem.Detec
     (expected,) = detector(path)
     bgr = cv2.imread(str(path))
     rgb = torch.from_numpy(bgr[..., ::-1].copy()).permute(2, 0, 1)
-    forms = [str(path), bgr, Image.open(path), Image.open(path).convert("RGBA"), rgb, rgb / 255, (rgb / 255).half(), (rgb / 255).to_sparse(), bgr.astype(np.uint16) << 8]
+    forms = [str(path), bgr, Image.open(path), Image.open(path).convert("RGBA"), rgb, rgb / 255, (rgb / 255).half(), (rgb / 255).to_sparse()]
+    forms += [bgr.astype(np.uint16) << 8, np.asfortranarray(bgr), bgr / 255.0]
     assert len(expected) and all(same(found, expected) for found in detector(forms))
     assert all(same(found, expected) for found in detector(torch.stack([rgb, rgb])))
     grey = bgr[..., 0]

@@ -167,3 +167,10 @@ def test_aliases_that_stand_for_too_much_are_refused(tmp_path, lines, as_text):
 def test_other_aliases_are_read(tmp_path):
     (tmp_path / "data.yaml").write_text("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}\n")
     assert read_yaml(tmp_path / "data.yaml") == {"a": {"x": [1, 2]}, "b": {"x": [1, 2]}, "c": {"x": [1, 2], "y": 3}}
+
+
+@pytest.mark.parametrize("text", ["names: [a]\ntrain: x\nnames: [b]\n", "train: x\nnames:\n  0: a\n  0: b\n"])
+def test_a_key_that_is_there_twice_is_refused(tmp_path, text):
+    (tmp_path / "data.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"the key '(names|0)' is there twice, in lines \d and \d"):
+        read_yaml(tmp_path / "data.yaml")
