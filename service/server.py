@@ -117,7 +117,7 @@ def description(options: ServeOptions, line: Line) -> str:
     height, width = inspector.size
     plan = "by its decision plan" if inspector.plan else "without a plan"
     tiles = f", tiles of {inspector.tiling.side}" if inspector.tiling else ""
-    runtime = f"{inspector.network.runtime}, {options.threads} threads"
+    runtime = f"{inspector.network.runtime}, {options.threads} thread{'s' if options.threads > 1 else ''}"
     return f"{exported.path.name}: {len(exported.names)} classes, {height} x {width}{tiles}, {plan}, {runtime}"
 
 

@@ -94,7 +94,7 @@ def listed(images: Any) -> list[str | np.ndarray]:
 
 
 def _parts(image: Any, where: str) -> list[str | np.ndarray]:
-    """The paths or pictures in one of the images, which `where` names. Raises `UserError`."""
+    """The paths or pixels of one of the images, which `where` names. Raises `UserError`."""
     if isinstance(image, (str, Path)):
         return [str(image)]
     try:
