@@ -80,6 +80,9 @@ class Detector:
         self.plan = None if self.options.no_decision else find_plan(weights, self.options.decision, self.names)
         self._settled = settle(self.options, self._backend, self._trained, self.plan)
 
+    def __repr__(self) -> str:
+        return f"Detector({self.options.weights!r}, {len(self.names)} classes, {'with' if self.plan else 'without'} a decision plan)"
+
     def predict(self, images: Any, **changes: Any) -> list[Results]:
         """Look at images; return one result for each, in their order.
 

@@ -105,7 +105,9 @@ def test_verdicts_of_a_plan_inside_the_weights(place: Path, tmp_path: Path) -> N
     weights = save_tiny(tmp_path / "best.pt")
     embed(weights, Plan(("scratch", "pit", "patch"), (ClassRule(threshold=0.26),) * 3))
     told = by_script(weights, place / "images", tmp_path)
-    results = tandem.load(weights, "cpu", conf=0.1).predict(place / "images")
+    deciding = tandem.load(weights, "cpu", conf=0.1)
+    assert repr(deciding) == f"Detector('{weights}', 3 classes, with a decision plan)"
+    results = deciding.predict(place / "images")
     assert [(found.verdict.code.name, found.verdict.rule) for found in results] == [(i["verdict"], i["rule"]) for i in told["images"]]
     assert tandem.load(weights, "cpu", no_decision=True).predict(place / "images/a.png")[0].verdict is None
 
