@@ -152,6 +152,8 @@ def train(cfg: str | Path, data: str | Path | None = None, **arguments: Any) -> 
 
 def distil(cfg: str | Path, teacher: str | Path, data: str | Path | None = None, **arguments: Any) -> Path:
     """Train a detector that learns from a teacher too: `train` with a teacher, its weights or a YAML. Raises as `train`."""
+    if not teacher:
+        raise UserError(f"teacher: expected weights or a YAML, got {teacher!r}; methods that need none are train's: distill='sdd' or 'lgd'")
     return train(cfg, data, teacher=teacher, **arguments)
 
 

@@ -34,9 +34,11 @@ def find(kind: str, name: str | Path) -> Path:
     for key in (str(name), f"{name}.yaml"):
         if key in by_name:
             return by_name[key]
+    listed = [key for key in known if "/" not in key]
+    folders = sorted({f"{key.partition('/')[0]}/" for key in known if "/" in key})
     raise UserError(
         f"{kind} configuration '{name}' not found: expected a YAML file at that path or one of "
-        f"cfg/{kind}: {', '.join(known) or 'none'}{nearest(f'{name}', known)}"
+        f"cfg/{kind}: {', '.join(listed + folders) or 'none'}{nearest(f'{name}', known)}"
     )
 
 

@@ -150,7 +150,7 @@ def _to_8_bits(pixels: np.ndarray) -> np.ndarray:
     limit = next((x for x in RANGES[0 if real else 1 :] if high <= x), None)  # None too where a value is not a number
     if limit is None or not low >= 0:
         raise Unreadable(f"expected values of 0 to 1, 0 to 255 or 0 to 65535, got {pixels.dtype} from {low:g} to {high:g}; "
-                         "save it with 8 or 16 bits")  # fmt: skip
+                         "convert it to 8 or 16 bits")  # fmt: skip
     return np.clip(np.rint(pixels * (255.0 / limit)), 0, 255).astype(np.uint8)
 
 

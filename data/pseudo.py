@@ -82,7 +82,7 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
     """
     doubt = conf * DOUBT if doubt is None else doubt
     if not 0 < doubt <= conf <= 1:
-        raise UserError(f"--conf {conf:g} --doubt {doubt:g}: expected 0 < doubt <= conf <= 1; say for example --conf 0.5 --doubt 0.25")
+        raise UserError(f"--conf {conf:g} --doubt {doubt:g}: expected 0 < doubt <= conf <= 1; for example --conf 0.5 --doubt 0.25")
     names = list(validate(data).names.values())
     content = resolve(data)
     keep_apart(Path(content["path"]), out)

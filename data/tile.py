@@ -89,7 +89,7 @@ def tile(data: str | Path, out: Path, side: int, overlap: float | None = None, e
         UserError: the data set or the tiling is not usable, no image can be read, or `out` cannot be written.
     """
     if not empty >= 0:
-        raise UserError(f"--empty {empty:g}: expected a number of at least 0; say for example --empty 1")
+        raise UserError(f"--empty {empty:g}: expected a number of at least 0; for example --empty 1")
     tiling_asked(side, overlap)  # a mistake in them costs no reading
     names = list(validate(data).names.values())
     content = resolve(data)

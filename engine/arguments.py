@@ -33,6 +33,7 @@ def _checked(action: argparse.Action, value: Any) -> Any:
         if not isinstance(value, bool):
             raise UserError(f"{action.dest}: expected True or False, got {value!r}")
         return value
+    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's and torch's
     many = isinstance(value, (list, tuple))
     if action.nargs:
         return [_read(action, part) for part in (value if many else [value])]

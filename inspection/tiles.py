@@ -28,10 +28,10 @@ class Tiling:
 
     def __post_init__(self) -> None:
         if self.side < SMALLEST:
-            raise UserError(f"--tile {self.side}: expected a side of at least {SMALLEST} pixels; say for example --tile 640")
+            raise UserError(f"--tile {self.side}: expected a side of at least {SMALLEST} pixels; for example --tile 640")
         if not 0 <= self.overlap <= MOST_OVERLAP:
             raise UserError(f"--overlap {self.overlap:g}: expected a share of the tile, from 0 to {MOST_OVERLAP}; "
-                            f"say for example --overlap {USUAL_OVERLAP}")  # fmt: skip
+                            f"for example --overlap {USUAL_OVERLAP}")  # fmt: skip
 
     @property
     def shared(self) -> int:
@@ -72,7 +72,7 @@ def tiling_asked(side: int | None, overlap: float | None, sizes: np.ndarray | No
     """
     if side is None:
         if overlap is not None:
-            raise UserError(f"--overlap {overlap:g}: expected --tile beside it; say for example --tile 640")
+            raise UserError(f"--overlap {overlap:g}: expected --tile beside it; for example --tile 640")
         return None
     if sizes is None or not len(sizes):
         return Tiling(side, USUAL_OVERLAP if overlap is None else overlap)

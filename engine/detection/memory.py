@@ -96,6 +96,8 @@ def listed(images: Any) -> list[str | np.ndarray]:
 def _parts(image: Any, where: str) -> list[str | np.ndarray]:
     """The paths or pixels of one of the images, which `where` names. Raises `UserError`."""
     if isinstance(image, (str, Path)):
+        if not str(image):
+            raise UserError(f"{where}: expected a path, got an empty text")
         return [str(image)]
     try:
         if isinstance(image, Image.Image):

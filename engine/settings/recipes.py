@@ -34,7 +34,7 @@ def complete(given: dict[str, Any]) -> dict[str, Any]:
     settings = OWN_DEFAULTS | recipe | given
     for name, flag in (("model", "--cfg s-model.yaml"), ("data", "--data neu-det.yaml")):
         if not settings.get(name) and not (name == "data" and settings["unlabelled"]):
-            raise UserError(f"{name}: none given; say for example {flag}")
+            raise UserError(f"{name}: none given; for example {flag}")
     for name in TEXT:
         if not isinstance(settings.get(name), (str, type(None))):
             raise UserError(f"{name}: expected a name or path, got {settings[name]!r}; correct it or leave it out")

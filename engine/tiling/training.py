@@ -27,7 +27,7 @@ def check_tiling(data: Data, resumed: bool, stride: int = 0) -> None:
     for name, kinds, wanted in (("tile", int, "a whole number of pixels"), ("overlap", (int, float), "a share of the tile")):
         value = getattr(data, name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, kinds)):
-            raise UserError(f"--{name}: expected {wanted}, got {value!r}; say for example --tile 640 --overlap 0.2")
+            raise UserError(f"--{name}: expected {wanted}, got {value!r}; for example --tile 640 --overlap 0.2")
     tiling = tiling_asked(data.tile, data.overlap)
     if tiling is None:
         return

@@ -16,7 +16,7 @@ def info(given: dict[str, Any]) -> str:
     """Layers, parameters, size and GFLOPs of a model YAML (or weights) without training it."""
     name = given.get("model") or given.get("weights")
     if not name:
-        raise UserError("--info: expected a model; say for example --cfg s-model.yaml --info")
+        raise UserError("--info: expected a model; for example --cfg s-model.yaml --info")
     nc = None
     if given.get("data"):
         nc = validate(given["data"]).nc
