@@ -29,11 +29,11 @@ def checked(parser: argparse.ArgumentParser, given: Mapping[str, Any], left_out:
 
 
 def _checked(action: argparse.Action, value: Any) -> Any:
+    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's and torch's
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise UserError(f"{action.dest}: expected True or False, got {value!r}")
         return value
-    value = value.tolist() if hasattr(value, "tolist") else value  # NumPy's and torch's
     many = isinstance(value, (list, tuple))
     if action.nargs:
         return [_read(action, part) for part in (value if many else [value])]

@@ -181,7 +181,7 @@ class Judge:
             return ["WARNING: split 'train' trains weights: on images that they know, escapes are rarer than they will be; nothing is promised "
                     "for others. Use --split test."]  # fmt: skip
         if self.split == "val":
-            return ["WARNING: a training chooses its best epoch on split 'val'; if it was these weights' own, the promise is slightly too optimistic. "
+            return ["WARNING: a training chooses its best epoch on split 'val'; if it was these weights' own, the promise is too optimistic. "
                     "Use --split test, or images kept for this alone."]  # fmt: skip
         return []
 
