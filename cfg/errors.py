@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import math
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
 from typing import TypeGuard
+
+# What the machine or its user's rights refuse, wherever it shows: no bug.
+REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EMFILE, errno.ENFILE}
+NO_MEMORY = r"out of memory|insufficient memory|can't allocate memory|not enough memory|cannot allocate memory"  # torch, OpenCV, the system
 
 
 class UserError(ValueError):
@@ -34,10 +40,19 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def refusal(error: Exception) -> str:
+    """One line about what the machine refused (memory, disk, rights, a name too long); empty for any other error."""
+    if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):
+        return f"out of memory ({printable(str(error).strip())[:200]}); use a smaller --imgsz or --batch"
+    if isinstance(error, OSError) and error.errno in REFUSALS:
+        return f"{printable(str(error.filename or ''))[:200]}: {error.strerror}; choose another place or name, or free space".removeprefix(": ")
+    return ""
+
+
 def guard(main: Callable[[], int | None]) -> int:
     """Run a command line; return its exit status.
 
-    That is what `main` returns, 2 after a `UserError` (printed as one line), 130 after Ctrl-C, and 70 (EX_SOFTWARE)
+    That is what `main` returns, 2 after a `UserError` or a `refusal` (printed as one line), 130 after Ctrl-C, and 70 (EX_SOFTWARE)
     with the traceback after anything else: 1 says that some inputs could not be used, and a bug must not look like it.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a terminal that cannot show a character shows its escape
@@ -50,7 +65,10 @@ def guard(main: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except Exception:
+    except Exception as error:
+        if reason := refusal(error):
+            print(f"error: {reason}", file=sys.stderr)
+            return 2
         traceback.print_exc()
         print("error: this is a bug in Tandem; please report it with the lines above", file=sys.stderr)
         return 70
