@@ -10,6 +10,7 @@ from engine.settings.parts import SELECT, SHIPPED, Rare, part_of
 from engine.settings.rare import check_rare
 
 OPTIMIZERS = ("auto", "SGD", "MuSGD", "Adam", "Adamax", "AdamW", "NAdam", "RAdam", "RMSprop")
+MOST_SEED = 2**31 - 1  # NumPy takes 32 bits, and epochs and processes count on from here
 REFUSED = {
     "distill_model": "ultralytics' own distillation is not used here; give the teacher with --teacher FILE",
     "task": "this is a detector; leave task out",
@@ -93,6 +94,8 @@ def _check_host(settings: dict[str, Any]) -> None:
             f"imgsz: expected one whole number of pixels, got {imgsz!r}; "
             "images are trained on as squares: --imgsz 640"
         )
+    if settings["seed"] > MOST_SEED:
+        raise UserError(f"seed: expected a whole number of at most {MOST_SEED}, got {settings['seed']}")
     if settings["cache"] not in (True, False, "ram", "disk", None):
         raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
     freeze = settings["freeze"]

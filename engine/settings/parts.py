@@ -51,6 +51,7 @@ class Data:
     batch: int | float
     rect: bool
     single_cls: bool
+    classes: int | list[int] | None  # train on these only: boxes of others are left out
     unlabelled: str | None = ours(None)  # images to distil on without labels: a folder, a list file, a data YAML
     tile: int | None = ours(None)  # cut the data set into tiles of so many pixels, and train on these
     overlap: float | None = ours(None)  # share of a tile that its neighbour shows too; None: 0.2, or more for longer defects

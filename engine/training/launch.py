@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError
+from cfg.class_names import shown
 from data import resolve, validate
 from data.unlabelled import find_unlabelled
 from engine.checkpoint import install
@@ -129,7 +130,16 @@ def check_data(data: Data, going_on: bool = False) -> dict[int, str]:
             f"{data.data}: expected images of 3 channels, got channels: {content['channels']}; "
             "leave it out"
         )
+    _check_classes(data.classes, summary.names)
     return {0: "item"} if data.single_cls else summary.names
+
+
+def _check_classes(wanted: int | list[int] | None, names: dict[int, str]) -> None:
+    """Refuse ``classes`` that the data set does not have: ultralytics would leave every box out."""
+    indices = wanted if isinstance(wanted, list) else [] if wanted is None else [wanted]
+    if any(isinstance(index, bool) or index not in names for index in indices) or wanted == []:
+        known = ", ".join(f"{index} {shown(name)}" for index, name in list(names.items())[:20])
+        raise UserError(f"classes: expected indices of the data set's classes ({known}), got {wanted!r}; correct it or leave it out")
 
 
 def check_unlabelled(pictures: str, data: str | None, going_on: bool) -> dict[int, str]:
