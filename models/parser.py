@@ -22,6 +22,7 @@ from models.heads import HEADS
 from models.rules import Site
 
 Output = torch.Tensor | list[torch.Tensor]  # of one row: some (backbones, pyramids) have several
+MOST_REPEATS = 1000  # of a row: beyond it a network is a slip of the keyboard, and takes hours to build
 PROBE_SIZE = 256  # image side of the probe; twice the coarsest stride any of our models has
 
 
@@ -117,8 +118,8 @@ def _read_row(row: Any, description: dict[str, Any], context: str) -> tuple[Any,
     source, repeats, name, args = row
     if not isinstance(name, str):
         raise UserError(f"{context}: expected the name of a block in third place, got {name!r}")
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise UserError(f"{context}: expected repeats as a positive number, got {repeats!r}")
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or not 1 <= repeats <= MOST_REPEATS:
+        raise UserError(f"{context}: expected repeats as a whole number from 1 to {MOST_REPEATS}, got {repeats!r}")
     substitute = {k: v for k, v in description.items() if k not in ("backbone", "head")}
     return source, repeats, str(substitute.get(name, name)), [substitute.get(a, a) if isinstance(a, str) else a for a in args]
 
