@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cfg import UserError, guard
+from cfg.command_line import refuse_empty
 from data.dataset import part_paths, resolve, validate
 from data.files import list_images
 from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, staging, unique_stems, xyxy_to_rows
@@ -156,7 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--doubt", type=float, help="images with a box from this confidence up to --conf are left out (default: half of --conf)")
     parser.add_argument("--link", action="store_true", help="link the images, do not copy them")
     parser.add_argument("--overwrite", action="store_true", help="replace the data set in --out")
-    own, more = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    refuse_empty(words)
+    own, more = parser.parse_known_args(words)
     done = pseudo_label(own.weights, own.data, own.unlabelled, own.out, own.conf, own.doubt, more, own.link, own.overwrite)
     print("\n".join(done.lines()))
     print(f"written: {own.out / 'data.yaml'}")
