@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import torch
 
 import models.environment  # noqa: F401  (before ultralytics)
+from cfg.signal_stack import signal_stack_kept
 
 from ultralytics.nn.autobackend import AutoBackend
 from ultralytics.nn.backends.onnx import ONNXBackend
@@ -73,7 +74,8 @@ def openvino_has_bfloat16() -> bool:
     """Whether OpenVINO computes in bfloat16 on this processor when asked to; else it stays in float32."""
     import openvino
 
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    with signal_stack_kept():
+        return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class OnnxBackend(ONNXBackend):
@@ -88,7 +90,8 @@ class OpenVinoBackend(OpenVINOBackend):
 
     def __init__(self, weight: Any, device: torch.device, fp16: bool = False, precision: str = "fp32") -> None:
         self.precision = precision
-        super().__init__(weight, device)
+        with signal_stack_kept():
+            super().__init__(weight, device)
 
     @property
     def compile_model(self) -> partial[Any]:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cfg import UserError
+from cfg.signal_stack import signal_stack_kept
 from cfg.telemetry import silence_openvino
 from service.exported import Exported
 
@@ -82,7 +83,8 @@ class OpenVinoNetwork:
             model.reshape([1, 3, *exported.size])
             exported = replace(exported, dynamic=False, batch=1)
         options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": openvino.Type.f32}
-        self.request = core.compile_model(model, "CPU", options).create_infer_request()
+        with signal_stack_kept():
+            self.request = core.compile_model(model, "CPU", options).create_infer_request()
         self.runtime = f"OpenVINO {openvino.__version__.partition('-')[0]}"
         self.inputs, self.outputs = ([_openvino_port(one, at) for at, one in enumerate(ports)] for ports in (model.inputs, model.outputs))
         self.exported = _completed(exported, self.inputs, self.outputs)
