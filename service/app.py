@@ -14,7 +14,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, Router
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.access import Access, refusal
 from service.events import Inspected
@@ -45,6 +45,7 @@ def make_app(line: Line, intake: Intake, token: str | None) -> ASGIApp:
     pages = Pages(line, intake)
     routes = [
         Route("/inspect", pages.inspect, methods=["POST"]),
+        Route("/inspect", _no_image, methods=["GET", "PUT", "PATCH", "DELETE", "OPTIONS"]),
         Route("/recent", pages.recent),
         Route("/metrics", pages.metrics),
         Route("/source", pages.source),
@@ -53,7 +54,15 @@ def make_app(line: Line, intake: Intake, token: str | None) -> ASGIApp:
         Route("/page.css", pages.file),
         *Protocol(line, intake).routes(),
     ]
-    return Access(Router(routes), token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
+    return Access(Router(routes, default=_nowhere), token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
+
+
+async def _no_image(request: Request) -> JSONResponse:
+    return refusal(405, f"expected an image by POST, got {request.method}", {"Allow": "POST"})
+
+
+async def _nowhere(scope: Scope, receive: Receive, send: Send) -> None:
+    await refusal(404, "no such address; images go to /inspect by POST")(scope, receive, send)
 
 
 class Pages:

@@ -48,6 +48,14 @@ def service(place: Path):
     running.stop()
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("GET", "/inspect", 405), ("DELETE", "/inspect", 405), ("POST", "/inspekt", 404), ("GET", "/nowhere", 404)]
+)
+def test_a_wrong_address_or_method_is_never_taken_for_a_pass(service, method, path, status):
+    code, told, *_ = service.ask(method, path)
+    assert code == status and told["Verdict"] == "UNDEFINED" and told["ResultEvaluation"] == 0 and "POST" in told["error"]
+
+
 def test_every_verdict_with_its_boxes(service):
     expected = {DARK: ("OK", 1, 0), GREY: ("REVIEW", 3, 1), BRIGHT: ("NG", 2, 1)}
     for grey, (verdict, number, boxes) in expected.items():
