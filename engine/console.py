@@ -15,7 +15,9 @@ from ultralytics.engine import trainer as host_trainer
 from ultralytics.engine import validator as host_validator
 from ultralytics.utils import LOGGER, TQDM
 
-CHATTER = re.compile(r"$|Ultralytics \d|engine/trainer: |Using \d+ dataloader workers|Starting training for |(WARNING \W*)?cache='ram'")
+CHATTER = re.compile(
+    r"$|Ultralytics \d|engine/trainer: |Using \d+ (dataloader workers|train, )|Plotting labels to |Starting training for |(WARNING \W*)?cache='ram'"
+)
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 

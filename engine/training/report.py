@@ -20,7 +20,8 @@ def header(model: str, spec: Spec, notes: list[str], precision: str) -> list[str
     """The first lines of a run: what is trained, from what, in which precision and with how many threads."""
     distilled = any(note.startswith("distillation") for note in notes)
     what = f"{'student' if distilled else 'model'}: {model}, {_counted(spec.nc, 'class', 'es')}, strides {spec.strides}"
-    return [what, *([] if distilled else [NO_TEACHER]), *notes, f"forward pass in {precision}, {_counted(torch.get_num_threads(), 'thread', 's')}"]
+    how = f"forward pass in {precision}, {_counted(torch.get_num_threads(), 'thread', 's')}"
+    return [f"{what}; {how}", *([] if distilled else [NO_TEACHER]), *notes]
 
 
 def _counted(number: int, noun: str, plural: str) -> str:
