@@ -162,7 +162,7 @@ def _default_method() -> str:
 def _required(value: str | None, option: str, label: str) -> str:
     if not value:
         example = {"--teacher-cfg": "t-model.yaml", "--rival-teacher": "yolo11s.pt"}.get(option, "t.pt")
-        raise UserError(f"--methods: {label} needs a teacher; say {option} {example}")
+        raise UserError(f"--methods: {label} needs a teacher; use {option} {example}")
     return value
 
 

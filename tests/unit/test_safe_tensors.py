@@ -98,7 +98,7 @@ def test_weights_that_ship_are_a_models_and_say_how_they_were_made(path):
     source = read_source(path)
     assert source.description["yaml_file"].endswith(f"{path.stem}.yaml") and set(source.names.values()) == set(FAMILIES)
     meta = read(path)["meta"]
-    assert "made images" in meta["made"] and "/" not in str({key: meta[key] for key in meta if key != "date"})
+    assert "made pictures" in meta["made"] and "/" not in str({key: meta[key] for key in meta if key != "date"})
     assert f"`{path.name}`" in (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
