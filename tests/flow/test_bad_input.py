@@ -297,7 +297,7 @@ def test_truncated_images_are_left_out_and_left_alone(tmp_path, caplog):
     for name in ("half.jpg", "half.png"):
         assert f"{name}: truncated" in caplog.text
         assert f"{tmp_path / 'images/train' / name},truncated" in (tmp_path / "runs/exp/left-out.csv").read_text()
-    assert "Using 9 train, 4 val images" in caplog.text  # the JPEG whose end is padded is whole
+    assert "images/train... 9 images" in caplog.text  # the JPEG whose end is padded is whole
     for name, content in files.items():
         assert (tmp_path / "images/train" / name).read_bytes() == content
 
