@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from cfg import guard  # noqa: E402
-from data.layout import DatasetWriter, rows_to_xyxy, staging, xyxy_to_rows  # noqa: E402
+from data.layout import DatasetWriter, staging, xyxy_to_rows  # noqa: E402
 from data.reader import Sample  # noqa: E402
-from data.review.part import Reviewed, join, look, read_part  # noqa: E402
+from data.review.part import Reviewed, join, labels_of, look, read_part  # noqa: E402
 from data.review.suspects import KINDS, Objects, Suspect, find_suspects, iou  # noqa: E402
 
 SHARE = 0.05
@@ -82,17 +82,16 @@ def damage(images: list[Reviewed], classes: int, seed: int) -> list[Damaged]:
 
 def labelled(sample: Sample) -> Reviewed:
     """An image with its labels, in which nothing was found."""
-    boxes = Objects(rows_to_xyxy(sample.rows, *sample.size), sample.rows[:, 0].astype(int))
-    return Reviewed(sample.image, *sample.size, boxes, Objects(np.zeros((0, 4)), np.zeros(0, dtype=int)), [])
+    return Reviewed(sample.image, *sample.size, labels_of(sample), Objects(np.zeros((0, 4)), np.zeros(0, dtype=int)), [])
 
 
 def write_damaged(data: str, split: str, out: Path) -> None:
     """Write a data set that has the labels of `data`, those of `split` with the damage of seed 0. Raises `UserError`."""
-    names, _ = read_part(data, split)
+    parts = {part: read_part(data, part) for part in ("train", "val")}
+    names = list(parts["train"][0].values())
     with staging(out) as folder:
-        writer = DatasetWriter(folder, [names[i] for i in range(len(names))], link=True)
-        for part in ("train", "val"):
-            _, reading = read_part(data, part)
+        writer = DatasetWriter(folder, names, link=True)
+        for part, (_, reading) in parts.items():
             images = [labelled(sample) for sample in reading.samples]
             labels = [done.labels for done in damage(images, len(names), 0)] if part == split else [one.labels for one in images]
             for number, (one, given) in enumerate(zip(images, labels, strict=True)):

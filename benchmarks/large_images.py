@@ -31,8 +31,7 @@ from data import resolve
 from data.dataset import part_paths
 from data.files import list_images
 from data.images import read_pixels
-from data.labels import read_labels
-from data.layout import DatasetWriter, label_path, rows_to_xyxy, xyxy_to_rows
+from data.layout import DatasetWriter, label_rows, rows_to_xyxy, xyxy_to_rows
 from inspection.seams import TileBoxes, merge
 from inspection.tiles import Tiling
 
@@ -51,7 +50,7 @@ def stitch(data: str, grid: int, out: Path) -> Path:
         pixels = [read_pixels(image) for image in chosen]
         height, width = pixels[0].shape[:2]
         for at, image in enumerate(chosen):
-            labels = read_labels(label_path(image)).rows if label_path(image).exists() else np.zeros((0, 5))
+            labels = label_rows(image)
             boxes.append(rows_to_xyxy(labels, width, height) + np.tile((at % grid * width, at // grid * height), 2))
             rows.append(labels[:, 0])
         sheet = np.concatenate([np.concatenate(pixels[i : i + grid], 1) for i in range(0, count, grid)])

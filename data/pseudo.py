@@ -87,8 +87,9 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
     names = list(validate(data).names.values())
     content = resolve(data)
     keep_apart(Path(content["path"]), out)
+    parts = {part: [x for entry in part_paths(content, part) for x in list_images(entry)] for part in PARTS}
     given = find_unlabelled(unlabelled)
-    new = unknown(given, content)
+    new = unknown(given, [x for images in parts.values() for x in images])
     seen, unreadable = _detect(weights, new, names, doubt, more)
     taken = [one for one in seen if ((one.scores < doubt) | (one.scores >= conf)).all()]
     if not taken:
@@ -96,8 +97,8 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
                         f"{len(given) - len(new)} of them in {data}; lower --conf or raise --doubt")  # fmt: skip
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names, link=link)
-        for part in PARTS:
-            known = [(x, label_rows(x)) for entry in part_paths(content, part) for x in list_images(entry)]
+        for part, images in parts.items():
+            known = [(image, label_rows(image)) for image in images]
             added = [(one.image, one.rows[one.scores >= conf]) for one in taken] if part == "train" else []
             stems = unique_stems([x.with_suffix("").as_posix().lstrip("/") for x, _ in known + added])
             for (image, rows), stem in zip(known + added, stems, strict=True):
@@ -107,12 +108,12 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
     return Done(len(taken), empty, len(seen) - len(taken), len(given) - len(new), unreadable)
 
 
-def unknown(images: Sequence[Path], content: dict[str, Any]) -> list[Path]:
-    """The images that are in no part of a data set, by their content."""
-    parts = [x for part in PARTS for entry in part_paths(content, part) for x in list_images(entry)]
-    sizes = {x.stat().st_size for x in parts if x.is_file()}
-    known = {_digest(x) for x in parts if x.is_file()}
-    return [x for x in images if x.stat().st_size not in sizes or _digest(x) not in known]
+def unknown(images: Sequence[Path], known: Sequence[Path]) -> list[Path]:
+    """The images of which no known one has the content."""
+    there = [image for image in known if image.is_file()]
+    sizes = {image.stat().st_size for image in there}
+    digests = {_digest(image) for image in there}
+    return [image for image in images if image.stat().st_size not in sizes or _digest(image) not in digests]
 
 
 def _digest(image: Path) -> bytes:

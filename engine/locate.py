@@ -18,7 +18,7 @@ def locate_weights(weights: str | Path, option: str = "--weights") -> Path:
         UserError: missing, of an unknown kind, or the package that runs it is not installed.
     """
     if not isinstance(weights, (str, Path)):
-        raise UserError(f"--weights: expected a path, got {weights!r}")
+        raise UserError(f"{option}: expected a path, got {weights!r}")
     path = Path(weights)
     if path.suffix == ".xml":
         path = path.parent

@@ -79,7 +79,7 @@ def join(reading: Reading, boxes: str | Path, nc: int) -> list[Reviewed]:
     if any(objects.classes.max(initial=0) >= nc for objects in found):
         raise UserError(f"{boxes}: expected boxes of {nc} classes, got more; write it anew on the same --data")
     return [
-        Reviewed(sample.image, *sample.size, _labels(sample), found[at[key]], sample.labels.lines if sample.labels else [])
+        Reviewed(sample.image, *sample.size, labels_of(sample), found[at[key]], sample.labels.lines if sample.labels else [])
         for sample, key in zip(reading.samples, keys, strict=True)
     ]
 
@@ -98,6 +98,7 @@ def read_boxes(path: str | Path) -> tuple[list[str], list[Objects]]:
     return files, [Objects(*image) for image in zip(*parts, strict=True)]
 
 
-def _labels(sample: Sample) -> Objects:
+def labels_of(sample: Sample) -> Objects:
+    """The labels of an image as boxes in pixels."""
     rows = sample.rows
     return Objects(rows_to_xyxy(rows, *sample.size), rows[:, 0].astype(int))
