@@ -62,6 +62,7 @@ class Balance(nn.Module):
     aims: Tensor
     strengths: Tensor
     gains: Tensor
+    trusts: Tensor
     ratios: Tensor
     measured: Tensor
     shares: Tensor
@@ -98,6 +99,7 @@ class Balance(nn.Module):
         self.register_buffer("strengths", strength, persistent=False)
         # A group whose gradient was never measured does nothing: its loss has no known unit.
         self.register_buffer("gains", strength.clone() if share is None else torch.zeros_like(strength))
+        self.register_buffer("trusts", torch.ones_like(strength), persistent=False)  # of each group in this step, see `trust`
         self.register_buffer("ratios", torch.zeros(len(self.names)))  # running mean of log(detection's length / group's)
         self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
         self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
@@ -111,9 +113,13 @@ class Balance(nn.Module):
         for noted in (self.shares, self.cosines, self.given_back):
             noted.zero_()
 
+    def trust(self, given: Mapping[str, float]) -> None:
+        """Set the part of its gradient ratio that each group has in this step, 0 to 1, by weight; 1 where left out."""
+        self.trusts.copy_(torch.tensor([given.get(name, 1.0) for name in self.names]))
+
     def gained(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Terms times their groups' gains, as the student is trained on; those without a group as they are."""
-        return self._times(self.gains, terms)
+        """Terms times their groups' gains and trust, as the student is trained on; those without a group as they are."""
+        return self._times(self.gains * self.trusts, terms)
 
     def plain(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Terms times their groups' strengths, as they are reported: gains change, so gained losses would not compare between epochs."""
@@ -141,7 +147,7 @@ class Balance(nn.Module):
         if not products.known:
             return
         self._settle(products)
-        group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * left
+        group = torch.stack([weights[name].detach().to(self.gains) for name in self.names]) * self.gains * self.trusts * left
         factors = self.members.T @ group
         factors = torch.cat((factors.diag(), factors[None]))  # of each term, and of all together
         shares, cosines = products.lengths(factors) / products.detection, products.cosines(factors)

@@ -177,6 +177,10 @@ class Distiller(nn.Module):
         """Named losses of one step: the names of `terms`, on every step."""
         raise NotImplementedError
 
+    def trust(self) -> dict[str, float]:
+        """By weight, the part of its gradient ratio that a group has in this step, above 0 and at most 1; 1 where left out."""
+        return {}
+
     def describe(self) -> str:
         """One line for the run's header: levels and adapter parameters."""
         parameters = sum(p.numel() for p in self.parameters() if p.requires_grad)

@@ -47,6 +47,9 @@ class Combined(Distiller):
     def losses(self, step: Step) -> dict[str, Tensor]:
         return {term: value for part in self.parts.values() for term, value in part.losses(step).items()}
 
+    def trust(self) -> dict[str, float]:
+        return {weight: factor for part in self.parts.values() for weight, factor in part.trust().items()}
+
     def describe(self) -> str:
         return "; ".join(f"{name} ({part.describe()})" for name, part in self.parts.items())
 

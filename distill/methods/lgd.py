@@ -14,6 +14,7 @@ from distill.dynamic.labels import LabelEncoder
 from distill.dynamic.level import LevelTeacher
 from distill.dynamic.objects import pack_objects
 from distill.options import flag, not_negative, ratio
+from distill.schedule import FAINTEST
 
 LABEL_CHANNELS = 256
 LATEST = 0.02  # weight of a step in the running means of the two detection losses
@@ -45,7 +46,7 @@ class LGDDistiller(Distiller):
     trains the head too), and the student's features follow them: `lgd_loss`, mean square difference when standardised.
 
     Differs from the paper: boxes' overlaps are averaged (`distill.dynamic`), and the student follows
-    only while the teacher is ahead (`ahead`): one that finds less than its student has nothing to teach.
+    as far as the teacher is ahead (`ahead`): one that finds no more than its student has nothing to teach.
 
     Args:
         gain: lambda, of the term that trains the student.
@@ -53,8 +54,8 @@ class LGDDistiller(Distiller):
         start: fraction of training before which nothing is distilled (the teacher learns from the beginning).
         freeze_until: fraction of training up to which no parameter of the student's backbone moves; a run whose student
             starts from random weights sets it to 0 (`engine.training.build`): there is no reason to keep random features.
-        ahead: distil only while the teacher's detection loss, by a running mean, is below the student's own;
-            else only the student's adaptor learns. False: always, as in the paper.
+        ahead: multiply the gradient ratio by the teacher's lead, `1 - L_det(T) / L_det(S)` by running means. While it has
+            none, hardly more than the student's adaptor learns. False: the whole ratio always, as in the paper.
     """
 
     uses_teacher = False
@@ -108,9 +109,15 @@ class LGDDistiller(Distiller):
         self._compare(own, torch.stack(list(step.detection.values())).sum())
         distance = own.new_zeros(())
         if step.progress >= self.start:
-            follows = not self.ahead or bool(self.errors[0] <= self.errors[1])
-            distance = self._distance(taught, feats if follows else {name: x.detach() for name, x in feats.items()})
+            distance = self._distance(taught, feats)
         return {f"{self.name}_loss": distance * self.gain, f"{self.name}_teacher_loss": own}
+
+    def trust(self) -> dict[str, float]:
+        """The teacher's lead: the part of the student's detection loss that it does not have. 1: as the paper, always."""
+        if not self.ahead or not self.seen:
+            return {}
+        own, student = self.errors.tolist()
+        return {self.name: min(max(1 - own / student, FAINTEST), 1.0) if student > 0 else FAINTEST}
 
     @torch.no_grad()
     def _compare(self, teacher: Tensor, student: Tensor) -> None:

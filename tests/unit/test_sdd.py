@@ -17,10 +17,12 @@ from small import batch, detector, pair
 
 from cfg import UserError
 from distill.base import METHODS, Level
+from distill.combined import Combined
 from distill.methods.lgd import LGDDistiller, standardised, student_adaptor
 from distill.methods.sdd import SDDDistiller, softened_kl
 from distill.model import TrainingModel
 from distill.networks import spec_of
+from distill.schedule import FAINTEST
 
 
 def distilling(name: str = "sdd", **options) -> TrainingModel:
@@ -122,22 +124,43 @@ def test_nothing_is_distilled_before_its_start():
 
 
 @pytest.mark.parametrize("name", ["lgd", "sdd"])
-def test_a_teacher_that_is_behind_pulls_at_its_adaptor_only(name):
+@pytest.mark.parametrize(
+    ("teacher", "student", "part"), [(0.25, 1.0, 0.75), (0.0, 1.0, 1.0), (1.0, 1.0, FAINTEST), (9.0, 1.0, FAINTEST), (0.0, 0.0, FAINTEST)]
+)
+def test_the_student_follows_as_far_as_the_teacher_is_ahead(name: str, teacher: float, student: float, part: float) -> None:
+    method = distilling(name).distiller
+    assert method.trust() == {}, "nothing is known before the first step"
+    method.seen.fill_(9)
+    method.errors.copy_(torch.tensor([teacher, student]))
+    assert method.trust() == {name: pytest.approx(part)}
+    assert Combined({name: method}, {}, spec_of(detector(), "student")).trust() == method.trust()
+    method.ahead = False
+    assert method.trust() == {}, "as in the paper"
+
+
+@pytest.mark.parametrize("name", ["lgd", "sdd"])
+def test_a_lead_scales_what_reaches_the_student(name: str) -> None:
     model, whole = distilling(name), batch(3)
-    errors = model.distiller.errors
-    for teacher, behind in ((9.0, True), (0.0, False)):
-        model.distiller.seen.fill_(1e6)
-        errors.copy_(torch.tensor([teacher, 1.0]))
-        model.zero_grad()
-        terms, feats = terms_of(model, whole)
-        terms[f"{name}_loss"].backward()
-        assert all((x.grad is None) == behind for x in feats)
-        assert all(p.grad.abs().sum() > 0 for p in model.distiller.adapt.parameters())
-    assert errors[0] > 0 and errors[1] != 1
-    model.distiller.eval()
-    before = errors.clone()
+    lengths = []
+    for lead in (0.25, 0.5):
+        model.distiller.seen.fill_(1e9)
+        model.distiller.errors.copy_(torch.tensor([1 - lead, 1.0]))
+        model.balance.steps.fill_(0)
+        model.balance.measured.fill_(0)
+        model.progress = 0.5
+        model.train().loss(whole)
+        lengths.append(model.balance.shares[0].item())
+    assert lengths == pytest.approx([0.25 * model.balance.share, 0.5 * model.balance.share], rel=0.03)
+
+
+def test_the_running_means_are_of_training_steps() -> None:
+    model, whole = distilling("lgd"), batch(3)
     terms_of(model, whole)
-    assert torch.equal(errors, before), "counted in training only"
+    before = model.distiller.errors.clone()
+    assert (before > 0).all()
+    model.distiller.eval()
+    terms_of(model, whole)
+    assert torch.equal(model.distiller.errors, before)
 
 
 def test_the_two_detection_losses_are_compared_by_their_running_means():
