@@ -22,6 +22,8 @@ from models.wiring import Wiring, wiring_of
 if TYPE_CHECKING:
     from ultralytics.nn.tasks import DetectionModel
 
+START_TABLE = "start.txt"  # in the run's folder: what each block took
+
 
 @dataclass
 class Unit:

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from cfg import UserError
 from distill.networks import FrozenTeacher
 from engine.settings import SELECT, SHIPPED, Network
+from engine.start.race import Rival
 from engine.start.selection import Selection, fill, isomorphic, select
 from engine.start.shipped import shipped_for
 from engine.start.source import Source, read_source, wiring_of_state, yolov5_layout
@@ -31,12 +33,14 @@ PART = 0.25  # share of the student's numbers that a teacher of another layout m
 class Start:
     """Lines for the run's header, and a table of what each block took where blocks were matched one by one.
 
-    `whole`: nothing of the student is left as it was.
+    `whole`: nothing of the student is left as it was. `rival`: what the student had where a part of it was replaced, which may have
+    been better (`engine.start.race`).
     """
 
     lines: list[str]
     table: list[str] = field(default_factory=list)
     whole: bool = False
+    rival: Rival | None = None
 
 
 def start_of(student: DetectionModel, teacher: FrozenTeacher | None, network: Network, names: dict[int, str]) -> list[Start]:
@@ -107,8 +111,9 @@ def start_from_teacher(student: DetectionModel, teacher: FrozenTeacher, mode: bo
             own = _copy(student)
             selection = fill(own, wired, wiring, state, selection.whole)
         if whole or selection.total.numbers_taken >= PART * selection.total.numbers:
+            rival = Rival(_differing(student, own), f"the {source}") if trained and not whole else None
             student.load_state_dict(own)
-            return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), whole)
+            return Start([line_of(selection, f"the {source}, by weight selection")], table_of(selection), whole, rival)
         if not missing:
             wider = f"{sliced} of its {len(selection.units)} blocks are wider; --weights with its file takes slices of them"
             return Start([f"start: no weights of the {source}: {wider}"])
@@ -130,6 +135,12 @@ def _wiring_of_teacher(teacher: FrozenTeacher, state: dict[str, Tensor]) -> Wiri
 
 def _copy(student: DetectionModel) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in student.state_dict().items()}
+
+
+def _differing(student: DetectionModel, other: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The student's tensors, copied, that are not equal to others of the same names; not its anchors, which are fitted to the data."""
+    own = _copy(student)
+    return {name: tensor for name, tensor in own.items() if not name.endswith("anchor_wh") and not torch.equal(tensor, other[name])}
 
 
 def _check_layout(student: DetectionModel, source: Source, model: str) -> None:

@@ -16,6 +16,7 @@ from distill.build import build_distiller
 from distill.networks import FrozenTeacher
 from engine.detectors import build_detector
 from engine.settings import SHIPPED, Distillation, Network, Settings
+from engine.start.race import Rival
 from engine.start.shipped import shipped_for
 from engine.start.start import start_of
 from engine.training.classes import check_resumed
@@ -33,13 +34,14 @@ ENOUGH_RECALL = 0.98  # below it the anchors are refitted (YOLOv5's threshold)
 
 @dataclass
 class Networks:
-    """What a run trains and learns from; `notes` are lines for its header, `table` what each block started from."""
+    """What a run trains and learns from; `notes` are lines for its header, `table` what each block started from, `rival` another start."""
 
     student: DetectionModel
     teacher: FrozenTeacher | None
     distiller: Distiller | None
     notes: list[str]
     table: list[str] = field(default_factory=list)
+    rival: Rival | None = None
 
 
 def build_networks(
@@ -72,7 +74,8 @@ def build_networks(
             notes += [f"teacher {distillation.teacher}: UNTRAINED: a control, it teaches nothing"]
     starts = start_of(student, teacher, network, names) if fresh else []
     notes += [line for start in starts for line in start.lines]
-    return Networks(student, teacher, distiller, notes, [line for start in starts for line in start.table])
+    rivals = [start.rival for start in starts if start.rival and not data.unlabelled]  # without labels, nothing tells which is better
+    return Networks(student, teacher, distiller, notes, [line for start in starts for line in start.table], *rivals)
 
 
 def _check_student(network: Network, student: DetectionModel) -> None:

@@ -23,6 +23,8 @@ from engine.host_plots import shield_plots
 from engine.plain import save_atomic
 from engine.precision import described
 from engine.settings import OWN_DEFAULTS, Settings
+from engine.start.race import settle_start
+from engine.start.selection import START_TABLE
 from engine.training.build import Networks, fit_to_labels, small_boxes_note
 from engine.training.console import table_head, table_row
 from engine.training.draws import Draws, balanced, draws_note
@@ -39,7 +41,6 @@ from ultralytics.models.yolo.detect import DetectionTrainer
 from ultralytics.utils import LOGGER, RANK
 from ultralytics.utils.torch_utils import unwrap_model
 
-START_TABLE = "start.txt"  # in the run's folder
 DATA_COMPLAINTS = ("No labels found", "final batch=1")  # ultralytics' words
 
 
@@ -187,6 +188,7 @@ class Trainer(DetectionTrainer):
             note = fit_to_labels(student, labels, self.args.imgsz)
             if note and RANK in {-1, 0}:
                 LOGGER.info(note)
+        settle_start(self)
 
     def get_dataloader(self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train") -> InfiniteDataLoader:
         """Ultralytics' loader; for training, with weighted draws as in the arguments."""

@@ -12,6 +12,7 @@ from tiny import NAMES, results, stock_detector, training, write_data, write_mod
 
 from cfg import UserError
 from engine.checkpoint import save_student
+from engine.start import start
 from engine.training.launch import train
 
 from ultralytics import YOLO
@@ -132,6 +133,23 @@ def test_teacher_is_untouched_by_training(place, monkeypatch):
     teacher, state = kept[0]
     assert not teacher.training
     assert all(torch.equal(value, state[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("unlabelled", [False, True])
+def test_a_student_with_weights_of_its_own_tries_both_starts(place, monkeypatch, caplog, unlabelled):
+    """A teacher with the student's backbone and another head: a run with labels finds out whether its blocks are worth having."""
+    student = place / "decoupled.yaml"
+    student.write_text((place / "teacher.yaml").read_text().replace("anchors, coupled", "anchors, decoupled, none, 8, 1"))
+    if not (shipped := place / "shipped.pt").exists():
+        run = train(training(place, model=str(student), name="first", epochs=1, lr0=0.01))
+        (run / "weights/best.pt").rename(shipped)
+    monkeypatch.setattr(start, "shipped_for", lambda student: shipped)
+    images = {"unlabelled": str(place / "images/train"), "data": None} if unlabelled else {}
+    options = training(place, model=str(student), teacher=str(place / "own.pt"), distill="pkd", epochs=1, name=f"race-{unlabelled}") | images
+    with caplog.at_level("INFO"):
+        train(options)
+    assert "by weight selection" in caplog.text
+    assert ("after 2 steps from either" in caplog.text) != unlabelled
 
 
 def test_other_class_names_are_refused(place):

@@ -15,11 +15,13 @@ from torch import Tensor
 
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
+from distill.model import TrainingModel
 from distill.networks import FrozenTeacher
 from engine.checkpoint import pack, save_student
 from engine.safe_tensors import save_safetensors
 from engine.settings import Network, Settings
 from engine.start import start as start_module
+from engine.start.race import put
 from engine.start.selection import select
 from engine.start.shipped import shipped_for
 from engine.start.source import read_source, yolov5_layout
@@ -339,6 +341,22 @@ def test_of_a_teacher_of_another_layout_blocks_of_the_same_width_are_taken_and_s
     assert rows["backbone 8 C3"] == ("42/42", "whole") and rows["backbone 32 Swin"] == ("0/13", "own start")
     same = [name for name, tensor in state.items() if torch.equal(tensor, before[name])]
     assert "model.8.blocks.0.attention.qkv.weight" in same and "model.4.m.0.cv1.conv.weight" not in same
+
+
+def test_the_start_that_a_teacher_s_blocks_replaced_is_kept_for_a_race() -> None:
+    teacher, student = teacher_of(trained("s-model.yaml")), trained("s-model-fast.yaml")
+    before = deepcopy(student.state_dict())
+    anchors = f"model.{student.model[-1].i}.anchor_wh"
+    start = start_from_teacher(student, teacher, "select", trained=True)
+    assert start.rival and start.rival.current == "the teacher t.pt" and anchors not in start.rival.tensors
+    now = student.state_dict()
+    changed = {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
+    assert set(start.rival.tensors) == changed - {anchors} and len(changed) > 300
+    put(TrainingModel(student), start.rival.tensors)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in student.state_dict().items() if name != anchors)
+    # Nothing to choose from: a student that knew nothing, and one that takes all.
+    assert start_from_teacher(new("s-model-fast.yaml", 2, NAMES), teacher, "select").rival is None
+    assert start_from_teacher(trained(S_SMALL), teacher_of(trained(S_SMALL)), "select", trained=True).rival is None
 
 
 def test_a_wider_teacher_of_another_layout_gives_nothing() -> None:
