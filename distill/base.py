@@ -78,7 +78,7 @@ class Step:
     detection: Mapping[str, Tensor] = field(default_factory=dict)  # the student's detection loss by term, mean over images
     see_teacher: Callable[[], View] | None = None
     assign: Callable[[], Any] | None = None
-    run_head: Callable[[list[Tensor]], View] | None = None
+    run_head: Callable[[list[Tensor], bool], View] | None = None
     score: Callable[[View], dict[str, Tensor]] | None = None
 
     @cached_property
@@ -95,11 +95,14 @@ class Step:
             raise UserError("this student's detection loss does not share its assignment; use a feature method")
         return self.assign()
 
-    def head(self, feats: list[Tensor]) -> View:
-        """The student's own head on other features: batch statistics untouched, the given list left as it was."""
+    def head(self, feats: list[Tensor], learns: bool) -> View:
+        """The student's own head on other features: batch statistics untouched, the given list left as it was.
+
+        `learns`: whether losses on this view train the head too, not only what made the features.
+        """
         if self.run_head is None:
             raise UserError(NO_HEAD)
-        return self.run_head(list(feats))
+        return self.run_head(list(feats), learns)
 
     def task_loss(self, view: View) -> dict[str, Tensor]:
         """The detection loss of any view on the batch's labels."""

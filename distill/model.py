@@ -193,11 +193,12 @@ class TrainingModel(nn.Module):
 
         return see_teacher
 
-    def run_head(self, feats: list[Tensor]) -> View:
-        """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were."""
+    def run_head(self, feats: list[Tensor], learns: bool = True) -> View:
+        """The student's head on other features (B, C, H, W) per level; its batch statistics stay as they were, and unless it `learns` its weights."""
         head, own = self.student.model[-1], self.head_statistics
         buffers = copies_of(head) if own is None else own.buffers_for(head)
-        preds = torch.func.functional_call(head, buffers, (feats,))
+        weights = {} if learns else {name: parameter.detach() for name, parameter in head.named_parameters()}
+        preds = torch.func.functional_call(head, weights | buffers, (feats,))
         return view_of(self.student, self.spec, preds)
 
     def _score(self, batch: dict[str, Any], view: View) -> dict[str, Tensor]:

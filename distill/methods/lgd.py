@@ -42,11 +42,12 @@ class LGDDistiller(Distiller):
     """A dynamic teacher trained beside the student through the student's own head, and thrown away afterwards.
 
     Its features come from the labels and from the student's detached features (label encoder, appearance encoder,
-    interaction). They learn by the detection loss that the student's head has on them, `lgd_teacher_loss` (which
-    trains the head too), and the student's features follow them: `lgd_loss`, mean square difference when standardised.
+    interaction). They learn by the detection loss that the student's head has on them, `lgd_teacher_loss`, and the student's
+    features follow them: `lgd_loss`, mean square difference when standardised.
 
-    Differs from the paper: boxes' overlaps are averaged (`distill.dynamic`), and the student follows
-    as far as the teacher is ahead (`ahead`): one that finds no more than its student has nothing to teach.
+    Differs from the paper: boxes' overlaps are averaged (`distill.dynamic`); the student follows as far as the teacher is ahead
+    (`ahead`): one that finds no more than its student has nothing to teach; and the teacher's loss does not train the
+    head (`trains_head`), which has to serve the student's features alone in the end.
 
     Args:
         gain: lambda, of the term that trains the student.
@@ -56,6 +57,7 @@ class LGDDistiller(Distiller):
             starts from random weights sets it to 0 (`engine.training.build`): there is no reason to keep random features.
         ahead: multiply the gradient ratio by the teacher's lead, `1 - L_det(T) / L_det(S)` by running means. While it has
             none, hardly more than the student's adaptor learns. False: the whole ratio always, as in the paper.
+        trains_head: whether the teacher's detection loss trains the student's head too, as in the paper.
     """
 
     uses_teacher = False
@@ -74,12 +76,13 @@ class LGDDistiller(Distiller):
         start: float = 1 / 6,
         freeze_until: float = 1 / 9,
         ahead: bool = True,
+        trains_head: bool = False,
     ) -> None:
         super().__init__(student, None)
         self.gain, self.virtual = not_negative(self.name, "gain", gain), flag(self.name, "virtual", virtual)
         self.start = ratio(self.name, "start", start, 1 / 6)
         self.freeze_until = ratio(self.name, "freeze_until", freeze_until, 1 / 9)
-        self.ahead = flag(self.name, "ahead", ahead)
+        self.ahead, self.trains_head = flag(self.name, "ahead", ahead), flag(self.name, "trains_head", trains_head)
         self.register_buffer("errors", torch.zeros(2))  # running means of the detection loss: the teacher's, the student's
         self.register_buffer("seen", torch.zeros(()))  # steps in them
         self.nc, self.sizes = student.nc, dict(student.levels)
@@ -105,7 +108,7 @@ class LGDDistiller(Distiller):
         """The student's distance to the teacher (0 before `start`) and the detection loss on the teacher's features."""
         feats = float32(step.student)
         taught = self.teach(step.batch, feats)
-        own = torch.stack(list(step.task_loss(step.head(list(taught.values()))).values())).sum()
+        own = torch.stack(list(step.task_loss(step.head(list(taught.values()), self.trains_head)).values())).sum()
         self._compare(own, torch.stack(list(step.detection.values())).sum())
         distance = own.new_zeros(())
         if step.progress >= self.start:
