@@ -95,7 +95,7 @@ class Step:
             raise UserError("this student's detection loss does not share its assignment; use a feature method")
         return self.assign()
 
-    def head(self, feats: list[Tensor], learns: bool) -> View:
+    def head(self, feats: list[Tensor], learns: bool = True) -> View:
         """The student's own head on other features: batch statistics untouched, the given list left as it was.
 
         `learns`: whether losses on this view train the head too, not only what made the features.

@@ -96,9 +96,10 @@ def terms_of(
     return distil(model, whole, preds), preds["feats"]
 
 
+@pytest.mark.parametrize("trains_head", [False, True])
 @pytest.mark.parametrize("name", ["lgd", "sdd"])
-def test_who_learns_from_what(name):
-    model = distilling(name, ahead=False)
+def test_who_learns_from_what(name, trains_head):
+    model = distilling(name, ahead=False, trains_head=trains_head)
     teacher = lambda: [p for n, p in model.distiller.named_parameters() if not n.startswith("adapt.")]  # noqa: E731
     terms, feats = terms_of(model, batch(3))
     terms[f"{name}_loss"].backward(retain_graph=True)
@@ -110,7 +111,7 @@ def test_who_learns_from_what(name):
     terms[f"{name}_teacher_loss"].backward()
     assert all(torch.equal(x.grad, before) for x, before in zip(feats, kept, strict=True)), "it must not reach the neck"
     assert all(p.grad.abs().sum() > 0 for p in teacher())
-    assert any(p.grad is not None and p.grad.any() for p in model.student.model[-1].parameters()), "the head is shared"
+    assert any(p.grad is not None and p.grad.any() for p in model.student.model[-1].parameters()) == trains_head
 
 
 def test_nothing_is_distilled_before_its_start():
@@ -246,6 +247,7 @@ def test_crowds_and_empty_images_without_virtual_boxes(kind):
         ({"start": 1.5}, "expected start"),
         ({"freeze_until": -0.1}, "expected freeze_until"),
         ({"ahead": 1}, "expected ahead to be true or false"),
+        ({"trains_head": "no"}, "expected trains_head to be true or false"),
         ({"virtual": "no"}, "expected virtual to be true or false, without quotes, got 'no'"),
     ],
 )
