@@ -131,7 +131,8 @@ class TrainingModel(nn.Module):
     def _weigh_up(self, detection: dict[str, Tensor], distilled: dict[str, Tensor], left: float, half: bool) -> None:
         """In a step that measures, update the balance with the gradient of each term at the student's trunk."""
         assert self.distiller is not None and self.balance is not None and self.weights is not None  # as in `loss`, which calls it
-        self.balance.trust(self.distiller.trust())
+        if trust := self.distiller.trust():  # of a few methods: on a GPU it is a copy in every step
+            self.balance.trust(trust)
         if not left:
             self.balance.rest()
             self.weights.end(set(self.weights.names) - {self._weight_of(name) for name in detection})

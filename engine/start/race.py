@@ -52,12 +52,12 @@ def settle_start(trainer: Trainer) -> None:
         dist.all_reduce(losses)
         losses /= dist.get_world_size()
     current, other = losses.tolist()
+    kept = f"the blocks of {rival.current}"
     if other < current:
+        kept = f"its own weights, not {kept},"
         put(model, rival.tensors)
+        (trainer.save_dir / START_TABLE).unlink(missing_ok=True)
     if RANK in {-1, 0}:
-        if other < current:
-            (trainer.save_dir / START_TABLE).unlink(missing_ok=True)
-        kept = f"its own weights, not the blocks of {rival.current}," if other < current else f"the blocks of {rival.current}"
         LOGGER.info(f"start: {kept} after {steps} steps from either: detection loss {current:.4f} with these blocks, {other:.4f} without")
 
 
@@ -88,10 +88,7 @@ def race(
 
 def put(model: TrainingModel, tensors: dict[str, Tensor]) -> None:
     """Give the student these tensors, in place."""
-    own = model.student.state_dict()
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+    model.student.load_state_dict(tensors, strict=False)
 
 
 def _copy(model: TrainingModel, tensors: dict[str, Tensor]) -> TrainingModel:

@@ -139,8 +139,8 @@ def _copy(student: DetectionModel) -> dict[str, Tensor]:
 
 def _differing(student: DetectionModel, other: dict[str, Tensor]) -> dict[str, Tensor]:
     """The student's tensors, copied, that are not equal to others of the same names; not its anchors, which are fitted to the data."""
-    own = _copy(student)
-    return {name: tensor for name, tensor in own.items() if not name.endswith("anchor_wh") and not torch.equal(tensor, other[name])}
+    own = student.state_dict().items()
+    return {name: tensor.clone() for name, tensor in own if not name.endswith("anchor_wh") and not torch.equal(tensor, other[name])}
 
 
 def _check_layout(student: DetectionModel, source: Source, model: str) -> None:
