@@ -56,7 +56,7 @@ def parse(argv: list[str] | None = None) -> tuple[argparse.Namespace, list[str]]
     parser.add_argument("--baseline", help="the method the others are compared with (default: none)")
     parser.add_argument("--split", default="val", choices=("val", "test"), help="part of the data to score")
     parser.add_argument("--out", default="runs/kd/exp", help="folder of the runs and results (default: runs/kd/exp)")
-    parser.add_argument("--jobs", type=count, default=1, help="runs at a time: one per GPU, or sharing the cores")
+    parser.add_argument("--jobs", type=count, default=1, help="runs at a time: on the GPUs in turn, or sharing the cores")
     parser.add_argument("--hours", type=float, help="time limit: estimates first, and runs as many seeds as fit")
     parser.add_argument("--resamples", type=count, default=1000, help="of the images, for the bootstrap")
     return parser.parse_known_args(argv)

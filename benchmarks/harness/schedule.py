@@ -209,7 +209,7 @@ def line_of(record: dict[str, Any]) -> str:
 
 
 def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[str, str]]:
-    """Environment of each run that may go on at the same time: a GPU each, or its share of the CPU cores.
+    """Environment of each run that may go on at the same time: its GPU, in turn where runs are more, or its share of the cores.
 
     Args:
         jobs: how many.
@@ -217,7 +217,7 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
         threads: OMP_NUM_THREADS as the person set it, None when not set.
 
     Raises:
-        UserError: more runs than GPUs, or GPUs named as well.
+        UserError: several runs and GPUs named as well.
     """
     import torch
 
@@ -228,11 +228,10 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
     if not gpus or (device is not None and jobs == 1):
         return [share] * jobs
     if device is not None:
-        raise UserError(f"--jobs {jobs} gives each run a GPU of its own; leave --device {device} out")
-    if jobs > gpus:
-        raise UserError(f"--jobs {jobs}: expected at most one run per GPU, of which {gpus} are here; use --jobs {gpus}")
+        raise UserError(f"--jobs {jobs} gives the runs their GPUs; leave --device {device} out")
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else None
-    return [share | {"CUDA_VISIBLE_DEVICES": (named or list(map(str, range(gpus))))[i]} for i in range(jobs)]
+    names = named or list(map(str, range(gpus)))
+    return [share | {"CUDA_VISIBLE_DEVICES": names[i % gpus]} for i in range(jobs)]
 
 
 def hours_left(schedule: Schedule, seconds: dict[str, float], seeds: int) -> float:

@@ -146,11 +146,13 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], label: str) -> None:
 def set_epsilon(model: nn.Module, epsilon: float) -> None:
     """Set the constant under the root of every BatchNorm, in place.
 
-    torchvision sets it to 0 in the detectors it loads its own COCO weights into, and a state dict does not say so.
+    torchvision sets it to 0 in the detectors it loads its own COCO weights into, and a state dict does not say so. 0 becomes the
+    smallest positive number, which changes no variance but 0 itself: torch 2.11 refuses 0.
     """
+    epsilon = max(float(epsilon), torch.finfo(torch.float32).tiny)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.eps = float(epsilon)
+            layer.eps = epsilon
 
 
 def _classes(model: nn.Module, state: Mapping[str, Tensor]) -> int | None:

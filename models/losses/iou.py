@@ -9,18 +9,20 @@ from torch import Tensor
 
 from models.losses.precision import at_least_float32
 
+# relu cuts at 0 here, not clamp: where a side is exactly 0, the gradient of clamp is 1 in some versions of torch (2.11) and 0 in
+# others (2.14), and over EPS it is 5e7.
 EPS = 1e-7  # keeps the quotients of boxes without area finite
 
 
 def _width_height(boxes_xyxy: Tensor) -> Tensor:
     """Width and height (..., 2), at least 0 (a box whose corners are swapped counts as empty)."""
-    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).clamp(min=0)
+    return (boxes_xyxy[..., 2:] - boxes_xyxy[..., :2]).relu()
 
 
 def _overlap_union(a_xyxy: Tensor, b_xyxy: Tensor) -> tuple[Tensor, Tensor]:
     """Areas (...) of the intersection and of the union of the pairs."""
     low, high = torch.maximum(a_xyxy[..., :2], b_xyxy[..., :2]), torch.minimum(a_xyxy[..., 2:], b_xyxy[..., 2:])
-    overlap = (high - low).clamp(min=0).prod(-1)
+    overlap = (high - low).relu().prod(-1)
     return overlap, _width_height(a_xyxy).prod(-1) + _width_height(b_xyxy).prod(-1) - overlap
 
 
@@ -39,7 +41,7 @@ def giou(a_xyxy: Tensor, b_xyxy: Tensor) -> Tensor:
     """Generalised IoU (...) of boxes (..., 4), pair by pair, in [-1, 1] (Rezatofighi et al. 2019, algorithm 1)."""
     a_xyxy, b_xyxy = at_least_float32(a_xyxy), at_least_float32(b_xyxy)
     overlap, union = _overlap_union(a_xyxy, b_xyxy)
-    enclosing = _enclosing_wh(a_xyxy, b_xyxy).clamp(min=0).prod(-1)
+    enclosing = _enclosing_wh(a_xyxy, b_xyxy).relu().prod(-1)
     return overlap / (union + EPS) - (enclosing - union) / (enclosing + EPS)
 
 
