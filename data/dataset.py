@@ -168,6 +168,13 @@ def validate(data: str | Path) -> DataSummary:
     return DataSummary(content["names"], nc, paths, images, boxes, background, per_class)
 
 
+def with_and_without(content: dict[str, Any], part: str) -> tuple[int, int]:
+    """How many images of a part have boxes, and how many have none, without opening one; `content` is of `resolve`."""
+    files = [image for entry in part_paths(content, part) if entry.exists() for image in list_images(entry)]
+    background = _count(files, content["nc"])[1]
+    return len(files) - background, background
+
+
 def _count(files: list[Path], nc: int) -> tuple[np.ndarray, int, list[tuple[Path, Problem]]]:
     """Return boxes per class (nc,), the number of images without boxes, and [(label file, problem)]."""
     counts, background, errors = np.zeros(nc, dtype=np.int64), 0, []

@@ -58,8 +58,7 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
     """
     ng, ok = evidence.scores[evidence.ng], evidence.scores[~evidence.ng]
     if not len(ok):
-        raise UserError(f"--decide: expected OK {evidence.plural} (without labels) too, got none among {len(ng):,}: what a threshold costs "
-                        "cannot be told without; add some to the split")  # fmt: skip
+        raise UserError(_no_ok(len(ng), evidence.plural))
     if wish.method == PER_CLASS:
         lower, allowed = _per_class(plan, evidence, wish)
     else:
@@ -72,6 +71,27 @@ def choose(plan: Plan, evidence: Evidence, wish: Wish) -> tuple[Plan, int]:
     upper = _up(expit(_from_ok(joint(plan, ok, logit(lower)), wish, wish.max_overkill, evidence.plural) + logit(lower)))
     zone = upper > lower
     return _with(plan, np.where(zone, upper, lower), np.where(zone, lower, np.nan)), allowed
+
+
+def check_counts(ng: int, ok: int | None, wish: Wish, what: str) -> None:
+    """Refuse what cannot be promised whatever a model finds, so that none has to look first.
+
+    Args:
+        ng: NG units, at most.
+        ok: OK units, at most; None where that is not known yet.
+        what: plural of the units.
+
+    Raises:
+        UserError: as `choose`.
+    """
+    if allowed_misses(ng, wish.max_escape, wish.doubt) < 0:
+        raise UserError(_too_few(ng, 0, wish.max_escape, wish.doubt, what))
+    if ok is None:
+        return
+    if not ok:
+        raise UserError(_no_ok(ng, what))
+    if wish.max_overkill is not None and allowed_misses(ok, wish.max_overkill, wish.doubt) < 0:
+        raise UserError(_too_few_ok(ok, wish, wish.max_overkill, what))
 
 
 def joint(plan: Plan, scores: np.ndarray, offsets: np.ndarray) -> np.ndarray:
@@ -147,11 +167,20 @@ def _from_ok(scores: np.ndarray, wish: Wish, rate: float, what: str) -> float:
     n = len(scores)
     allowed = allowed_misses(n, rate, wish.doubt)
     if not n or allowed < 0:
-        needed = units_needed(rate, wish.doubt)
-        best = f"; {percent(upper_limit(0, n, wish.doubt))} is the best that these can promise" if n else ""
-        raise UserError(f"--max-overkill {rate:g}: expected at least {needed:,} OK {what} (at {wish.confidence:g} "
-                        f"confidence), got {n:,}{best}: collect more, or leave --max-overkill out")  # fmt: skip
+        raise UserError(_too_few_ok(n, wish, rate, what))
     return float(np.sort(scores)[n - 1 - allowed])
+
+
+def _no_ok(ng: int, what: str) -> str:
+    return (f"--decide: expected OK {what} (without labels) too, got none among {ng:,}: what a threshold costs cannot be told without; add some "
+            "to the split")  # fmt: skip
+
+
+def _too_few_ok(n: int, wish: Wish, rate: float, what: str) -> str:
+    """The message when `n` OK units do not show an overkill rate of at most `rate`."""
+    best = f"; {percent(upper_limit(0, n, wish.doubt))} is the best that these can promise" if n else ""
+    return (f"--max-overkill {rate:g}: expected at least {units_needed(rate, wish.doubt):,} OK {what} (at {wish.confidence:g} confidence), got "
+            f"{n:,}{best}: collect more, or leave --max-overkill out")  # fmt: skip
 
 
 def percent(rate: float) -> str:

@@ -25,7 +25,7 @@ from inspection.groups import groups_of
 from inspection.identity import identify
 from inspection.plan import ClassRule, Plan, Promise, Tiling
 from inspection.plan_file import load_plan, plan_content, rules_digest, save_plan
-from inspection.promise import choose, percent
+from inspection.promise import check_counts, choose, percent
 from inspection.rates import Outcomes, confusion, curve, histogram, judge, rates
 from inspection.rule_checks import check_rules, smallest_labels
 from inspection.rules import Code
@@ -78,6 +78,18 @@ class Judge:
     def needed(self) -> bool:
         """Whether there is anything to judge by."""
         return self.plan is not None
+
+    def foresee(self, with_boxes: int, without: int) -> None:
+        """Refuse a promise that so many images cannot show, before the model looks at them.
+
+        Units are at most as many as images (`--group-by`), and a plan's rules may make OK images of NG ones.
+
+        Raises:
+            UserError: too few images.
+        """
+        plain = not (self.options.decision or self.options.group_by)
+        if self.options.decide:
+            check_counts(with_boxes, without if plain else None, self.options.wish, "images")
 
     def report(self, files: Sequence[str], truths: Sequence[Boxes], save_dir: Path, plots: bool = True,
                tiling: tiles.Tiling | None = None) -> dict[str, Any]:  # fmt: skip

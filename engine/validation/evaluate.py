@@ -14,6 +14,7 @@ from torch import nn
 
 from cfg import UserError
 from data import data_yaml, resolve
+from data.dataset import with_and_without
 from engine.backend import Backend
 from engine.checkpoint import check_head, install, load_detector
 from engine.console import console
@@ -104,6 +105,8 @@ def evaluate(
         tiled.check_stride(facts["stride"])
     imgsz = _check_imgsz(imgsz or facts["imgsz"], facts["stride"])
     judge = _judge(decision, weights, facts, target, imgsz, precision, classes, data, split)
+    if judge:
+        judge.foresee(*with_and_without(content, split))
     save_dir = Path(save_dir).resolve()
     resolved = _write_data(save_dir, content)
     args = dict(
