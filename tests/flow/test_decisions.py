@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,7 @@ def test_what_was_promised_is_what_detection_decides(place, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("promise", [("0.01",), ("0.05", "--max-overkill", "0.05"), ("0.01", "--group-by", "part")], ids=["ng", "ok", "parts"])
 def test_what_so_few_images_cannot_promise_is_refused_before_the_model_looks(place, tmp_path, monkeypatch, capsys, promise):
-    monkeypatch.setattr(sys.modules["engine.validation.evaluate"], "_run", lambda *_: pytest.fail("the model looked at the images"))
+    monkeypatch.setattr(import_module("engine.validation.evaluate"), "_run", lambda *_: pytest.fail("the model looked at the images"))
     status, _, err = run(monkeypatch, capsys, val, *decide_arguments(place, tmp_path / "run", "--max-escape", *promise))
     assert status == 2 and "expected at least" in err.strip().splitlines()[-1] and not (tmp_path / "run").exists()
 
