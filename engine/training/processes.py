@@ -109,7 +109,7 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
         epochs_done: of a resumed run.
 
     Raises:
-        UserError: the processes do not resume from one checkpoint.
+        UserError: the processes do not resume from one checkpoint, or on CPUs PyTorch is too old.
     """
     if not is_one_of_several():
         return run
@@ -122,6 +122,7 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
+    _check_average()
     agreed: list[Any] = [str(run_folder(run)), run.amp, epochs_done]
     dist.broadcast_object_list(agreed, 0)
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -130,6 +131,17 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
         raise UserError(f"--resume: expected one last.pt for all processes, got runs of {', '.join(map(str, everyone))} epochs; let all machines "
                         f"share the folder {agreed[0]}")  # fmt: skip
     return replace(run, save_dir=agreed[0], amp=agreed[1])
+
+
+def _check_average() -> None:
+    """Raise `UserError` if the group cannot average, which ultralytics' validation would ask for after a whole epoch."""
+    try:
+        dist.all_reduce(torch.zeros(1, device="cpu" if dist.get_backend() == "gloo" else "cuda"), op=dist.ReduceOp.AVG)
+    except RuntimeError as error:
+        if "AVG" not in str(error):
+            raise
+        raise UserError(f"several processes on CPUs: expected a PyTorch whose Gloo can average (2.11 can), got {torch.__version__}; install a "
+                        "newer one, or train in one process") from None  # fmt: skip
 
 
 def lost_peer(error: RuntimeError) -> UserError | None:
