@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from distill.dynamic.appearance import AppearanceEncoder
 from distill.dynamic.interaction import Interaction, paint
+from distill.dynamic.place import PLACE, places
 from distill.dynamic.objects import Objects
 
 
@@ -19,13 +20,15 @@ class LevelTeacher(nn.Module):
         label_channels: of the label embeddings.
         kernel: of the convs on the painted map. With 1 a cell inside a box cannot know where in it it lies, unless something
             else mixes cells afterwards.
+        place: whether each cell also gets where it lies in its box (`distill.dynamic.place`).
     """
 
-    def __init__(self, channels: int, label_channels: int, kernel: int = 1) -> None:
+    def __init__(self, channels: int, label_channels: int, kernel: int = 1, place: bool = False) -> None:
         super().__init__()
         conv = partial(nn.Conv2d, channels, channels, kernel, padding=kernel // 2)
         self.look = AppearanceEncoder(channels)
         self.interact = Interaction(channels, label_channels)
+        self.place = nn.Sequential(nn.Conv2d(PLACE, channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1)) if place else None
         self.project = nn.Sequential(conv(), nn.ReLU())
         steps = [(conv(), nn.GroupNorm(1, channels), nn.ReLU()) for _ in range(3)]
         self.refine = nn.Sequential(*[layer for step in steps for layer in step][:-1])
@@ -35,4 +38,7 @@ class LevelTeacher(nn.Module):
         rows, columns = objects.masks((features.shape[2], features.shape[3]))
         appearance = self.look(features.detach(), rows, columns)
         together = self.interact(appearance, labels, objects.valid)
-        return self.refine(self.project(paint(together, rows, columns)))
+        painted = paint(together, rows, columns)
+        if self.place is not None:
+            painted = painted + self.place(places(objects, rows, columns))
+        return self.refine(self.project(painted))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,6 +59,8 @@ class LGDDistiller(Distiller):
         ahead: multiply the gradient ratio by the teacher's lead, `1 - L_det(T) / L_det(S)` by running means. While it has
             none, hardly more than the student's adaptor learns. False: the whole ratio always, as in the paper.
         trains_head: whether the teacher's detection loss trains the student's head too, as in the paper.
+        place: give the teacher each cell's place in its box too (`distill.dynamic.place`). The paper does not: what it paints is the same
+            all over a box, and a head must learn from it how far the edges are.
     """
 
     uses_teacher = False
@@ -77,6 +80,7 @@ class LGDDistiller(Distiller):
         freeze_until: float = 1 / 9,
         ahead: bool = True,
         trains_head: bool = False,
+        place: bool = True,
     ) -> None:
         super().__init__(student, None)
         self.gain, self.virtual = not_negative(self.name, "gain", gain), flag(self.name, "virtual", virtual)
@@ -87,7 +91,9 @@ class LGDDistiller(Distiller):
         self.register_buffer("seen", torch.zeros(()))  # steps in them
         self.nc, self.sizes = student.nc, dict(student.levels)
         self.labels = LabelEncoder(student.nc, LABEL_CHANNELS)
-        self.levels = nn.ModuleDict({n: LevelTeacher(size.channels, LABEL_CHANNELS, self.kernel) for n, size in self.sizes.items()})
+        place = flag(self.name, "place", place)
+        teacher_of = partial(LevelTeacher, label_channels=LABEL_CHANNELS, kernel=self.kernel, place=place)
+        self.levels = nn.ModuleDict({n: teacher_of(size.channels) for n, size in self.sizes.items()})
         self.adapt = nn.ModuleDict({n: student_adaptor(size.channels) for n, size in self.sizes.items()})
 
     def teach(self, batch: Mapping[str, Any], feats: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -36,7 +36,7 @@ class SDDDistiller(LGDDistiller):
         gain: lambda of eq. 8.
         dim: segments of the feature adaptor, 1, 2, 4 or 8 (paper: 4).
         temperature: tau of eq. 7 (paper: 15); None: LGD's mean square in its place, "-" in Table VI.
-        virtual, start, freeze_until, ahead, trains_head: as in LGD, the authors' 3,000 and 2,000 of 18,000 steps.
+        virtual, start, freeze_until, ahead, trains_head, place: as in LGD, the authors' 3,000 and 2,000 of 18,000 steps.
     """
 
     name = "sdd"
@@ -55,8 +55,9 @@ class SDDDistiller(LGDDistiller):
         freeze_until: float = 1 / 9,
         ahead: bool = True,
         trains_head: bool = False,
+        place: bool = True,
     ) -> None:
-        super().__init__(student, teacher, gain, virtual, start, freeze_until, ahead, trains_head)
+        super().__init__(student, teacher, gain, virtual, start, freeze_until, ahead, trains_head, place)
         if dim not in DIMS or isinstance(dim, bool):
             raise UserError(f"sdd: expected dim to be 1, 2, 4 or 8, got {dim!r}; the paper's is 4")
         self.dim, self.temperature = dim, temperature

@@ -248,6 +248,7 @@ def test_crowds_and_empty_images_without_virtual_boxes(kind):
         ({"freeze_until": -0.1}, "expected freeze_until"),
         ({"ahead": 1}, "expected ahead to be true or false"),
         ({"trains_head": "no"}, "expected trains_head to be true or false"),
+        ({"place": 1}, "expected place to be true or false"),
         ({"virtual": "no"}, "expected virtual to be true or false, without quotes, got 'no'"),
     ],
 )

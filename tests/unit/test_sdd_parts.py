@@ -14,6 +14,7 @@ from distill.dynamic.interaction import Interaction, paint
 from distill.dynamic.labels import LabelEncoder, descriptors, over_objects
 from distill.dynamic.level import LevelTeacher
 from distill.dynamic.objects import Objects, pack_objects
+from distill.dynamic.place import places
 
 BATCH = {
     "img": torch.zeros(3, 3, 8, 8),
@@ -170,6 +171,28 @@ def test_a_cell_knows_where_in_its_box_it_lies_by_3x3_convs_only(kernel, alike):
                           "batch_idx": torch.zeros(0)}, 3, torch.device("cpu"))  # fmt: skip  # the virtual object alone
     taught = LevelTeacher(8, 16, kernel)(torch.randn(1, 8, 8, 8), torch.randn(1, 1, 16), whole)
     assert torch.allclose(taught[..., 0, 0], taught[..., 4, 4], atol=1e-5) == alike
+
+
+def test_places_by_hand():
+    """One 4 x 4 grid: a box of 2 x 2 cells about (1, 2), and one of 1 x 2 cells about (2, 1) that overlaps it and is smaller."""
+    labels = {"cls": torch.zeros(2, 1), "bboxes": torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.375, 0.375, 0.25, 0.5]]), "batch_idx": torch.zeros(2)}
+    objects = pack_objects({"img": torch.zeros(1, 3, 8, 8)} | labels, 3, torch.device("cpu"))
+    found = places(objects, *objects.masks((4, 4)))
+    two = math.log(2)
+    assert found.shape == (1, 5, 4, 4)
+    assert found[0, :, 2, 0].tolist() == pytest.approx([0.5, -0.5, two, two, 1])  # cell centre (0.5, 2.5), of the first box alone
+    assert found[0, :, 1, 1].tolist() == pytest.approx([0, 0, 0, two, 1])  # in both: of the smaller one
+    assert not found[0, :, :, 3].any() and not found[0, :, 3].any(), "the virtual object has no place"
+
+
+def test_a_dynamic_teacher_told_of_places_knows_where_a_cell_lies():
+    torch.manual_seed(0)
+    labels = {"cls": torch.zeros(1, 1), "bboxes": torch.tensor([[0.5, 0.5, 0.5, 0.5]]), "batch_idx": torch.zeros(1)}
+    one = pack_objects({"img": torch.zeros(1, 3, 8, 8)} | labels, 3, torch.device("cpu"))
+    features, embedded = torch.randn(1, 8, 8, 8), torch.randn(1, 2, 16)
+    for place in (False, True):
+        taught = LevelTeacher(8, 16, place=place)(features, embedded, one)
+        assert torch.allclose(taught[..., 2, 2], taught[..., 4, 5], atol=1e-5) != place
 
 
 def test_painting_by_hand():
