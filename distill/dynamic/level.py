@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from distill.dynamic.appearance import AppearanceEncoder
 from distill.dynamic.interaction import Interaction, paint
-from distill.dynamic.place import PLACE, places
 from distill.dynamic.objects import Objects
+from distill.dynamic.place import PLACE, places
 
 
 class LevelTeacher(nn.Module):
