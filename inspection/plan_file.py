@@ -68,7 +68,8 @@ def parse_plan(content: Any, where: str, names: Mapping[int, str] | Sequence[str
     for name in given:
         if name not in known:
             listed = ", ".join(known)
-            raise UserError(f"{where}: classes: expected classes of the model ({listed}), got '{name}'{nearest(name, known)}")
+            raise UserError(f"{where}: classes: expected classes of the model ({listed}), got '{name}'"
+                            f"{nearest(name, known) or '; remove it, or take the plan of this model'}")
     rules = tuple(_rule(given.get(name, {}), f"{where}: classes: {name}") for name in known)
     scale = content.get("mm_per_pixel")
     plan = Plan(

@@ -283,10 +283,9 @@ WRONG = [(["--shard", "0/2"], "--shard: expected with --shards"), (["--shards", 
 
 
 @pytest.mark.parametrize(("more", "message"), WRONG, ids=[" ".join(more) for more, _ in WRONG])
-def test_arguments_that_do_not_go_together(capsys, more: list[str], message: str) -> None:
-    with pytest.raises(SystemExit):
+def test_arguments_that_do_not_go_together(more: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         detect.parse(["--weights", "w.pt", "--source", "x", *more])
-    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["4/4", "1", "a/b", "-1/2", "0/0", "1/2/3", "auto"])

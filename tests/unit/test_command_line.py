@@ -1,4 +1,4 @@
-"""Empty values of a command line: from a shell variable that is not set."""
+"""What is wrong with a command line, in one line: empty values, from a shell variable that is not set, and what argparse refuses."""
 
 from __future__ import annotations
 
@@ -55,3 +55,17 @@ def test_a_python_call_is_refused_too():
 @pytest.mark.parametrize("words", [[], ["--device", ""], ["--device="], ["--name", "a=", "b"], ["name=x", "--json", "-"]])
 def test_other_values_are_not(words):
     refuse_empty(words)
+
+
+@pytest.mark.parametrize(("command", "words", "message"), [
+    ("detect", ["--weights", "x", "--source", "y", "--save-cvs"], "--save-cvs: expected an argument of detect.py, got an unknown one; did you mean "
+                                                                  "'--save-csv'?"),
+    ("val", ["--weights", "x", "--data", "y", "--max-escape", "1.5"], "--max-escape: expected a number from 0 to 1, got '1.5'"),
+    ("export", [], "the following arguments are required: --weights; export.py --help lists the arguments"),
+    ("data.split", ["--source", "a", "--out", "b", "more"], "more: expected an argument of python -m data.split, got an unknown one; python -m "
+                                                            "data.split --help lists the arguments"),
+])  # fmt: skip
+def test_what_argparse_refuses_is_one_line_without_the_usage(command, words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [f"{command}.py", *words])
+    assert guard(importlib.import_module(command).main) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"

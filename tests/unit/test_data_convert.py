@@ -272,7 +272,7 @@ def test_reader_options_do_not_leak(tmp_path):
     parser = argparse.ArgumentParser()
     READERS["voc"].add_arguments(parser)
     assert parser.parse_args([]).difficult == "keep"
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match="--difficult: expected an argument of"):
         main(["--format", "coco", "--source", "a", "--out", "b", "--difficult", "drop"])
 
 
