@@ -150,7 +150,7 @@ def validate(data: str | Path) -> DataSummary:
     images, background, per_class = {}, {}, {}
     errors: list[tuple[Path, Problem]] = []
     for part in parts:
-        files = [image for entry in paths[part] if entry.exists() for image in list_images(entry)]
+        files = _present(paths[part])
         if not files and part != "test":
             raise UserError(f"{data}: {WHAT[part]}: expected images in {paths[part][0]}, got none; put them there")
         per_class[part], background[part], found = _count(files, nc)
@@ -170,9 +170,14 @@ def validate(data: str | Path) -> DataSummary:
 
 def with_and_without(content: dict[str, Any], part: str) -> tuple[int, int]:
     """How many images of a part have boxes, and how many have none, without opening one; `content` is of `resolve`."""
-    files = [image for entry in part_paths(content, part) if entry.exists() for image in list_images(entry)]
+    files = _present(part_paths(content, part))
     background = _count(files, content["nc"])[1]
     return len(files) - background, background
+
+
+def _present(entries: list[Path]) -> list[Path]:
+    """The images of those folders and list files that are there."""
+    return [image for entry in entries if entry.exists() for image in list_images(entry)]
 
 
 def _count(files: list[Path], nc: int) -> tuple[np.ndarray, int, list[tuple[Path, Problem]]]:

@@ -229,8 +229,7 @@ def make_slots(jobs: int, device: str | None, threads: str | None) -> list[dict[
         return [share] * jobs
     if device is not None:
         raise UserError(f"--jobs {jobs} gives the runs their GPUs; leave --device {device} out")
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else None
-    names = named or list(map(str, range(gpus)))
+    names = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if os.environ.get("CUDA_VISIBLE_DEVICES") else [str(i) for i in range(gpus)]
     return [share | {"CUDA_VISIBLE_DEVICES": names[i % gpus]} for i in range(jobs)]
 
 

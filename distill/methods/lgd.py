@@ -47,8 +47,9 @@ class LGDDistiller(Distiller):
     features follow them: `lgd_loss`, mean square difference when standardised.
 
     Differs from the paper: boxes' overlaps are averaged (`distill.dynamic`); the student follows as far as the teacher is ahead
-    (`ahead`): one that finds no more than its student has nothing to teach; and the teacher's loss does not train the
-    head (`trains_head`), which has to serve the student's features alone in the end.
+    (`ahead`): one that finds no more than its student has nothing to teach; the teacher's loss does not train the
+    head (`trains_head`), which has to serve the student's features alone in the end; and the teacher gets each cell's place in
+    its box (`place`).
 
     Args:
         gain: lambda, of the term that trains the student.

@@ -122,7 +122,8 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
         # Before the first message: NCCL sends from the current device.
         torch.cuda.set_device(int(here[int(os.environ["LOCAL_RANK"])]))
     dist.init_process_group("gloo" if on_cpu else "nccl")
-    _check_average()
+    if on_cpu:
+        _check_average()
     agreed: list[Any] = [str(run_folder(run)), run.amp, epochs_done]
     dist.broadcast_object_list(agreed, 0)
     everyone: list[Any] = [None] * dist.get_world_size()
@@ -134,9 +135,9 @@ def join_processes(run: Run, epochs_done: int = 0) -> Run:
 
 
 def _check_average() -> None:
-    """Raise `UserError` if the group cannot average, which ultralytics' validation would ask for after a whole epoch."""
+    """Raise `UserError` if Gloo cannot average, which ultralytics' validation would ask for after a whole epoch."""
     try:
-        dist.all_reduce(torch.zeros(1, device="cpu" if dist.get_backend() == "gloo" else "cuda"), op=dist.ReduceOp.AVG)
+        dist.all_reduce(torch.zeros(1), op=dist.ReduceOp.AVG)
     except RuntimeError as error:
         if "AVG" not in str(error):
             raise

@@ -174,7 +174,7 @@ def test_a_cell_knows_where_in_its_box_it_lies_by_3x3_convs_only(kernel, alike):
 
 
 def test_places_by_hand():
-    """One 4 x 4 grid: a box of 2 x 2 cells about (1, 2), and one of 1 x 2 cells about (2, 1) that overlaps it and is smaller."""
+    """One 4 x 4 grid: a box of 2 x 2 cells about (1, 2), and one of 1 x 2 cells about (1.5, 1.5) that overlaps it and is smaller."""
     labels = {"cls": torch.zeros(2, 1), "bboxes": torch.tensor([[0.25, 0.5, 0.5, 0.5], [0.375, 0.375, 0.25, 0.5]]), "batch_idx": torch.zeros(2)}
     objects = pack_objects({"img": torch.zeros(1, 3, 8, 8)} | labels, 3, torch.device("cpu"))
     found = places(objects, *objects.masks((4, 4)))
