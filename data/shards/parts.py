@@ -66,6 +66,11 @@ class Rows:
         arrow = needed("pyarrow", WHY)
         return arrow.Table.from_pylist([self._row(index) for index in range(len(self.images))], schema=schema())
 
+    def gaps(self) -> dict[str, int]:
+        """How many images were not looked at (`errors`), only in part (`notes`), or not decided about (`undecided`)."""
+        undecided = sum(found.verdict is not None and found.verdict.code == Code.UNDEFINED for found in self.found.values())
+        return {"errors": len(self.errors), "notes": len(self.notes), "undecided": undecided}
+
     def _row(self, index: int) -> dict[str, Any]:
         row: dict[str, Any] = {"image": self.images[index].encode("utf-8", "backslashreplace").decode(), "width": 0, "height": 0, "boxes": []}
         row["note"] = self.notes.get(index)
@@ -94,7 +99,7 @@ def write_part(job: Job, shard: int, rows: Rows, facts: dict[str, Any]) -> None:
         facts: how it was made, for the summary; no results.
     """
     arrow, parquet = needed("pyarrow", WHY), needed("pyarrow.parquet", WHY)
-    content = {"fingerprint": job.fingerprint, "shard": shard, "errors": len(rows.errors)} | facts
+    content = {"fingerprint": job.fingerprint, "shard": shard} | rows.gaps() | facts
     table = rows.table().replace_schema_metadata({KEY: json.dumps(content).encode()})
     buffer = arrow.BufferOutputStream()
     parquet.write_table(table, buffer, compression="zstd", use_dictionary=["verdict", "rule", "error", "note", "boxes.list.element.name"])

@@ -25,7 +25,7 @@ class Summary:
     """Counts over the shards of a job that are done.
 
     Attributes:
-        images: rows; `errors` of them could not be read, `notes` of them were looked at in part.
+        images: rows; `errors` of them could not be read, `notes` were looked at in part, `undecided` could be read and are UNDEFINED.
         found_in: images in which something was found.
         objects: by class name. verdicts: by name. reasons: of errors.
         seconds: of all workers together, without loading the model.
@@ -36,6 +36,7 @@ class Summary:
     images: int = 0
     errors: int = 0
     notes: int = 0
+    undecided: int = 0
     found_in: int = 0
     objects: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
@@ -53,6 +54,7 @@ class Summary:
             self.errors += 1
             self.reasons[row.error if len(self.reasons) < 1000 else "other"] += 1
             return
+        self.undecided += row.verdict is not None and row.verdict.code == Code.UNDEFINED
         self.found_in += len(row.found.classes) > 0
         self.objects.update(row.found.classes.tolist())
 
@@ -68,8 +70,8 @@ class Summary:
 
     @property
     def complete(self) -> bool:
-        """Whether every image of the job was looked at."""
-        return not (self.missing or self.errors or self.notes)
+        """Whether every image of the job was looked at and, with a plan, decided about."""
+        return not (self.missing or self.errors or self.notes or self.undecided)
 
     def lines(self) -> list[str]:
         """The text of the summary."""
@@ -85,6 +87,8 @@ class Summary:
             text.append(f"Unreadable: {self.errors:,} images: {reasons}")
         if self.notes:
             text.append(f"Read in part: {self.notes:,} files of several images, of which only the first was looked at; see the column note")
+        if self.undecided:
+            text.append(f"Undecided: {self.undecided:,} images with the verdict UNDEFINED; see the column rule")
         if self.images and self.seconds:
             each = self.seconds / self.images
             text.append(f"Time: {1e3 * each:.1f} ms per image and worker, {len(self.workers)} workers; {1e6 * each / 3600:.1f} hours for a million")

@@ -58,7 +58,7 @@ class ShardWorker:
         """Compute one shard, unless it is done: Ray may hand it out twice."""
         shard = int(row["shard"])
         facts = part_facts(self.job, shard) or do_shard(self.looker, self.job, shard)
-        return {"shard": shard, "images": facts["images"], "errors": facts["errors"], "seconds": facts["seconds"]}
+        return {"shard": shard, "images": facts["images"], "seconds": facts["seconds"]}
 
 
 def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> bool:

@@ -21,6 +21,8 @@ from engine.shards.listing import check_sources, list_images
 from engine.shards.looking import Looker
 
 SIZE = 5000  # images in a shard: minutes of work on a CPU, some hundred files for a million images
+GAPS = {"errors": "Unreadable: {} images, each a row with its error", "notes": "Read in part: {} files, each a row with a note",
+        "undecided": "Undecided: {} images, each a row with the verdict UNDEFINED and the reason"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,25 +51,23 @@ def asked(shards: str, shard: str | None, shard_size: int | None, ray: str | Non
 
 @dataclass
 class Outcome:
-    """What a worker did: shards, images looked at or not, and the seconds."""
+    """What a worker did: shards, their images, and the seconds."""
 
     shards: int = 0
     images: int = 0
-    errors: int = 0
     seconds: float = 0.0
 
     def add(self, facts: dict[str, Any]) -> None:
         """Count a shard by what is written beside its results."""
         self.shards += 1
         self.images += facts["images"]
-        self.errors += facts["errors"]
 
 
 def detect_shards(options: DetectOptions, shards: ShardOptions) -> bool:
     """Do the shards of a job that are not done yet; print one line for each.
 
     Returns:
-        Whether every image of them could be read.
+        Whether every image of them was read, whole, and with a plan decided about.
 
     Raises:
         UserError: an argument is wrong, the folder is of another job, or the disk, store or cluster refuses.
@@ -116,7 +116,7 @@ def do_shard(looker: Looker, job: Job, shard: int) -> dict[str, Any]:
     seconds = round(perf_counter() - began, 3)
     facts = {"images": len(images), "seconds": seconds, "worker": f"{socket.gethostname()} {os.getpid()}"}
     write_part(job, shard, rows, facts)
-    return facts | {"errors": len(rows.errors)}
+    return facts | rows.gaps()
 
 
 def told(job: Job, shard: int, facts: dict[str, Any]) -> str:
@@ -126,15 +126,17 @@ def told(job: Job, shard: int, facts: dict[str, Any]) -> str:
 
 
 def finish(job: Job, mine: Iterable[int], outcome: Outcome) -> bool:
-    """Print what was done and what is left; return whether the images of `mine`, done now or earlier, could be read."""
+    """Print what was done and what is left; return whether the images of `mine`, done now or earlier, have no gaps (`Rows.gaps`)."""
     done = done_shards(job)
-    unread = sum((part_facts(job, shard) or {}).get("errors", 0) for shard in mine if shard in done)
+    facts = [part_facts(job, shard) or {} for shard in mine if shard in done]
+    gaps = {line: sum(each.get(kind, 0) for each in facts) for kind, line in GAPS.items()}
     rate = f" in {outcome.seconds:.1f} s, {outcome.images / outcome.seconds:.1f} images/s" if outcome.images else ""
     print(f"{outcome.images} images looked at{rate}")
-    if unread:
-        print(f"Unreadable: {unread} images, each a row with its error")
+    for line, number in gaps.items():
+        if number:
+            print(line.format(number))
     print(f"Done: {len(done)} of {job.shards} shards; python -m data.results {job.folder.place}", flush=True)
-    return not unread
+    return not any(gaps.values())
 
 
 def on_own_gpu(options: DetectOptions) -> DetectOptions:

@@ -10,6 +10,8 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 pytest.importorskip("pyarrow", reason="needs pyarrow: pip install -r requirements-scale.txt")
@@ -212,6 +214,29 @@ def test_images_that_vanish_are_rows_with_an_error(folder: Path, tmp_path: Path,
     capsys.readouterr()
     assert merge(tmp_path / "job") == 1
     assert "6 file is missing" in capsys.readouterr().out
+
+
+def write_pages(path: Path) -> None:
+    path.parent.mkdir()
+    assert cv2.imwritemulti(str(path), [np.full((64, 64, 3), value, dtype=np.uint8) for value in (60, 90)])
+
+
+@pytest.mark.parametrize(("kind", "line"), [("undecided", "Undecided: 2 images"), ("part", "Read in part: 1 files")])
+def test_images_undecided_or_read_in_part_end_with_status_1(folder: Path, tmp_path: Path, capsys, kind: str, line: str) -> None:
+    """As in plain detect.py: a plan for images of 64 px is of no use for larger ones; of a file of two images only the first is read."""
+    (tmp_path / "plan.yaml").write_text(PLAN + "regions: {unit: pixels, width: 64, height: 64, look_at: [[[0, 0], [64, 0], [64, 64]]]}")
+    for number, side in enumerate((64, 80, 80)):
+        write_image(tmp_path / f"undecided/{number}.png", number, side)
+    write_pages(tmp_path / "part/pages.tif")
+    given = ["--weights", folder / "best.pt", "--source", tmp_path / kind, "--device", "cpu"]
+    given += ["--decision", tmp_path / "plan.yaml"] if kind == "undecided" else []
+    assert guard(lambda: detect.main([*map(str, given), "--project", str(tmp_path / "plain")])) == 1
+    for _ in range(2):  # done now, and done earlier
+        capsys.readouterr()
+        assert guard(lambda: detect.main([*map(str, given), "--shards", str(tmp_path / "job")])) == 1
+        assert line in capsys.readouterr().out
+    assert merge(tmp_path / "job") == 1
+    assert line in capsys.readouterr().out
 
 
 def test_names_that_are_not_text_and_the_same_image_twice(folder: Path, tmp_path: Path) -> None:
