@@ -37,7 +37,8 @@ PLAN_FILE = "decision.yaml"
 class Deployed:
     """The weights that will decide, and how they are run.
 
-    `path`, `names` by index, `device`, `imgsz`, `precision`.
+    `path`, `names` by index, `device`, `imgsz`, `precision`; `chosen`: whether validation may have chosen the best epoch, as it does unless
+    the training ran with `--val False`.
     """
 
     path: Path
@@ -45,6 +46,7 @@ class Deployed:
     device: torch.device
     imgsz: int
     precision: str
+    chosen: bool = True
 
 
 class Judge:
@@ -192,7 +194,7 @@ class Judge:
         if self.split == "train":
             return ["WARNING: split 'train' trains weights: on images that they know, escapes are rarer than they will be; nothing is promised "
                     "for others. Use --split test."]  # fmt: skip
-        if self.split == "val":
+        if self.split == "val" and self.deployed.chosen:
             return ["WARNING: a training chooses its best epoch on split 'val'; if it was these weights' own, the promise is too optimistic. "
                     "Use --split test, or images kept for this alone."]  # fmt: skip
         return []

@@ -17,7 +17,7 @@ from ultralytics.utils import LOGGER
 
 SCORES = {"mAP50": "metrics/mAP50(B)", "mAP50-95": "metrics/mAP50-95(B)"}
 BY_KD = "whether distillation helped: benchmarks/kd.py trains the student alone too and compares"
-AHEAD = 0.04  # of mAP50-95: the lead from which on a teacher helped in our measurements (docs/distillation.md)
+AHEAD = 0.04  # of mAP50-95: a teacher with less of a lead may have little to teach (docs/distillation.md)
 
 
 def log_summary(trainer: Any, scores: dict[str, dict[str, float]] | None = None) -> None:
@@ -76,8 +76,8 @@ def _lead(scores: dict[str, dict[str, float]]) -> list[str]:
     lead = scores["teacher"][SCORES["mAP50-95"]] - scores["student"][SCORES["mAP50-95"]]
     if lead >= AHEAD:
         return []
-    return [f"the teacher is {100 * lead:.1f} points of mAP50-95 ahead of the student: with less than {100 * AHEAD:g} it has little to teach; "
-            "train it longer, larger or from start weights (docs/distillation.md)"]  # fmt: skip
+    return [f"the teacher is {100 * lead:.1f} points of mAP50-95 ahead of this student: either the student has learned what it could, or the teacher "
+            "has little to teach; then train it longer, larger or from start weights (docs/distillation.md)"]  # fmt: skip
 
 
 def _whole_teacher(trainer: Any, path: str) -> FrozenTeacher | None:

@@ -159,7 +159,7 @@ def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any
     """What judges the set; None if no decision was requested and the weights hold no plan. Raises `UserError`."""
     if decision is None:
         return None
-    deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision)
+    deployed = Deployed(weights, dict(facts["names"]), device, imgsz, precision, facts["chosen"])
     judge = Judge(decision, deployed, data_yaml(data), split)
     if judge.needed and classes is not None:
         raise UserError("--map-classes: expected the classes of the data in the model's order for a decision, got another one; reorder the "
@@ -168,14 +168,17 @@ def _judge(decision: DecisionOptions | None, weights: Path, facts: dict[str, Any
 
 
 def _open(weights: Path, device: torch.device, precision: str) -> tuple[DetectionModel | str, dict[str, Any]]:
-    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, precision, model (size, computation)."""
+    """Return what AutoBackend takes (module or path) and the facts: names, stride, imgsz, precision, model (size,
+    computation), chosen (`Deployed`).
+    """
     if weights.suffix == ".pt":
         module, ckpt = load_detector(weights)
         check_head(weights, ckpt)
         size = profile(module) | {"file_mb": weights.stat().st_size / 1e6, "format": "pytorch"}
-        trained = (ckpt["meta"].get("train_args") or {}).get("imgsz") or DEFAULT_SIZE
+        arguments = ckpt["meta"].get("train_args") or {}
+        trained, chosen = arguments.get("imgsz") or DEFAULT_SIZE, arguments.get("val") is not False
         kind = "fp16" if precision == "half" and device.type != "cpu" else "fp32"
-        facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size, precision=kind)
+        facts = dict(names=module.names, stride=int(max(module.stride)), imgsz=trained, model=size, precision=kind, chosen=chosen)
         return module.to(device), facts
     backend, imgsz = open_backend(weights, device, precision)
     if not backend.metadata:
@@ -183,7 +186,7 @@ def _open(weights: Path, device: torch.device, precision: str) -> tuple[Detectio
     parts = [p for p in weights.rglob("*") if p.is_file()] if weights.is_dir() else [weights]
     mb = sum(p.stat().st_size for p in parts) / 1e6
     size = dict(layers=None, parameters=None, gflops=None, size_mb=mb, file_mb=mb, imgsz=None, format=backend.format)
-    facts = dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size)
+    facts = dict(names=backend.names, stride=int(backend.stride), imgsz=max(imgsz), model=size, chosen=True)
     return str(weights), facts | {"precision": backend.computes_in}
 
 

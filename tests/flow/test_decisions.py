@@ -14,6 +14,7 @@ import detect
 import models  # noqa: F401  (before ultralytics)
 import val
 from cfg import guard
+from engine.checkpoint import load_detector, save_student
 from inspection.plan_file import load_plan
 from tests.flow.tiny import NAMES, save_tiny, write_image
 
@@ -65,6 +66,11 @@ def test_what_was_promised_is_what_detection_decides(place, tmp_path, monkeypatc
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert {"decision.yaml", "escapes.csv", "overkills.csv", "decision_scores.png", "decision_curve.png", "decision_confusion.png"} <= names
     assert ("overkills.jpg" in names) == bool(plan.promise.overkills) and "escapes.jpg" not in names
+
+    kept = tmp_path / "kept.pt"  # no validation chose among its epochs, so that the part is as good as another
+    save_student(kept, load_detector(place / "best.pt")[0], {"train_args": {"imgsz": 64, "val": False}})
+    more = ["--weights", kept, "--max-escape", "0.05"]
+    assert "It rests on" in (out := run(monkeypatch, capsys, val, *decide_arguments(place, tmp_path / "kept", *more))[1]) and "WARNING" not in out
 
     (place / "images/val/broken.jpg").write_bytes(b"nothing")
     try:

@@ -98,7 +98,7 @@ def test_table_of_teacher_and_student():
         ["mAP50", "mAP50-95", "parameters"], ["teacher", "t.pt", "0.8000", "0.5000", "20.00", "M"],
         ["student", "s-model.yaml", "0.7500", "0.5200", "5.00", "M"],
         ["student", "to", "teacher", "-5.0", "points", "+2.0", "points", "x", "0.25"]]  # fmt: skip
-    assert lines[4].startswith("the teacher is -2.0 points of mAP50-95 ahead of the student: with less than 4")
+    assert lines[4].startswith("the teacher is -2.0 points of mAP50-95 ahead of this student: either")
     assert lines[5] == BY_KD and len({len(line) for line in lines[:3]}) == 1
     assert table(names, scores | {"teacher": {key: 0.9 for key in scores["teacher"]}}, sizes)[4:] == [BY_KD]
     without = table(names, scores | {"teacher": {}}, sizes)
