@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,12 +90,14 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
     keep_apart(Path(content["path"]), out)
     parts = {part: [x for entry in part_paths(content, part) for x in list_images(entry)] for part in PARTS}
     given = find_unlabelled(unlabelled)
-    new = unknown(given, [x for images in parts.values() for x in images])
+    there = [image for image in given if image.is_file()]
+    new = unknown(there, [x for images in parts.values() for x in images])
     seen, unreadable = _detect(weights, new, names, doubt, more)
+    unreadable += [(str(image), "file is missing") for image in given if not image.is_file()]
     taken = [one for one in seen if ((one.scores < doubt) | (one.scores >= conf)).all()]
     if not taken:
         raise UserError(f"--unlabelled {unlabelled}: expected images about which {weights} is sure, got none of {len(given)}, "
-                        f"{len(given) - len(new)} of them in {data}; lower --conf or raise --doubt")  # fmt: skip
+                        f"{len(there) - len(new)} of them in {data}; lower --conf or raise --doubt")  # fmt: skip
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names, link=link)
         for part, images in parts.items():
@@ -105,7 +108,7 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
                 writer.add(image, part, stem, rows)
         writer.finish(f"{Path(data).name}, and {len(taken)} images labelled by {Path(weights).name} from confidence {conf:g} on")
     empty = sum(not (one.scores >= conf).any() for one in taken)
-    return Done(len(taken), empty, len(seen) - len(taken), len(given) - len(new), unreadable)
+    return Done(len(taken), empty, len(seen) - len(taken), len(there) - len(new), unreadable)
 
 
 def unknown(images: Sequence[Path], known: Sequence[Path]) -> list[Path]:
@@ -126,7 +129,7 @@ def _detect(weights: str, images: Sequence[Path], names: Sequence[str], conf: fl
         return [], []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        (place / "images.txt").write_text("".join(f"{x}\n" for x in images), encoding="utf-8")
+        (place / "images.txt").write_bytes(b"".join(os.fsencode(x) + b"\n" for x in images))
         given = {"--weights": weights, "--source": place / "images.txt", "--conf": conf, "--project": place, "--name": "found"}
         run_script("detect.py", ["--save-json", "--no-draw", "--no-decision", *more, *(str(x) for pair in given.items() for x in pair)], place)
         found = json.loads((place / "found/results.json").read_text(encoding="utf-8"))

@@ -71,8 +71,11 @@ class Writer(Protocol):
     def add(self, found: Detections) -> None:
         """Write one image's detections."""
 
+    def note(self, found: Detections, reason: str) -> None:
+        """Note that the file of an image, which was added, was read in part only."""
+
     def skip(self, source: Path | str, reason: str) -> None:
-        """Note a file that could not be read, or not whole, or frames that a stream has lost."""
+        """Note a file that could not be read, or frames that a video or stream has lost."""
 
     def close(self) -> None:
         """Complete the file; to be called once."""
@@ -135,15 +138,16 @@ class JsonLists:
 
 
 class JsonWriter:
-    """``results.json``: ``{..., "images": [{image, frame, width, height, detections}], "skipped": [{image, reason}]}``.
+    """``results.json``: ``{..., "images": [{image, frame, width, height, detections}], "skipped": [{image, reason}], "notes": [...]}``.
 
-    A detection is ``{class, name, confidence, box: {x1, y1, x2, y2}}`` with the box in pixels of the image. With a decision plan
-    an image has ``verdict``, ``verdict_code``, ``rule`` and ``verdict_score`` too, and what was skipped has the verdict UNDEFINED.
+    ``notes`` are of images that were read in part only, as ``skipped``. A detection is ``{class, name, confidence, box: {x1, y1, x2,
+    y2}}`` with the box in pixels of the image. With a decision plan an image has ``verdict``, ``verdict_code``, ``rule`` and
+    ``verdict_score`` too, and what was skipped has the verdict UNDEFINED.
     """
 
     def __init__(self, path: Path, names: dict[int, str], header: dict[str, Any], decided: bool = False) -> None:
         self.names, self.decided = names, decided
-        self.lists = JsonLists(path, header | {"names": {str(k): v for k, v in names.items()}}, ("images", "skipped"))
+        self.lists = JsonLists(path, header | {"names": {str(k): v for k, v in names.items()}}, ("images", "skipped", "notes"))
 
     def add(self, found: Detections) -> None:
         rows = zip(found.boxes_xyxy.tolist(), found.scores.tolist(), found.classes.tolist(), strict=True)
@@ -160,6 +164,9 @@ class JsonWriter:
         if found.frame is not None:
             entry["frame"] = found.frame
         self.lists.append("images", entry | found.decision | {"detections": detections})
+
+    def note(self, found: Detections, reason: str) -> None:
+        self.lists.append("notes", {"image": found.title, "reason": reason})
 
     def skip(self, source: Path | str, reason: str) -> None:
         verdict = {"verdict": undefined(reason).code.name, "verdict_code": int(undefined(reason).code)} if self.decided else {}
@@ -194,6 +201,9 @@ class CsvWriter:
             self.rows.writerow([image, frame, int(index), name, f"{score:.5f}", *corners, *size, *verdict])
         if self.decided and not len(found.classes):
             self.rows.writerow([image, frame, *[""] * 7, *size, *verdict])
+
+    def note(self, found: Detections, reason: str) -> None:
+        """Nothing: its rows have its verdict, which is not OK, and an UNDEFINED one has the reason."""
 
     def skip(self, source: Path | str, reason: str) -> None:
         """A row for what was not looked at, where every image has a verdict; a table of detections has none."""
@@ -230,6 +240,9 @@ class CocoWriter:
             entry |= {"area": round((x2 - x1) * (y2 - y1), 2), "iscrowd": 0, "score": round(score, 5)}
             self.lists.append("annotations", entry)
 
+    def note(self, found: Detections, reason: str) -> None:
+        """Nothing: COCO has no place for it."""
+
     def skip(self, source: Path | str, reason: str) -> None:
         """Nothing: an image that was not looked at is no image of the result."""
 
@@ -265,6 +278,9 @@ class LabelWriter:
             for row, score, index in zip(xywh_fraction(found), found.scores, found.classes, strict=True)
         ]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def note(self, found: Detections, reason: str) -> None:
+        """Nothing: a label file has no place for it."""
 
     def skip(self, source: Path | str, reason: str) -> None:
         """Nothing: no label file is also what says that an image was not labelled."""

@@ -40,11 +40,12 @@ class RunReport:
         facts: (what, value) of the run.
         plan: decides about each image that comes without a verdict; None for no decisions.
         promise: sentences about what is promised (default: those of the plan).
+        doubts: why the plan's promise does not hold in this run.
     """
 
     def __init__(self, folder: Path, title: str, names: Mapping[int, str], facts: Mapping[str, str], plan: Plan | None,
-                 promise: Sequence[str] = ()) -> None:  # fmt: skip
-        self.promise = promise or (promise_lines(plan) if plan else ())
+                 promise: Sequence[str] = (), doubts: Sequence[str] = ()) -> None:  # fmt: skip
+        self.promise = promise or (promise_lines(plan, doubts) if plan else ())
         self.path, self.title, self.plan = folder / FILE, title, plan
         self.names = [names[index] for index in sorted(names)]
         self.facts = [*facts.items(), *_about_plan(plan), ("Tandem", VERSION), ("Python", platform.python_version()),

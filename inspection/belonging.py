@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cfg import UserError
 from inspection.identity import identify
 from inspection.plan import ModelFile, Plan
 from inspection.plan_file import load_plan, plan_from_json, rules_digest
+
+MOST_BOXES = 300  # of an image, when thresholds are chosen
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Settings:
         iou: overlap above which two boxes are one object.
         precision: the network's arithmetic.
         tile, overlap: as of `inspection.tiles.tiling_asked`.
+        max_det: most boxes of an image.
+        agnostic_nms: whether a box suppresses those of other classes too.
     """
 
     imgsz: list[int] | None = None
@@ -29,6 +33,8 @@ class Settings:
     precision: str | None = None
     tile: int | None = None
     overlap: float | None = None
+    max_det: int | None = None
+    agnostic_nms: bool = False
 
 
 def plan_of(weights: Path, decision: str | None, embedded: str | None, names: Mapping[int, str]) -> Plan | None:
@@ -67,20 +73,36 @@ def check_owner(plan: Plan, model: ModelFile, where: str, weights: Path) -> None
                         "thresholds for this file with val.py --decide")  # fmt: skip
 
 
-def as_chosen(plan: Plan, asked: Settings) -> Settings:
-    """The requested options, the plan's own where none was requested; says on stderr where the two differ."""
-    made = plan.model or ModelFile("", "")
+def as_chosen(plan: Plan, asked: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """The requested settings, the plan's own where none was requested; the precision is always the requested one.
+
+    Returns:
+        Settings, and a sentence for each that is not the one at which the plan's thresholds were chosen; these go to stderr too.
+    """
+    made, tiling = plan.model or ModelFile("", ""), plan.tiling
     size = [made.imgsz] if made.imgsz else None
-    for name, wanted, chosen in (("imgsz", asked.imgsz and sorted(set(asked.imgsz)), size), ("iou", asked.iou, made.iou),
-                                 ("precision", asked.precision, made.precision)):  # fmt: skip
-        if wanted is not None and chosen is not None and wanted != chosen:
-            print(f"--{name} {wanted}: the plan's thresholds were chosen at {chosen}: its promise does not hold here", file=sys.stderr)
-    tiles = {"tile": plan.tiling.size, "overlap": plan.tiling.overlap} if plan.tiling else {}
-    for name in ("tile", "overlap"):
-        if getattr(asked, name) not in (None, tiles.get(name)):
-            print(f"--{name} {getattr(asked, name)}: the plan's thresholds were chosen {f'at {tiles[name]}' if tiles else 'on whole images'}: "
-                  "its promise does not hold here", file=sys.stderr)  # fmt: skip
     tile, overlap = asked.tile, asked.overlap
-    if tile is None and plan.tiling:
-        tile, overlap = plan.tiling.size, plan.tiling.overlap if overlap is None else overlap
-    return Settings(asked.imgsz or size, asked.iou if asked.iou is not None else made.iou, asked.precision, tile, overlap)
+    if tiling and tile in (None, tiling.size):
+        tile, overlap = tiling.size, tiling.overlap if overlap is None else overlap
+    settings = replace(asked, imgsz=asked.imgsz or size, iou=made.iou if asked.iou is None else asked.iou, tile=tile, overlap=overlap)
+    doubts = tuple(f"{given}: the plan's thresholds were chosen {chosen}: its promise does not hold here"
+                   for given, chosen in _differing(plan, made, settings))  # fmt: skip
+    for doubt in doubts:
+        print(doubt, file=sys.stderr)
+    return settings, doubts
+
+
+def _differing(plan: Plan, made: ModelFile, used: Settings) -> Iterator[tuple[str, str]]:
+    """(option as given, how it was for the plan) of each that is another one."""
+    pairs: list[tuple[str, object, object]] = [
+        ("imgsz", used.imgsz and sorted(set(used.imgsz)), made.imgsz and [made.imgsz]), ("iou", used.iou, made.iou),
+        ("precision", used.precision, made.precision)]  # fmt: skip
+    if plan.tiling:
+        pairs += [("tile", used.tile, plan.tiling.size), ("overlap", used.overlap, plan.tiling.overlap)]
+    elif used.tile is not None:
+        yield f"--tile {used.tile}", "on whole images"
+    yield from ((f"--{name} {value}", f"at {own}") for name, value, own in pairs if None not in (value, own) and value != own)
+    if used.max_det is not None and used.max_det < MOST_BOXES:
+        yield f"--max-det {used.max_det}", f"at {MOST_BOXES}"
+    if used.agnostic_nms:
+        yield "--agnostic-nms", "without it"

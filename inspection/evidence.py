@@ -65,10 +65,11 @@ class Evidence:
         return "images" if self.unit == "image" else f"units (images of one {self.unit})"
 
     def fingerprint(self) -> str:
-        """Digest of names, labels and scores: which evidence it was."""
-        digest = hashlib.sha256("\n".join(image.name for image in self.images).encode())
-        for array in (self.scores.round(5), self.defects, self.of):
-            digest.update(np.ascontiguousarray(array).tobytes())
+        """Digest of the images' names and labels: which evidence it was, under whatever rules."""
+        digest = hashlib.sha256("\n".join(image.name for image in self.images).encode(errors="surrogateescape"))
+        for image in self.images:
+            for array in (image.labels.classes.astype(np.int64), image.labels.boxes_xyxy.astype(np.float64).round(2)):
+                digest.update(np.ascontiguousarray(array).tobytes() + b"|")
         return digest.hexdigest()[:16]
 
 

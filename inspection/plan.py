@@ -100,7 +100,7 @@ class Promise:
         misses: NG units of them that pass as OK; `misses_allowed`: the most for which the promise would hold.
         overkills, reviews: OK units rejected and left to a person.
         overkill_interval: Clopper-Pearson, two-sided, at `confidence`.
-        data, split, fingerprint: what it rests on; `fingerprint` is the digest of image names, labels and scores.
+        data, split, fingerprint: what it rests on; `fingerprint` is the digest of image names and labels.
         date: when, ISO 8601.
         rules: digest of the thresholds and rules that it holds for (`inspection.plan_file.rules_digest`).
     """

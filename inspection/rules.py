@@ -42,7 +42,7 @@ class Verdict:
     Attributes:
         code: OK, NG, REVIEW, or UNDEFINED where nothing could be decided; never OK by default.
         rule: the rule that decided, in words.
-        score: of the class that decided (`class_scores`); for OK the highest of all; 0 without a box that counts.
+        score: of the class that decided (`class_scores`), for OK the one that is nearest to its limit; 0 without a box that counts.
         boxes: (M,) indices of the boxes that are at or above the limit of their class.
         class_index: the class that decided, -1 for none.
     """
@@ -141,7 +141,7 @@ def decide(plan: Plan, found: Found, height: int, width: int) -> Verdict:
             if reached := (best >= limits).nonzero()[0].tolist():
                 return _against(plan, code, limits, reached, best, found, rows)
     best = _best(plan, found, _clearest(plan, found, height, width))
-    nearest = int((best - plan.review_limits).argmax())
+    nearest = int(np.where(best > 0, best - plan.review_limits, -np.inf).argmax())
     if not best[nearest]:
         return Verdict(Code.OK, NOTHING)
     words = f"{plan.shown_names[nearest]} {best[nearest]:.4g} < {plan.review_limits[nearest]:.4g}"

@@ -7,7 +7,7 @@ import math
 import sys
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +74,8 @@ class Inspector:
     def __init__(self, network: Network, plan: Plan | None, limits: Limits) -> None:
         self.network, self.plan, self.limits = network, plan, limits
         self.exported = network.exported
-        settings = as_chosen(plan, limits.settings) if plan else limits.settings
+        asked = replace(limits.settings, max_det=limits.most, agnostic_nms=limits.agnostic)
+        settings = as_chosen(plan, asked)[0] if plan else asked
         self.iou = IOU if settings.iou is None else settings.iou
         self.tiling = tiling_asked(settings.tile, settings.overlap)
         if self.tiling:

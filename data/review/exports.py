@@ -29,6 +29,11 @@ def by_image(suspects: Iterable[Suspect]) -> dict[int, list[Suspect]]:
     return dict(groups)
 
 
+def worst(suspects: Sequence[Suspect]) -> float:
+    """The highest suspicion of an image, 0 for one without suspects."""
+    return round(max((suspect.suspicion for suspect in suspects), default=0.0), 4)
+
+
 def label_studio(folder: Path, groups: Mapping[int, list[Suspect]], images: Sequence[Reviewed], names: Mapping[int, str],
                  model: str, conf: float) -> None:  # fmt: skip
     """Write ``label-studio.json`` (tasks: labels as annotations, found boxes as predictions) and ``label-studio.xml``.
@@ -46,7 +51,7 @@ def label_studio(folder: Path, groups: Mapping[int, list[Suspect]], images: Sequ
         found = Objects(*(values[shown_boxes] for values in (image.found.boxes_xyxy, image.found.classes, image.found.scores)))
         address = LOCAL + quote(os.fsencode(image.image.resolve().relative_to(image.image.resolve().anchor)))
         tasks.append({
-            "data": {"image": address, "suspicion": round(suspects[0].suspicion, 4),
+            "data": {"image": address, "suspicion": worst(suspects),
                      "evidence": "; ".join(evidence(suspect, image, names) for suspect in suspects)},
             "annotations": [{"result": _rectangles(image, image.labels, names, "label")}],
             "predictions": [{"model_version": model, "score": round(float(found.scores.max(initial=0.0)), 4),
@@ -81,7 +86,7 @@ def coco(folder: Path, groups: Mapping[int, list[Suspect]], images: Sequence[Rev
     for number, index in enumerate(groups, 1):
         image = images[index]
         content["images"].append({"id": number, "file_name": str(image.image), "width": image.width, "height": image.height,
-                                  "suspicion": round(groups[index][0].suspicion, 4)})  # fmt: skip
+                                  "suspicion": worst(groups[index])})  # fmt: skip
         for entry in _coco_boxes(image.labels, number):
             content["annotations"].append({"id": len(content["annotations"]) + 1, "iscrowd": 0} | entry)
         content["results"] += [entry for entry in _coco_boxes(image.found, number) if entry["score"] >= conf]

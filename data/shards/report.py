@@ -62,7 +62,8 @@ def write_job_report(job: Job, shards: Sequence[int], looked_at: int, errors: in
     content = job.facts["decision"]
     plan: Plan | None = parse_plan(content, job.folder.place) if content else None
     skipped = unread(job, shards) if errors else []
-    page = Content("Inspection report", job.facts["names"], pictures, plan, promise_lines(plan) if plan else (), facts(job, shards),
+    promise = promise_lines(plan, job.facts.get("doubts", ())) if plan else ()
+    page = Content("Inspection report", job.facts["names"], pictures, plan, promise, facts(job, shards),
                    skipped=skipped, more_skipped=errors - len(skipped), chosen=chosen)  # fmt: skip
     path = folder / "report.html"
     write_report(path, page, thumbnails)

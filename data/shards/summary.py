@@ -124,8 +124,9 @@ def write_row(writers: Iterable[Writer], row: Row) -> None:
         if row.error is not None:
             writer.skip(row.image, row.error)
             continue
-        if row.note is not None:
-            writer.skip(row.image, row.note)
         found = row.found
-        writer.add(Detections(path, path, None, row.height, row.width, found.boxes_xyxy, found.scores, found.classes, row.verdict,
-                              row.image if is_address(row.image) else ""))  # fmt: skip
+        image = Detections(path, path, None, row.height, row.width, found.boxes_xyxy, found.scores, found.classes, row.verdict,
+                           row.image if is_address(row.image) else "")  # fmt: skip
+        writer.add(image)
+        if row.note is not None:
+            writer.note(image, row.note)

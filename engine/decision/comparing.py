@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from cfg import UserError
 from engine.decision.plans import read_embedded
 from engine.validation import average_precision as ap
-from engine.validation.box_files import load_boxes
+from engine.validation.box_files import load_boxes, load_facts
 from engine.validation.coco_metrics import Boxes, as_found
 from inspection.compare import equivalence, mcnemar, percentile
 from inspection.evidence import Image, gather
@@ -29,13 +31,18 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: `name`, its images, their labels and what was found, and the plan that it decides by, if any."""
+    """One of the two: `name`, its images (names and paths), their labels and what was found, and the plan that it decides by, if any.
+
+    `doubts`: where boxes were found in another way than the plan's verdicts would be.
+    """
 
     name: str
     files: list[str]
+    paths: list[str]
     truths: list[Boxes]
     found: list[Boxes]
     plan: Plan | None
+    doubts: tuple[str, ...] = ()
 
 
 def read_side(given: str, decision: str | None, validate: Callable[[str], Path]) -> Side:
@@ -52,13 +59,28 @@ def read_side(given: str, decision: str | None, validate: Callable[[str], Path])
     path = Path(given) if saved else validate(given)
     try:
         files, truths, found = load_boxes(path)
-    except (OSError, ValueError, KeyError) as error:
+        paths, facts = load_facts(path)
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
         raise UserError(f"--compare {given}: expected weights, or boxes that val.py --detections wrote, got neither ({error})") from None
     text = None if saved or decision else read_embedded(Path(given))
-    plan = load_plan(decision) if decision else plan_from_json(text, given) if text else None
+    names = {int(index): name for index, name in facts["names"].items()} if facts else None
+    plan = load_plan(decision, names) if decision else plan_from_json(text, given, names) if text else None
     if plan and plan.has_regions:
         raise UserError(f"--compare {given}: expected a plan without regions, got one with; saved boxes do not say the images' sizes")
-    return Side(given, files, truths, found, plan)
+    return Side(given, files, paths, truths, found, plan, _doubts(plan, facts) if plan and facts else ())
+
+
+def _doubts(plan: Plan, facts: dict[str, Any]) -> tuple[str, ...]:
+    """Where boxes were found in another way than the plan decides. Raises `UserError` where these verdicts would be other ones altogether."""
+    tile = plan.tiling.size if plan.tiling else None
+    if facts["tile"] != tile:
+        raise UserError(f"--compare: expected boxes that were found {f'in tiles of {tile} px' if tile else 'in whole images'}, as the plan decides, "
+                        f"got {(facts['tile'] and 'tiles of ' + str(facts['tile'])) or 'whole images'}; validate with "
+                        f"{f'--tile {tile}' if tile else 'no --tile'}")  # fmt: skip
+    own = plan.model
+    pairs = (("iou", facts["iou"], own.iou), ("imgsz", facts["imgsz"], own.imgsz)) if own else ()
+    return tuple(f"boxes were found at --{name} {value}, the plan decides at {chosen}: verdicts may differ from those of detect.py"
+                 for name, value, chosen in pairs if chosen is not None and value != chosen)  # fmt: skip
 
 
 def compare(a: Side, b: Side, margin: float, groups: tuple[dict[str, str], Path] | None, column: str | None) -> dict[str, Any]:
@@ -70,13 +92,13 @@ def compare(a: Side, b: Side, margin: float, groups: tuple[dict[str, str], Path]
 
     Returns:
         ``scores`` by name: a, b, difference, its 95 % ``interval``, ``equivalence``; ``verdicts`` where both decide: numbers right,
-        McNemar's ``p_value``, units that flip to ``harmful`` and ``beneficial``; ``words``.
+        McNemar's ``p_value``, units that flip to ``harmful`` and ``beneficial``; ``doubts`` about these; ``words``.
 
     Raises:
         UserError: not the same images with the same labels.
     """
     _check_same(a, b)
-    of = groups_of(a.files, groups[0], column, groups[1]) if groups and column else [""] * len(a.files)
+    of = groups_of(a.paths, groups[0], column, groups[1]) if groups and column else [""] * len(a.files)
     units = np.unique([group or f"{i}" for i, group in enumerate(of)], return_inverse=True)[1]
     draws = ap.resamples(len(a.files), RESAMPLES, of=units)
     weights = np.concatenate([np.ones((1, len(a.files)), dtype=draws.dtype), draws])
@@ -88,6 +110,7 @@ def compare(a: Side, b: Side, margin: float, groups: tuple[dict[str, str], Path]
     result: dict[str, Any] = {"a": a.name, "b": b.name, "images": len(a.files), "margin": margin, "scores": scores}
     if a.plan and b.plan:
         result["verdicts"] = _verdicts(((a, a.plan), (b, b.plan)), of, column)
+        result["doubts"] = [f"{side.name}: {doubt}" for side in (a, b) for doubt in side.doubts]
     return result | {"words": _words(result)}
 
 
@@ -138,6 +161,7 @@ def _words(result: dict[str, Any]) -> list[str]:
     lines.append(f"verdicts: right on {verdicts['right_a']} of {verdicts['units']} with A, {verdicts['right_b']} with B; "
                  f"{len(verdicts['harmful'])} flips are harmful, {len(verdicts['beneficial'])} beneficial, McNemar p = "
                  f"{verdicts['p_value']:.3g}; no significant difference is not equality")  # fmt: skip
+    lines += result["doubts"]
     for kind in ("harmful", "beneficial"):
         more = f" and {len(verdicts[kind]) - SHOWN} more (--json has all)" if len(verdicts[kind]) > SHOWN else ""
         lines += [f"{kind}: {', '.join(verdicts[kind][:SHOWN])}{more}"] if verdicts[kind] else []

@@ -133,9 +133,9 @@ class Judge:
     def _gather(self, plan: Plan, files: Sequence[str], truths: Sequence[Boxes]) -> Evidence:
         column = self.options.group_by
         groups = groups_of(files, self.groups[0], column, self.groups[1]) if self.groups and column else [""] * len(files)
-        own, run = plan.model, self.deployed
+        own, run = None if self.options.decide else plan.model, self.deployed  # a new plan is signed with the run's own settings
         iou = IOU if own is None or own.iou is None else own.iou
-        imgsz = run.imgsz if self.options.decide or own is None or own.imgsz is None else own.imgsz
+        imgsz = run.imgsz if own is None or own.imgsz is None else own.imgsz
         planned = plan.tiling
         tiling = tiles.Tiling(planned.size, planned.overlap) if planned else None
         images = find_images(run.path, files, truths, groups, run.device, imgsz, run.precision, iou, tiling)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import filecmp
 import os
 import shutil
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
+from itertools import count, takewhile
+from pathlib import Path, PurePath
 
 import numpy as np
 
 from cfg.errors import UserError
 from data.result_files import Detections
 from engine.detection.items import Item
+from engine.detection.listing import FileList
 from inspection.plan import Plan
-from inspection.rules import Code, Found, Verdict, decide
+from inspection.rules import Code, Found, Verdict, decide, undefined
 
 SORTED = (Code.OK, Code.NG, Code.REVIEW, Code.UNDEFINED)  # in the order of the folders of `--sort-into`
 
@@ -38,9 +41,14 @@ class Decider:
         """The lowest score that the predictor must keep; float32 may hold a score just below the plan's limit."""
         return max(0.0, min(self.conf, self.plan.lowest) - 1e-6)
 
-    def judge(self, found: Detections) -> tuple[Detections, np.ndarray]:
-        """Return the image's detections with the verdict, those that are reported; and which (N,) of the given ones these are."""
+    def judge(self, found: Detections, note: str = "") -> tuple[Detections, np.ndarray]:
+        """Return the image's detections with the verdict, those that are reported; and which (N,) of the given ones these are.
+
+        Args:
+            note: what of the file was not looked at; such an image is never OK.
+        """
         verdict = decide(self.plan, Found(found.boxes_xyxy, found.scores, found.classes), found.height, found.width)
+        verdict = undefined(note) if note and verdict.code == Code.OK else verdict
         self.counts[verdict.code] += 1
         kept = found.scores >= self.conf
         kept[verdict.boxes] = True
@@ -58,42 +66,58 @@ class Decider:
 
 
 class Sorter:
-    """Puts a link to each image, or a copy of it, into the folder of its verdict; never moves or changes the image.
+    """Puts a link to each image, or a copy of it, into the folder of its verdict; never moves, changes or replaces a file.
+
+    What an earlier run put there of the same image goes from the other folders: links to it, and with `copy` files of the same content.
+    Where another image has its name, it is called NAME-2, and so on.
 
     Args:
         text: ``--sort-into``: folders for OK, NG, REVIEW and, with a fourth, for what could not be decided; separated by commas;
             relative ones lie in the run folder.
         folder: the run folder.
         copy: copies instead of links.
-        roots: folders and files that are searched; no folder may lie in them, or the next run would find what this one sorted.
+        files: what is searched, None for streams. No folder may lie in a source, or the next run would find what this one sorted, nor
+            hold an image of it.
 
     Raises:
-        UserError: another number of folders, two of one name, or one in a source.
+        UserError: another number of folders, two of one name, or one in a source or with an image of it.
     """
 
-    def __init__(self, text: str, folder: Path, copy: bool, roots: list[str]) -> None:
+    def __init__(self, text: str, folder: Path, copy: bool, files: FileList | None) -> None:
         names = [name.strip() for name in text.split(",")]
         if len(names) not in (3, 4) or not all(names) or len(set(names)) < len(names):
             raise UserError(f"--sort-into {text}: expected three or four different folders, for OK, NG, REVIEW and undefined; as ok,ng,review")
-        self.copy = copy
+        self.copy, self.files = copy, files
         self.folders = {code: Path(os.path.abspath(folder / name)) for code, name in zip(SORTED, names, strict=False)}
-        for target in self.folders.values():
-            for root in roots:
-                if Path(root).is_dir() and target.resolve().is_relative_to(Path(root).resolve()):
+        if files:
+            self._check(text, files)
+
+    def _check(self, text: str, files: FileList) -> None:
+        targets = {target: target.resolve() for target in self.folders.values()}
+        for target, real in targets.items():
+            for root in files.sources:
+                if Path(root).is_dir() and real.is_relative_to(Path(root).resolve()):
                     raise UserError(f"--sort-into {text}: expected folders outside of --source {root}, got {target}: the next run would "
                                     "search what this one sorted; give another --project or folder")  # fmt: skip
+        for parent in {path.parent for path, _ in files}:
+            for target, real in targets.items():
+                if parent.resolve().is_relative_to(real):
+                    raise UserError(f"--sort-into {text}: expected folders without images of --source, got {target}, which has some in "
+                                    f"{parent}; give another folder")  # fmt: skip
 
-    def put(self, path: Path, relative: Path, code: Code) -> None:
+    def put(self, path: Path, relative: PurePath, code: Code) -> None:
         """Link or copy one image. Raises OSError when that is not possible."""
         for other, folder in self.folders.items():
-            old = folder / relative
-            if (other != code and old.is_symlink()) or (other != code and self.copy and old.is_file()):
-                old.unlink()  # of an earlier run in the same folder
+            for entry in _of_one_name(folder / relative):
+                if other != code and self._is_of(path, entry):
+                    entry.unlink()
         if code not in self.folders:
             return
-        target = self.folders[code] / relative
+        names = _of_one_name(self.folders[code] / relative)
+        if any(self._is_of(path, entry) for entry in names):
+            return
+        target = _numbered(self.folders[code] / relative, len(names))
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
         if not self.copy:
             try:
                 target.symlink_to(path)
@@ -101,9 +125,35 @@ class Sorter:
             except OSError as error:
                 print(f"--sort-into: links are not possible here ({error.strerror}), copying", file=sys.stderr)
                 self.copy = True
-        shutil.copyfile(path, target)
+        part = target.with_name(f".{target.name}.part")
+        try:
+            shutil.copyfile(path, part)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _is_of(self, path: Path, entry: Path) -> bool:
+        """Whether an entry of a folder was put there for this image: a link to it, or with `copy` a file of the same content."""
+        if entry.is_symlink():
+            return os.readlink(entry) == str(path)
+        return self.copy and entry.is_file() and not entry.samefile(path) and filecmp.cmp(entry, path, shallow=False)
 
     def take(self, item: Item, verdict: Verdict) -> None:
         """Sort the file of an image; frames of videos and streams are no files."""
         if item.kind == "image":
-            self.put(item.path, Path(item.relative), verdict.code)
+            self.put(item.path, item.relative, verdict.code)
+
+    def skip(self, path: Path) -> None:
+        """Sort a file that could not be looked at."""
+        if self.files and path.is_file():
+            self.put(path, self.files.relative(path), Code.UNDEFINED)
+
+
+def _numbered(path: Path, number: int) -> Path:
+    """NAME, NAME-2, NAME-3 ... for 0, 1, 2 ..."""
+    return path.with_name(f"{path.stem}-{number + 1}{path.suffix}") if number else path
+
+
+def _of_one_name(path: Path) -> list[Path]:
+    """What is there as NAME, NAME-2, NAME-3 ... up to the first that is free."""
+    return list(takewhile(os.path.lexists, (_numbered(path, number) for number in count())))

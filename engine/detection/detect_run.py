@@ -42,10 +42,12 @@ class Run:
 
     Attributes:
         decider, sorter: what decides about the images and sorts them, None for neither; to be set before `open`.
+        doubts: why the plan's promise does not hold in this run; to be set before `open`.
     """
 
     decider: Decider | None = None
     sorter: Sorter | None = None
+    doubts: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, options: DetectOptions) -> None:
         self.folder, self.options = folder, options
@@ -79,7 +81,8 @@ class Run:
 
                 facts = {"model": str(header["weights"]), "source": ", ".join(chosen.source)}
                 facts |= {"input size": "x".join(map(str, header["imgsz"])), "lowest score": f"{header['conf']:g}"}
-                self.report = RunReport(folder, "Inspection report", names, facts, self.decider.plan if self.decider else None)
+                plan = self.decider.plan if self.decider else None
+                self.report = RunReport(folder, "Inspection report", names, facts, plan, doubts=self.doubts)
         except OSError as error:
             raise self._unwritable(error) from None
         self.began = perf_counter()
@@ -98,19 +101,22 @@ class Run:
             self.report.skip(source, reason)
         if self.decider:
             self.decider.counts[Code.UNDEFINED] += 1
-        if self.sorter and Path(source).is_file():
-            self.sorter.put(Path(source), Path(Path(source).name), Code.UNDEFINED)
+        if self.sorter:
+            self.sorter.skip(Path(source))
         for writer in self.writers:
             writer.skip(source, reason)
 
     def lose(self, source: Path | str, reason: str) -> None:
-        """Report, note and count that not all images of a file or stream came."""
+        """Report, note and count that not all frames of a video or stream came."""
+        self._tell_loss(source, reason)
+        for writer in self.writers:
+            writer.skip(source, reason)
+
+    def _tell_loss(self, source: Path | str, reason: str) -> None:
         print(f"{source}: {reason}", flush=True)
         self.summary.losses += 1
         if self.report:
             self.report.skip(source, reason)
-        for writer in self.writers:
-            writer.skip(source, reason)
 
     def undrawn(self, source: str, reason: str, number: int = 1) -> None:
         """Count images whose drawing is missing; report a reason once where a video repeats it."""
@@ -136,13 +142,17 @@ class Run:
         found = detections(plain, item)
         full = len(found.classes) >= self.options.max_det
         if self.decider:
-            found, kept = self.decider.judge(found)
+            found, kept = self.decider.judge(found, item.note)
             plain = plain[kept]
         if self.sorter and found.verdict:
             self.sorter.take(item, found.verdict)
         plain.names = self.drawn_names
         for writer in self.writers:
             writer.add(found)
+            if item.note:
+                writer.note(found, item.note)
+        if item.note:
+            self._tell_loss(item.path, item.note)
         if self.report:
             place = found.relative.as_posix() + (f" #{found.frame}" if found.frame is not None else "")
             self.report.add(place, result.orig_img, Found(found.boxes_xyxy, found.scores, found.classes), found.verdict)

@@ -32,6 +32,7 @@ class Item:
         fps: frames per second that a video or stream says it has, 0 for an image.
         prepared: the image as the network takes it, (h, w, 3) BGR uint8.
         seconds: how long reading and preparing took.
+        note: what of the file is not looked at, empty where all of it is.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Item:
     frame: int | None = None
     fps: float = 0.0
     seconds: float = 0.0
+    note: str = ""
 
 
 class Source(Protocol):

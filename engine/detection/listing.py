@@ -44,8 +44,12 @@ class FileList:
         """Yield (absolute path, path relative to the outputs)."""
         for source in self.sources:
             for path in self._list(source):
-                inside = self.base is not None and path.is_relative_to(self.base)
-                yield path, path.relative_to(self.base if self.base and inside else path.anchor)
+                yield path, self.relative(path)
+
+    def relative(self, path: Path) -> PurePath:
+        """Where the outputs of a file go below the run folder."""
+        inside = self.base is not None and path.is_relative_to(self.base)
+        return path.relative_to(self.base if self.base and inside else path.anchor)
 
     def _list(self, source: str) -> Iterator[Path]:
         path = Path(source)

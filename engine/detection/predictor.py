@@ -19,6 +19,7 @@ from engine.decision.plans import find_plan
 from engine.detection.deciding import Sorter
 from engine.detection.detect_run import Run
 from engine.detection.items import Source
+from engine.detection.listing import FileList
 from engine.detection.options import DetectOptions
 from engine.detection.settled import Settled, cut, settle
 from engine.detection.sources import MediaSource, open_source
@@ -139,7 +140,7 @@ def detect(options: DetectOptions) -> Summary:
         if settled.tiling and isinstance(source, MediaSource) and not run.needs_pixels:
             source.read = read_large
         pictures = cut(source, settled)
-        run.decider, run.sorter = settled.decider, sorter(options, folder, plan)
+        run.decider, run.sorter, run.doubts = settled.decider, sorter(options, folder, plan, source), settled.doubts
         options, size, lowest = settled.options, settled.size, settled.conf
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else lowest}
         run.heatmaps = heatmaps(settled, backend, folder / "heatmaps")
@@ -174,9 +175,12 @@ def heatmaps(settled: Settled, backend: AutoBackend, folder: Path) -> Heatmaps |
     return Heatmaps(options.heatmap, network, boxes, backend.device, folder)
 
 
-def sorter(options: DetectOptions, folder: Path, plan: Plan | None) -> Sorter | None:
+def sorter(options: DetectOptions, folder: Path, plan: Plan | None, source: Source) -> Sorter | None:
     """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
-    return Sorter(options.sort_into, folder, options.sort_copy, options.source) if plan and options.sort_into else None
+    if not (plan and options.sort_into):
+        return None
+    files = source.files if isinstance(source, MediaSource) and isinstance(source.files, FileList) else None
+    return Sorter(options.sort_into, folder, options.sort_copy, files)
 
 
 def look(backend: AutoBackend, source: Source, settled: Settled) -> Generator[Results]:

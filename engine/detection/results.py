@@ -106,7 +106,7 @@ def found_in(result: HostResults, settled: Settled, keep_pixels: bool) -> Result
     """
     found = detections(result.cpu().numpy(), result.item)
     if settled.decider:
-        found, _ = settled.decider.judge(found)
+        found, _ = settled.decider.judge(found, result.item.note)
     return Results(**vars(found), names=dict(result.names), pixels=result.orig_img if keep_pixels else None)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from cfg.class_names import nearest_name, shown
 from cfg.errors import UserError
@@ -26,6 +26,7 @@ class Settled:
 
     Attributes:
         options: as they are under the plan.
+        doubts: why the plan's promise does not hold with these options, in sentences.
         tiling: None for whole images.
         decider: None without a plan.
         conf: the lowest score that is found.
@@ -36,6 +37,7 @@ class Settled:
     """
 
     options: DetectOptions
+    doubts: tuple[str, ...]
     tiling: Tiling | None
     decider: Decider | None
     conf: float
@@ -54,7 +56,7 @@ def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], pla
     Raises:
         UserError: an option that does not fit the model or the plan.
     """
-    options = as_planned(options, plan)
+    options, doubts = as_planned(options, plan)
     tiling = tiling_asked(options.tile, options.overlap)
     if tiling:
         tiling.check_stride(int(backend.stride))
@@ -63,7 +65,7 @@ def settle(options: DetectOptions, backend: AutoBackend, trained: list[int], pla
     iou = IOU if options.iou is None else options.iou
     size = input_size(options.imgsz, trained, backend)
     batch, classes = batch_size(options, backend, size), class_indices(options.classes, backend.names)
-    return Settled(options, tiling, decider, conf, iou, size, batch, classes)
+    return Settled(options, doubts, tiling, decider, conf, iou, size, batch, classes)
 
 
 def cut(source: Source, settled: Settled) -> Source:
@@ -73,8 +75,8 @@ def cut(source: Source, settled: Settled) -> Source:
     return source
 
 
-def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
-    """The options, with the plan's own where none was requested; says where the two differ.
+def as_planned(options: DetectOptions, plan: Plan | None) -> tuple[DetectOptions, tuple[str, ...]]:
+    """The options, with the plan's own where none was requested, and where the two differ, which is printed too (`as_chosen`).
 
     Raises:
         UserError: options that decide without a plan, or hide classes from it.
@@ -83,12 +85,13 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> DetectOptions:
         if options.sort_into:
             raise UserError(f"--sort-into {options.sort_into}: expected a decision plan, got none with the weights; choose thresholds with "
                             "val.py --decide, and give --decision FILE")  # fmt: skip
-        return options
+        return options, ()
     if options.classes:
         raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
                         "or use --no-decision")  # fmt: skip
-    asked = Settings(options.imgsz, options.iou, options.precision, options.tile, options.overlap)
-    return replace(options, **vars(as_chosen(plan, asked)))
+    names = [field.name for field in fields(Settings)]
+    settings, doubts = as_chosen(plan, Settings(**{name: getattr(options, name) for name in names}))
+    return replace(options, **vars(settings)), doubts
 
 
 def input_size(asked: list[int] | None, trained: list[int], backend: AutoBackend) -> list[int]:

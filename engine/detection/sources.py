@@ -66,7 +66,7 @@ class MediaSource:
     Args:
         files: what to read.
         skip: called with (path, reason) for everything unreadable, in the order of the files.
-        lose: the same for what is read in part only.
+        lose: the same for videos of which frames are missing; an image that is read in part has a `note`.
         read: how an image is read.
         readers: threads that do.
 
@@ -101,8 +101,6 @@ class MediaSource:
                     yield from self._frames(path, relative, number)
                     continue
                 yield self._image(path, relative, number, picture)
-                if picture.note:
-                    self.lose(path, picture.note)
             except Unreadable as error:
                 self.skip(path, str(error))
 
@@ -117,7 +115,7 @@ class MediaSource:
 
     def _image(self, path: Path, relative: PurePath, number: int, picture: Picture) -> tuple[Item, np.ndarray]:
         label = f"image {number}/{self.files.total}"
-        item = Item(path, relative, "image", label, str(path), picture.prepared, seconds=picture.seconds)
+        item = Item(path, relative, "image", label, str(path), picture.prepared, seconds=picture.seconds, note=picture.note)
         return item, picture.image_bgr
 
     def _frames(self, path: Path, relative: PurePath, number: int) -> Iterator[tuple[Item, np.ndarray]]:

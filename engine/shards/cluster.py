@@ -21,7 +21,7 @@ from data.shards.folders import Folder, open_folder
 from data.shards.manifest import Job, check_same, find_job
 from data.shards.parts import done_shards, part_facts
 from engine.detection.options import DetectOptions
-from engine.shards.looking import Looker
+from engine.shards.looking import Looker, absolute
 from engine.shards.run import Outcome, do_shard, finish, settled_job, told
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class ShardWorker:
         """Compute one shard, unless it is done: Ray may hand it out twice."""
         shard = int(row["shard"])
         facts = part_facts(self.job, shard) or do_shard(self.looker, self.job, shard)
-        return {"shard": shard, "images": facts["images"], "seconds": facts["seconds"]}
+        return {"shard": shard, "images": facts["images"], "errors": facts["errors"], "seconds": facts["seconds"]}
 
 
 def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> bool:
@@ -68,6 +68,7 @@ def run_on_ray(options: DetectOptions, shards: ShardOptions, folder: Folder) -> 
     ray = needed("ray", "--ray")
     needed("ray.data", "--ray")
     find_job(folder)
+    options = replace(options, source=absolute(options.source))  # workers have a working folder of their own
     looker = Looker(replace(options, device="cpu"))  # the workers have the GPUs
     job = settled_job(folder, looker.facts, options.source, shards.size)
     del looker

@@ -40,14 +40,19 @@ class Numbers:
 
 
 def source_of(images: list[str], rows: Rows) -> MediaSource:
-    """The images of a shard as a source; what cannot be read, or in part only, goes to the rows."""
+    """The images of a shard as a source; what cannot be read goes to the rows."""
     return MediaSource(
         Numbers(len(images)),
         skip=lambda number, reason: rows.errors.update({int(str(number)): reason}),
-        lose=lambda number, note: rows.notes.update({int(str(number)): note}),
+        lose=lambda number, reason: None,  # videos are not listed
         read=lambda number: read_picture(images[int(str(number))]),
         readers=READERS if any(map(is_address, images)) else THREADS,
     )
+
+
+def absolute(sources: list[str]) -> list[str]:
+    """The sources as they are called from any working folder."""
+    return [source if is_address(source) else os.path.abspath(as_path(source)) for source in sources]
 
 
 class Looker:
@@ -75,12 +80,12 @@ class Looker:
         model = identify(weights)
         facts = {
             "weights": f"{model.kind} {model.sha256}", "names": [self.names[index] for index in sorted(self.names)], "imgsz": settled.size,
-            "source": [source if is_address(source) else os.path.abspath(as_path(source)) for source in options.source],
+            "source": absolute(options.source),
             "conf": self.decider.conf if self.decider else settled.conf,
             "iou": settled.iou, "max-det": options.max_det, "classes": settled.classes, "agnostic-nms": options.agnostic_nms,
             "precision": options.precision, "tile": options.tile, "overlap": settled.tiling.overlap if settled.tiling else None,
             "decision": plan_content(plan) if plan else None, "tandem": VERSION,
-        }  # fmt: skip
+        } | ({"doubts": list(settled.doubts)} if settled.doubts else {})  # fmt: skip
         self.facts: dict[str, Any] = json.loads(json.dumps(facts))
 
     def rows(self, images: list[str]) -> Rows:
@@ -89,6 +94,8 @@ class Looker:
         source = source_of(images, rows)
         with closing(look(self.backend, cut(source, self.settled), self.settled)) as results:
             for result in results:
-                found = detections(result.cpu().numpy(), result.item)
-                rows.found[int(str(result.item.relative))] = self.decider.judge(found)[0] if self.decider else found
+                found, number, note = detections(result.cpu().numpy(), result.item), int(str(result.item.relative)), result.item.note
+                rows.found[number] = self.decider.judge(found, note)[0] if self.decider else found
+                if note:
+                    rows.notes[number] = note
         return rows

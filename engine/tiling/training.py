@@ -41,7 +41,6 @@ def check_tiling(data: Data, resumed: bool, stride: int = 0) -> None:
 def cut_data(data: Data, folder: Path) -> Path:
     """Cut the run's data set into tiles in `folder`; return the data YAML of these. Raises `UserError` as `data.tile.tile`."""
     assert data.data and data.tile, "tiles are cut where --tile and --data are given (check_tiling)"
-    assert data.data and data.tile, "tiles are cut where --tile and --data are given (check_tiling)"
     out = folder / FOLDER
     _, parts = tile(data.data, out, data.tile, data.overlap, overwrite=(out / "data.yaml").is_file())
     print("\n".join(lines(parts)))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,21 @@ from cfg import UserError
 from engine.validation.coco_metrics import Boxes
 
 
-def save_boxes(path: str | Path, files: Sequence[str], truths: Sequence[Boxes], found: Sequence[Boxes]) -> None:
+def save_boxes(path: str | Path, files: Sequence[str], truths: Sequence[Boxes], found: Sequence[Boxes],
+               facts: Mapping[str, Any] | None = None) -> None:  # fmt: skip
     """Write a compressed .npz.
 
     Args:
         path: the file to write; its folder must be there.
         files: the images, in the order of the other two.
         truths, found: ground truth and detections per image, in original pixels.
+        facts: how the images were looked at, in plain types.
 
     Raises:
         UserError: the file cannot be written.
     """
     arrays: dict[str, Any] = {"files": np.array([Path(file).name for file in files]), "paths": np.array([str(file) for file in files])}
+    arrays["facts"] = np.array(json.dumps(dict(facts or {})))
     for kind, images in (("truth", truths), ("found", found)):
         arrays[f"{kind}_counts"] = np.array([len(image.classes) for image in images], dtype=np.int64)
         boxes = [np.asarray(image.boxes_xyxy, dtype=np.float32).reshape(-1, 4) for image in images]
@@ -45,6 +49,14 @@ def load_boxes(path: str | Path) -> tuple[list[str], list[Boxes], list[Boxes]]:
         arrays = dict(content)
     truths, found = (_split(arrays, kind) for kind in ("truth", "found"))
     return arrays["files"].tolist(), truths, found
+
+
+def load_facts(path: str | Path) -> tuple[list[str], dict[str, Any]]:
+    """The images' paths, and how they were looked at; empty for files of earlier versions."""
+    with np.load(path, allow_pickle=False) as content:
+        paths = content["paths" if "paths" in content else "files"].tolist()
+        facts: dict[str, Any] = json.loads(str(content["facts"])) if "facts" in content else {}
+    return paths, facts
 
 
 def _split(arrays: dict[str, np.ndarray], kind: str) -> list[Boxes]:

@@ -119,7 +119,8 @@ def evaluate(
     if not sum(len(truth.classes) for truth in validator.truths):
         raise UserError(f"{data}: expected labelled boxes in split '{split}', got none; check the label files")
     if detections:
-        save_boxes(detections, validator.dataloader.dataset.im_files, validator.truths, validator.found)
+        looked = {"names": content["names"], "iou": iou, "imgsz": imgsz, "tile": tile, "overlap": tiled.overlap if tiled else None}
+        save_boxes(detections, validator.dataloader.dataset.im_files, validator.truths, validator.found, looked)
     files, size = validator.dataloader.dataset.im_files, validator.args.imgsz
     speed = time_single_images(source, files, size, target, iou, precision)
     settings = dict(

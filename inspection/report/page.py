@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from cfg.class_names import shown
 from inspection.binomial import interval
 from inspection.plan import Plan
+from inspection.plan_file import rules_digest
 from inspection.report import charts, statistics
 from inspection.report.content import GROUPS, Content, Seen
 from inspection.report.thumbnails import Thumbnails
@@ -169,11 +170,18 @@ def _limits(plan: Plan | None) -> list[tuple[str, float]]:
     return [("all classes", values.pop())] if len(values) == 1 else pairs
 
 
-def promise_lines(plan: Plan) -> list[str]:
-    """What a plan promises, in sentences; what it rests on. Nothing for a plan without a promise."""
+def promise_lines(plan: Plan, doubts: Sequence[str] = ()) -> list[str]:
+    """What a plan promises, in sentences; what it rests on. Where it promises nothing, why.
+
+    Args:
+        doubts: why the promise does not hold here.
+    """
     made = plan.promise
     if made is None:
         return ["This plan was written by hand: no escape rate is promised."]
+    changed = ["The plan was changed by hand since its thresholds were chosen."] if made.rules != rules_digest(plan) else []
+    if changed or doubts:
+        return ["No escape rate is promised here.", *changed, *doubts]
     rests = f"{made.ng:,} NG and {made.ok:,} OK {made.unit}s"
     lines = [f"With {100 * made.confidence:g} % confidence, at most {100 * made.max_escape:g} % of NG {made.unit}s pass as OK.",
              f"Shown on {rests}: {made.misses} missed, up to {made.misses_allowed} allowed."]  # fmt: skip

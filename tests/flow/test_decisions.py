@@ -8,6 +8,8 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import detect
@@ -197,6 +199,33 @@ def test_two_models_are_compared(place, tmp_path, monkeypatch, capsys):
     plan = write(tmp_path / "plan.yaml", "classes: {scratch: {threshold: .5}, pit: {threshold: .5}, patch: {threshold: .5}}\n")
     status, out, _ = run(monkeypatch, capsys, val, "--compare", boxes, place / "best.pt", *base, "--decision", plan, "--save-dir", tmp_path / "c")
     assert status == 0 and "0 flips are harmful, 0 beneficial, McNemar p = 1" in out and "B differs by at most 1 points" in out
+    again = ["--compare", boxes, boxes, *base, "--group-by", "part", "--decision"]
+    assert run(monkeypatch, capsys, val, *again, plan)[0] == 0, "images are known by the end of their path, as with --decide"
+    assert "boxes were found at" not in out
+    other = write(tmp_path / "other.yaml", "classes: {scratch: {threshold: .5}}\nmodel: {kind: pytorch, sha256: '0', imgsz: 64, iou: 0.45}\n")
+    tiled = write(tmp_path / "tiled.yaml", plan.read_text() + "tiling: {size: 64, overlap: 0.2}\n")
+    (tmp_path / "cut.npz").write_bytes(boxes.read_bytes()[:200])
+    for given, words in ((tiled, "expected boxes that were found in tiles of 64 px"), (other, "expected")):
+        status, _, err = run(monkeypatch, capsys, val, *again, given)
+        assert status == 2 and words in err and err.count("\n") == 1
+    status, _, err = run(monkeypatch, capsys, val, "--compare", boxes, tmp_path / "cut.npz", *base)
+    assert status == 2 and "expected weights, or boxes that val.py --detections wrote" in err
     for missing in ("none.npz", "none.pt"):
         status, _, err = run(monkeypatch, capsys, val, "--compare", boxes, tmp_path / missing, *base)
         assert status == 2 and f"--compare {tmp_path / missing}: expected a " in err and "nothing is there" in err
+
+
+def test_an_image_that_was_read_in_part_is_never_ok(place, tmp_path, monkeypatch, capsys):
+    """Of a file of two images only the first is looked at: nothing is found there, and it has one verdict in every file."""
+    pages = [np.full((64, 64, 3), value, np.uint8) for value in (60, 90)]
+    assert cv2.imwritemulti(str(tmp_path / "pages.tif"), pages)
+    plan = write(tmp_path / "plan.yaml", "classes: {scratch: {threshold: 1}, pit: {threshold: 1}, patch: {threshold: 1}}\n")
+    weights = save_tiny(tmp_path / "b.pt")
+    status, out, _ = run(monkeypatch, capsys, detect, "--weights", weights, "--source", tmp_path / "pages.tif", "--device", "cpu",
+                         "--decision", plan, "--project", tmp_path / "det", "--no-draw", "--save-json", "--save-csv", "--report")  # fmt: skip
+    assert status == 1 and "0 OK, 0 NG, 0 REVIEW, 1 UNDEFINED of 1 images" in out
+    content = json.loads((tmp_path / "det/exp/results.json").read_text())
+    assert [(x["image"], x["verdict"]) for x in content["images"]] == [("pages.tif", "UNDEFINED")] and content["skipped"] == []
+    assert [x["image"] for x in content["notes"]] == ["pages.tif"] and "2 images" in content["notes"][0]["reason"]
+    rows = list(csv.DictReader((tmp_path / "det/exp/results.csv").open()))
+    assert [(row["image"], row["verdict"]) for row in rows] == [("pages.tif", "UNDEFINED")] and "2 images" in rows[0]["rule"]

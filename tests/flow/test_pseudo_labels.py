@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -24,7 +25,10 @@ def test_labels_are_what_the_detector_finds(tmp_path: Path, monkeypatch: pytest.
     for index in range(3):
         write_image(tmp_path / f"more/{index}.png", seed=index, height=48)
     (tmp_path / "more/broken.png").write_bytes(b"no image")
+    (tmp_path / "more/gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert cv2.imwritemulti(str(tmp_path / "more/pages.tif"), [np.full((64, 64, 3), value, np.uint8) for value in (60, 90)])
     done = pseudo.pseudo_label(str(weights), tmp_path / "mine", tmp_path / "more", tmp_path / "out", conf=0.05, doubt=0.05)
-    assert (done.labelled, done.unsure, done.known) == (3, 0, 0) and [Path(x).name for x, _ in done.unreadable] == ["broken.png"]
+    assert (done.labelled, done.unsure, done.known) == (4, 0, 0)
+    assert sorted(Path(x).name for x, _ in done.unreadable) == ["broken.png", "gone.png"]
     rows = [label_rows(image) for image in (tmp_path / "out/images/train").iterdir() if image.stem != "train"]
-    assert len(rows) == 3 and sum(map(len, rows)) > 3 and np.concatenate(rows)[:, 1:].max() <= 1
+    assert len(rows) == 4 and sum(map(len, rows)) > 3 and np.concatenate(rows)[:, 1:].max() <= 1

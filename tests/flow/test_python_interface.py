@@ -59,7 +59,10 @@ def written(found: tandem.Results) -> list[dict[str, Any]]:
 
 
 def same(a: tandem.Results, b: tandem.Results) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("boxes_xyxy", "scores", "classes"))
+    """Equal but for rounding, which depends on the number of images at once on some processors."""
+    if len(a) != len(b) or not np.array_equal(a.classes, b.classes):
+        return False
+    return np.allclose(a.boxes_xyxy, b.boxes_xyxy, rtol=0, atol=1e-3) and np.allclose(a.scores, b.scores, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("changes", [{}, {"tile": 48, "overlap": 0.25}, {"classes": ["pit", 2], "iou": 0.3, "max_det": 5}])

@@ -28,6 +28,10 @@ from data.shards.folders import DiskFolder, open_folder
 from data.shards.manifest import make_job
 from data.shards.parts import Rows, done_shards, read_rows, write_part
 from data.shards.report import Pictures
+from engine.detection.options import DetectOptions
+from engine.shards.cluster import ShardWorker, packed
+from engine.shards.looking import absolute
+from engine.shards.run import told
 from inspection.report import content, statistics
 
 # The test's detector has hardly different scores: how many boxes there are decides.
@@ -237,6 +241,16 @@ def test_images_undecided_or_read_in_part_end_with_status_1(folder: Path, tmp_pa
         assert line in capsys.readouterr().out
     assert merge(tmp_path / "job") == 1
     assert line in capsys.readouterr().out
+
+
+def test_a_worker_of_ray_tells_what_a_line_says(folder: Path, tmp_path: Path, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a source by a relative path is the same one from its working folder."""
+    job = job_of(done)
+    monkeypatch.chdir(folder)
+    options = DetectOptions(str(folder / "best.pt"), absolute(["images"]), device="cpu")
+    monkeypatch.chdir(tmp_path)
+    row = ShardWorker(packed(options), options, str(done), job.fingerprint)({"shard": 0})
+    assert told(job, 0, row).startswith("shard 1/5: 5 images")
 
 
 def test_names_that_are_not_text_and_the_same_image_twice(folder: Path, tmp_path: Path) -> None:

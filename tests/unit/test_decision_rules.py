@@ -46,6 +46,13 @@ def test_verdicts(rows, code, rule, score, boxes):
     assert (got.code, got.rule, got.score, got.boxes.tolist()) == (code, rule, score, boxes)
 
 
+def test_the_clearest_class_of_an_ok_image_has_a_box():
+    """Not one without any, however low its limit is."""
+    plan = Plan(PLAN.names, (ClassRule(0.2), ClassRule(0.9)))
+    got = verdict(plan, box(0.5, 1))
+    assert (got.code, got.rule, got.score, got.class_index) == (Code.OK, "pit 0.5 < 0.9", 0.5, 1)
+
+
 def test_codes_are_those_of_the_companion_specification():
     assert {code.name: int(code) for code in Code} == {"UNDEFINED": 0, "OK": 1, "NG": 2, "REVIEW": 3}
 

@@ -14,10 +14,12 @@ import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError
 from engine.checkpoint import read, save_student
 from engine.decision.plans import check_embeddable, embed, find_plan, read_embedded
-from inspection.belonging import check_owner
+from engine.detection.options import DetectOptions
+from inspection.belonging import MOST_BOXES, Settings, as_chosen, check_owner
 from inspection.identity import identify
-from inspection.plan import ClassRule, Plan, Promise
+from inspection.plan import ClassRule, ModelFile, Plan, Promise, Tiling
 from inspection.plan_file import plan_from_json, rules_digest, save_plan
+from inspection.report.page import promise_lines
 from tests.flow.tiny import NAMES, save_tiny, stock_detector
 
 RULES = (ClassRule(0.4, review=0.125), ClassRule(0.3), ClassRule(0.2))
@@ -36,9 +38,11 @@ def exported(tmp_path_factory) -> dict[str, Path]:
     return weights | dict(zip(("onnx", "openvino", "torchscript"), files, strict=True))
 
 
+PROMISE = Promise(0.01, 0.95, "joint", "image", 300, 100, 0, 0, 1, 0, (0.0, 0.05), rules=rules_digest(PLAN))
+
+
 def signed(weights: Path) -> Plan:
-    promise = Promise(0.01, 0.95, "joint", "image", 300, 100, 0, 0, 1, 0, (0.0, 0.05), rules=rules_digest(PLAN))
-    return replace(PLAN, model=identify(weights, imgsz=64, iou=0.45), promise=promise)
+    return replace(PLAN, model=identify(weights, imgsz=64, iou=0.45), promise=PROMISE)
 
 
 @pytest.mark.long
@@ -142,3 +146,31 @@ def test_embedding_keeps_a_checkpoint_as_it_is(exported):
     content = read(exported["pytorch"])
     assert content["meta"]["train_args"]["imgsz"] == 64 and set(content) >= {"yaml", "state", "names"}
     assert check_owner(signed(exported["pytorch"]), identify(exported["pytorch"]), "", exported["pytorch"]) is None
+
+
+def test_a_plan_brings_its_settings(capsys) -> None:
+    plan = replace(PLAN, model=ModelFile("pytorch", "1", imgsz=96, iou=0.45, precision="fp32"), tiling=Tiling(640, 0.35))
+    for asked in (Settings(), Settings(tile=640), Settings(overlap=0.35), Settings(imgsz=[96], iou=0.45, precision="fp32", max_det=MOST_BOXES)):
+        used, doubts = as_chosen(plan, asked)
+        assert (used.imgsz, used.iou, used.tile, used.overlap) == ([96], 0.45, 640, 0.35) and doubts == ()
+    assert capsys.readouterr().err == "" and DetectOptions("w", []).max_det == MOST_BOXES
+
+
+@pytest.mark.parametrize(("asked", "words"), [
+    (Settings(imgsz=[64]), "--imgsz [64]: the plan's thresholds were chosen at [96]"), (Settings(iou=0.7), "--iou 0.7: "),
+    (Settings(precision="half"), "--precision half: "), (Settings(tile=320), "--tile 320: the plan's thresholds were chosen at 640"),
+    (Settings(tile=640, overlap=0.2), "--overlap 0.2: the plan's thresholds were chosen at 0.35"),
+    (Settings(max_det=2), "--max-det 2: the plan's thresholds were chosen at 300"),
+    (Settings(agnostic_nms=True), "--agnostic-nms: the plan's thresholds were chosen without it"),
+])  # fmt: skip
+def test_settings_under_which_the_promise_does_not_hold(asked: Settings, words: str, capsys) -> None:
+    """They are told, and so does the report; a report also says what was changed by hand."""
+    model = ModelFile("pytorch", "1", imgsz=96, iou=0.45, precision="fp32")
+    plan = replace(PLAN, model=model, tiling=Tiling(640, 0.35))
+    plan = replace(plan, promise=replace(PROMISE, rules=rules_digest(plan)))
+    _, (doubt,) = as_chosen(plan, asked)
+    assert doubt.startswith(words) and doubt.endswith("its promise does not hold here") and capsys.readouterr().err == f"{doubt}\n"
+    assert promise_lines(plan)[0] == "With 95 % confidence, at most 1 % of NG images pass as OK."
+    assert promise_lines(plan, [doubt]) == ["No escape rate is promised here.", doubt]
+    changed = replace(plan, rules=(ClassRule(0.99), *plan.rules[1:]))
+    assert promise_lines(changed) == ["No escape rate is promised here.", "The plan was changed by hand since its thresholds were chosen."]

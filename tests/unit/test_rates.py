@@ -165,3 +165,13 @@ def test_units_are_drawn_whole():
     of = np.array([0, 0, 1, 2, 2, 2])
     copies = resamples(6, 50, seed=3, of=of)
     assert copies.shape == (50, 6) and (copies[:, 0] == copies[:, 1]).all() and (copies[:, [0, 2, 3]].sum(1) == 3).all()
+
+
+def test_the_same_images_are_known_under_any_rules():
+    """By names and labels: a rule that is added, or other boxes found, make no other images of them."""
+    first = gather(PLAN, IMAGES).fingerprint()
+    long_ones = replace(PLAN, rules=tuple(replace(rule, min_length_mm=30.0) for rule in PLAN.rules), mm_per_pixel=1.0)
+    assert gather(long_ones, IMAGES).fingerprint() == first
+    assert gather(PLAN, [replace(one, found=boxes()) for one in IMAGES], "part").fingerprint() == first
+    assert gather(PLAN, [replace(IMAGES[0], labels=boxes((PLACE, 1.0, 1))), *IMAGES[1:]]).fingerprint() != first
+    assert gather(PLAN, IMAGES[1:]).fingerprint() != first

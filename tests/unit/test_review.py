@@ -143,9 +143,11 @@ def test_labelme_edits_are_read_back(data: Path) -> None:
     assert sum(rows[0, 0] == 1 for rows in again) == 1  # the class that is wrong was left as it is
 
 
-def test_exports_of_other_programs(data: Path) -> None:
-    out = review(data, "--export", "labelstudio", "coco")
+@pytest.mark.parametrize("more", [[], ["--all-images"]])
+def test_exports_of_other_programs(data: Path, more: list[str]) -> None:
+    out = review(data, "--export", "labelstudio", "coco", *more)
     tasks = json.loads((out / "label-studio.json").read_text(encoding="utf-8"))
+    assert (len(tasks) == 12) == bool(more) and all((t["data"]["suspicion"] > 0) == bool(t["data"]["evidence"]) for t in tasks)
     task = next(t for t in tasks if not t["annotations"][0]["result"])
     prediction = task["predictions"][0]
     assert prediction["model_version"].startswith("boxes.npz ") and 0.6 <= prediction["score"] <= 0.8
