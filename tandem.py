@@ -121,8 +121,8 @@ class Detector:
                 yield from self._unreadable(order)
                 if order:
                     order.popleft()
-                if result.item.note:
-                    _warn(result.item.path, result.item.note)
+                if problem := result.fault or result.item.note:
+                    _warn(result.item.path, problem)
                 yield found_in(result, settled, keep_pixels=result.item.kind != "image")
             yield from self._unreadable(order)
 

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def main() -> int:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-    status = 1 if result.get("settings", {}).get("images_dropped") else 0
+    status = 1 if result.get("images_dropped") or result.get("settings", {}).get("images_dropped") else 0
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if args.json == "-":
         print(text)
@@ -120,15 +121,16 @@ def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
 
     groups = DecisionOptions(group_by=args.group_by, groups=args.groups).read_groups(data_yaml(args.data))
 
-    def boxes_of(weights: str) -> Path:
+    dropped = []
+
+    def boxes_of(weights: str, folder: Path) -> Path:
         part = argparse.Namespace(**vars(args) | {"weights": weights, "plots": False, "decision": None})
-        folder = save_dir / ("b" if (save_dir / "a").exists() else "a")
         part.detections = str(folder / "boxes.npz")
-        validate(part, folder, decide=False)
+        dropped.append(validate(part, folder, decide=False)["settings"]["images_dropped"])
         return Path(part.detections)
 
-    a, b = (read_side(given, args.decision, boxes_of) for given in args.compare)
-    return compare(a, b, args.margin, groups, args.group_by)
+    a, b = (read_side(given, args.decision, partial(boxes_of, folder=save_dir / name)) for given, name in zip(args.compare, "ab", strict=True))
+    return compare(a, b, args.margin, groups, args.group_by) | {"images_dropped": max(dropped, default=0)}
 
 
 def validate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> dict[str, Any]:

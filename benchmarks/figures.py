@@ -57,13 +57,17 @@ def _column(with_labels: bool, images: list[str]) -> list:
     """The images themselves, with the boxes of their label files."""
     import cv2
 
+    from data.decode import Unreadable
     from data.images import read_pixels
     from data.labels import read_labels
     from data.layout import label_path, rows_to_xyxy
 
     pictures = []
     for image in images:
-        pixels, labels = read_pixels(Path(image)), label_path(Path(image))
+        try:
+            pixels, labels = read_pixels(Path(image)), label_path(Path(image))
+        except Unreadable as error:
+            raise UserError(f"--images {image}: {error}; give readable images") from None
         if with_labels and labels.is_file():
             for x1, y1, x2, y2 in rows_to_xyxy(read_labels(labels).rows, pixels.shape[1], pixels.shape[0]).round().astype(int):
                 cv2.rectangle(pixels, (x1, y1), (x2, y2), (216, 110, 30), max(1, pixels.shape[0] // 160))

@@ -22,7 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from cfg import guard  # noqa: E402
+from cfg import UserError, guard  # noqa: E402
 from data.layout import DatasetWriter, staging, xyxy_to_rows  # noqa: E402
 from data.reader import Sample  # noqa: E402
 from data.review.part import Reviewed, join, labels_of, look, read_part  # noqa: E402
@@ -87,8 +87,10 @@ def labelled(sample: Sample) -> Reviewed:
 
 def write_damaged(data: str, split: str, out: Path) -> None:
     """Write a data set that has the labels of `data`, those of `split` with the damage of seed 0. Raises `UserError`."""
-    parts = {part: read_part(data, part) for part in ("train", "val")}
+    parts = {part: read_part(data, part) for part in dict.fromkeys(("train", "val", split))}
     names = list(parts["train"][0].values())
+    if len(names) < 2:
+        raise UserError(f"{data}: expected two classes or more, of which labels can be exchanged, got {len(names)}; give other data")
     with staging(out) as folder:
         writer = DatasetWriter(folder, names, link=True)
         for part, (_, reading) in parts.items():

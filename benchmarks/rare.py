@@ -22,7 +22,7 @@ import yaml
 from benchmarks.commands import run
 from benchmarks.scarce.score import escape_rate, image_scores
 from benchmarks.scarce.sets import cut
-from cfg import guard
+from cfg import UserError, guard
 from data.sample import make_sample
 
 RUNS = Path("runs/rare")
@@ -57,6 +57,9 @@ def one_run(given: argparse.Namespace, name: str, data: Path, recipe: str, seed:
     """Train and score once; return `mAP50`, `escapes` and the training's processor `seconds`."""
     folder = RUNS / f"{name}-{recipe}{given.label}"
     done = folder / "score.json"
+    asked = {"data": given.data, "cfg": given.cfg, "imgsz": given.imgsz, "steps": given.steps, "more": more}
+    if done.exists() and json.loads(done.read_text(encoding="utf-8"))["asked"] != asked:
+        raise UserError(f"{folder}: expected a run of {asked}, got one of other arguments; give another --label, or delete it")
     if not done.exists():
         steps = round(given.steps * EXTRA[recipe] / EPOCHS)
         options = ("--epochs", str(EPOCHS), "--min-steps", str(steps), "--imgsz", str(given.imgsz), "--seed", str(seed))
@@ -70,7 +73,7 @@ def one_run(given: argparse.Namespace, name: str, data: Path, recipe: str, seed:
         kept = ("--json", str(report), "--detections", str(boxes), "--no-plots", "--save-dir", str(folder / "val"))
         run("val.py", *weights, *kept)
         metrics = json.loads(report.read_text(encoding="utf-8"))["metrics"]
-        score = {"mAP50": metrics["mAP50"], "escapes": escape_rate(*image_scores(boxes)), "seconds": seconds}
+        score = {"mAP50": metrics["mAP50"], "escapes": escape_rate(*image_scores(boxes)), "seconds": seconds, "asked": asked}
         done.write_text(json.dumps(score), encoding="utf-8")
     return json.loads(done.read_text(encoding="utf-8"))
 

@@ -39,7 +39,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--weights", help="an exported model with a plan in it")
     add("--out", default="runs/service", help="folder for models and results (default %(default)s)")
     add("--threads", type=count, default=available_cpus(), help="of the network (default: all cores, %(default)s)")
-    add("--clients", default="1,4,16,64", help="numbers of clients (default %(default)s)")
+    add("--clients", type=numbers, default="1,4,16,64", help="numbers of clients (default %(default)s)")
     add("--seconds", type=seconds, default=20.0, help="of each measurement; of a soak, in all (default %(default)g)")
     add("--rounds", type=count, default=5, help="turns of bare network and service (default %(default)s)")
     add("--share", type=fraction, default=0.8, help="of a soak: of what the service can do (default %(default)s)")
@@ -49,6 +49,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if options.part not in ("models", "overhead") and not options.weights:
         parser.error("--weights: expected an exported model; make some: python benchmarks/service.py models")
     return options
+
+
+def numbers(text: str) -> list[int]:
+    """Read `1,4,16`."""
+    return [count(part) for part in text.split(",")]
 
 
 def pictures(side: int) -> list[bytes]:
@@ -78,7 +83,7 @@ def models(options: argparse.Namespace) -> None:
 
 def load(options: argparse.Namespace) -> None:
     """The bare network and the service with one client, in turns; then the service with more clients."""
-    sent, numbers = pictures(options.side), [int(part) for part in options.clients.split(",")]
+    sent, numbers = pictures(options.side), options.clients
     alone, whole, single = [], [], []
     service, turn = start(options, "--queue", max(32, *numbers)), options.seconds / options.rounds
     try:
@@ -102,7 +107,7 @@ def overhead(options: argparse.Namespace) -> None:
 
     folder = Path(options.out)
     folder.mkdir(parents=True, exist_ok=True)
-    options.weights, options.clients = write_onnx(folder / "no-time.onnx", size=options.side), "1"
+    options.weights, options.clients = write_onnx(folder / "no-time.onnx", size=options.side), [1]
     load(options)
 
 

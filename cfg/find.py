@@ -25,7 +25,7 @@ def find(kind: str, name: str | Path) -> Path:
         UserError: no such file; the message lists where it was looked for and the nearest known name.
     """
     given = Path(name)
-    for candidate in (given, given.with_name(given.name + ".yaml")):
+    for candidate in (given, Path(f"{given}.yaml")):
         if candidate.is_file():
             return candidate.resolve()
     folder = ROOT / kind

@@ -15,7 +15,7 @@ from data.class_names import class_names
 from data.files import list_images
 from data.images import image_size
 from data.labels import LABEL_ERRORS, Problem, read_labels
-from data.layout import PARTS, label_path
+from data.layout import PARTS, keep_apart, label_path
 
 VALIDATION = ("validation", "valid")  # what other tools call the part `val`
 WHAT = {"train": "training images", "val": "validation images", "test": "test images"}
@@ -84,6 +84,16 @@ def part_paths(content: dict[str, Any], part: str) -> list[Path]:
     """Return the folders or list files of one part of a resolved data YAML; empty when the part is not named."""
     value = content.get(part) or []
     return [Path(value)] if isinstance(value, str) else [Path(v) for v in value]
+
+
+def keep_all_apart(content: dict[str, Any], out: Path) -> None:
+    """Refuse (`UserError`) an output folder that holds anything of a resolved data YAML: replacing it would destroy that.
+
+    Images count where they are listed, and where links to them lead.
+    """
+    images = [image for part in PARTS for entry in part_paths(content, part) for image in list_images(entry)]
+    for place in {Path(content["path"])} | {folder for image in images for folder in (image.parent, image.resolve().parent)}:
+        keep_apart(place, out)
 
 
 def first_shape(part: str | list[str]) -> tuple[int, int]:

@@ -18,11 +18,11 @@ import numpy as np
 
 from cfg import UserError, guard
 from cfg.command_line import read_arguments
-from data.dataset import part_paths, resolve, validate
+from data.dataset import keep_all_apart, part_paths, resolve, validate
 from data.earlier import leave_out_earlier
 from data.files import list_images
 from data.images import read_pixels
-from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
+from data.layout import PARTS, DatasetWriter, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 
 FILL = 114  # grey of the uncovered border, the same that letterboxing uses
 GAIN = (1.1, 1.4)  # range of the brightness factor
@@ -83,18 +83,19 @@ def expand(data: str | Path, out: Path, seed: int = 0, link: bool = False, overw
     """
     names = list(validate(data).names.values())
     content, counts = resolve(data), {}
-    keep_apart(Path(content["path"]), out)
+    keep_all_apart(content, out)
     with staging(out, overwrite) as folder:
         writer = DatasetWriter(folder, names, link)
         for part in PARTS:
             images = [image for entry in part_paths(content, part) for image in _images(entry, out)]
             stems = unique_stems([image.with_suffix("").as_posix().lstrip("/") for image in images])
+            used = set(stems)
             counts[part] = len(images) * (3 if part == "train" else 1)
             for image, stem in zip(images, stems):
                 rows = label_rows(image)
                 writer.add(image, part, stem, rows)
                 if part == "train":
-                    _add_copies(writer, image, stem, rows, seed)
+                    _add_copies(writer, image, stem, rows, seed, used)
         writer.finish(f"training part enlarged threefold, seed {seed}")
     return {part: count for part, count in counts.items() if count}
 
@@ -104,7 +105,8 @@ def _images(entry: Path, out: Path) -> list[Path]:
     return leave_out_earlier(images, entry, out) if entry.is_dir() else images  # what a list names is meant
 
 
-def _add_copies(writer: DatasetWriter, image: Path, stem: str, rows: np.ndarray, seed: int) -> None:
+def _add_copies(writer: DatasetWriter, image: Path, stem: str, rows: np.ndarray, seed: int, used: set[str]) -> None:
+    """Write the copies of an image under names that are not `used`, and add these."""
     try:
         pixels = read_pixels(image)
     except ValueError as error:
@@ -112,7 +114,11 @@ def _add_copies(writer: DatasetWriter, image: Path, stem: str, rows: np.ndarray,
     suffix = ".jpg" if image.suffix.lower() in {".jpg", ".jpeg"} else ".png"
     rng = np.random.default_rng((seed, zlib.crc32(stem.encode())))  # by name: other images change nothing
     for ending, (changed, labels) in copies(pixels, rows, rng).items():
-        writer.add_pixels(np.ascontiguousarray(changed), suffix, "train", stem + ending, labels)
+        name = stem + ending
+        while name in used:  # of a data set that was enlarged before
+            name += ending
+        used.add(name)
+        writer.add_pixels(np.ascontiguousarray(changed), suffix, "train", name, labels)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -86,11 +86,22 @@ def read_list(path: Path) -> list[str]:
         UserError: it is not readable text.
     """
     try:
-        text, _ = decode(path.read_bytes())
+        raw = path.read_bytes()
+        text = os.fsdecode(raw) if _names_files(raw) else decode(raw)[0]
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: expected a folder or a text file with one path per line ({error}); correct it") from None
     lines = [line.strip("\ufeff \t") for line in text.splitlines()]  # the mark: files joined on Windows
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _names_files(raw: bytes) -> bool:
+    """Whether a list's first line with bytes that are no UTF-8 names a file: names may be in no encoding at all."""
+    for line in raw.splitlines():
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return os.path.exists(line.strip())
+    return False
 
 
 def place_listed(line: str, folder: Path) -> Path:
@@ -101,5 +112,5 @@ def place_listed(line: str, folder: Path) -> Path:
         places = [folder / text, Path(text)]
         for place in places if text.startswith("./") else places[::-1]:
             if place.exists():
-                return place
-    return folder / line
+                return Path(os.path.abspath(place))
+    return Path(os.path.abspath(folder / line))

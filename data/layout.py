@@ -95,8 +95,10 @@ class DatasetWriter:
             for kind in ("images", "labels"):
                 (self.folder / kind / part).mkdir(parents=True, exist_ok=True)
             self.parts.add(part)
+        label = self.folder / "labels" / part / f"{stem}.txt"
+        assert not label.exists(), f"two images called {stem} in one part"
         text = "".join(f"{int(r[0])} {r[1]:.6f} {r[2]:.6f} {r[3]:.6f} {r[4]:.6f}\n" for r in rows.reshape(-1, 5))
-        (self.folder / "labels" / part / f"{stem}.txt").write_text(text, encoding="utf-8")
+        label.write_text(text, encoding="utf-8")
         return self.folder / "images" / part / f"{stem}{suffix}"
 
     def finish(self, comment: str) -> None:
@@ -133,6 +135,8 @@ def staging(out: str | Path, overwrite: bool = False) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{out}: the data set could not be written ({error}); check space and permissions") from error
     finally:
+        if old.exists() and not out.exists():
+            old.rename(out)  # what was there before stays, where the new one could not take its place
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 

@@ -25,9 +25,9 @@ import numpy as np
 
 from cfg import UserError, guard
 from cfg.command_line import refuse_empty
-from data.dataset import part_paths, resolve, validate
+from data.dataset import keep_all_apart, part_paths, resolve, validate
 from data.files import list_images
-from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, staging, unique_stems, xyxy_to_rows
+from data.layout import PARTS, DatasetWriter, label_rows, staging, unique_stems, xyxy_to_rows
 from data.scripts import run_script
 from data.unlabelled import find_unlabelled
 
@@ -87,7 +87,7 @@ def pseudo_label(weights: str, data: str | Path, unlabelled: str | Path, out: Pa
         raise UserError(f"--conf {conf:g} --doubt {doubt:g}: expected 0 < doubt <= conf <= 1; for example --conf 0.5 --doubt 0.25")
     names = list(validate(data).names.values())
     content = resolve(data)
-    keep_apart(Path(content["path"]), out)
+    keep_all_apart(content, out)
     parts = {part: [x for entry in part_paths(content, part) for x in list_images(entry)] for part in PARTS}
     given = find_unlabelled(unlabelled)
     there = [image for image in given if image.is_file()]

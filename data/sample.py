@@ -112,7 +112,7 @@ def make_sample(
         wanted |= {"empty": empty}
     marker = _read_marker(out)
     present = _digests(out) if marker else {}
-    made = marker.pop("files", present) if marker else {}  # samples of older versions have no list
+    made = marker.pop("files", {}) if marker else {}
     if marker == wanted and made.items() <= present.items():
         return out / "data.yaml"
     changed = [name for name, digest in present.items() if made.get(name) != digest]

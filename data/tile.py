@@ -18,12 +18,12 @@ import numpy as np
 
 from cfg import UserError, guard
 from cfg.command_line import read_arguments
-from data.dataset import part_paths, resolve, validate
+from data.dataset import keep_all_apart, part_paths, resolve, validate
 from data.decode import Unreadable
 from data.earlier import leave_out_earlier
 from data.files import list_images
 from data.images import image_size, read_pixels
-from data.layout import PARTS, DatasetWriter, keep_apart, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
+from data.layout import PARTS, DatasetWriter, label_rows, rows_to_xyxy, staging, unique_stems, xyxy_to_rows
 from inspection.tiles import Tiling, tiling_asked
 
 VISIBLE = 0.3  # of a box, or of the largest part of it that a tile can show: less is no example of a defect
@@ -93,7 +93,7 @@ def tile(data: str | Path, out: Path, side: int, overlap: float | None = None, e
     tiling_asked(side, overlap)  # a mistake in them costs no reading
     names = list(validate(data).names.values())
     content = resolve(data)
-    keep_apart(Path(content["path"]), out)
+    keep_all_apart(content, out)
     images = {part: [x for entry in part_paths(content, part) for x in _images(entry, out)] for part in PARTS}
     tiling = tiling_asked(side, overlap, np.concatenate([_sizes(image) for image in chain.from_iterable(images.values())]))
     assert tiling is not None  # a side was given

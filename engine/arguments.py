@@ -36,6 +36,8 @@ def _checked(action: argparse.Action, value: Any) -> Any:
         return value
     many = isinstance(value, (list, tuple))
     if action.nargs:
+        if many and not len(value):
+            raise UserError(f"{action.dest}: expected at least one value, got none; leave it out")
         return [_read(action, part) for part in (value if many else [value])]
     return _read(action, ",".join(map(str, value)) if many else value)
 

@@ -154,7 +154,7 @@ def record_left_out(folder: Path, readings: dict[str, Reading]) -> int:
     rows = [(part, x.image, x.reason) for part, reading in readings.items() for x in reading.left_out]
     (folder / LEFT_OUT).unlink(missing_ok=True)  # an earlier start of the same run
     if rows:
-        with (folder / LEFT_OUT).open("w", newline="", encoding="utf-8") as file:
+        with (folder / LEFT_OUT).open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file).writerows([("part", "image", "reason"), *rows])
     return len(rows)
 

@@ -15,6 +15,7 @@ from inspection.regions import looked_at
 FEW = 4  # boxes whose place is looked at first
 LEAST = np.finfo(float).min  # of margins that are numbers
 NOTHING = "no box counts"  # the rule of an image in which nothing was found
+NO_NUMBERS = "the network's output has values that are no numbers"  # suppression would drop these, and leave an image without boxes
 
 
 class Code(IntEnum):

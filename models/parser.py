@@ -135,7 +135,7 @@ def _inputs(source: Any, outputs: list[Output], image: torch.Tensor, context: st
     """
     inputs: list[torch.Tensor] = []
     for position in _as_list(source):
-        if not isinstance(position, int) or not -len(outputs) - 1 <= position < len(outputs):
+        if not isinstance(position, int) or not -max(len(outputs), 1) <= position < len(outputs):
             raise UserError(f"{context}: 'from' must name an earlier row (0 to {len(outputs) - 1}, or -1), got {position!r}")
         given = outputs[position] if outputs else image
         if isinstance(given, list) and isinstance(source, list):

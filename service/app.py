@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.access import Access, refusal
+from service.access import Access, own_hosts, refusal
 from service.events import Inspected
 from service.intake import Intake, Refused
 from service.line import Busy, Duplicate, Ids, Line
@@ -34,13 +34,14 @@ LONGEST = 200  # characters of an id
 FIELDS = 16  # of a form
 
 
-def make_app(line: Line, intake: Intake, token: str | None) -> ASGIApp:
+def make_app(line: Line, intake: Intake, token: str | None, address: str = "") -> ASGIApp:
     """The application of a line.
 
     Args:
         line: decides.
         intake: reads bodies.
         token: what a client must know, None for nothing.
+        address: that the service listens on.
     """
     pages = Pages(line, intake)
     routes = [
@@ -54,7 +55,8 @@ def make_app(line: Line, intake: Intake, token: str | None) -> ASGIApp:
         Route("/page.css", pages.file),
         *Protocol(line, intake).routes(),
     ]
-    return Access(Router(routes, default=_nowhere), token, refused=lambda reason: line.metrics.refused.labels(reason).inc())
+    hosts = own_hosts(address) if address and token is None else None
+    return Access(Router(routes, default=_nowhere), token, lambda reason: line.metrics.refused.labels(reason).inc(), hosts)
 
 
 async def _no_image(request: Request) -> JSONResponse:

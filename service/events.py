@@ -115,9 +115,13 @@ class Inspected:
 
 
 class Sink(Protocol):
-    """Hands outcomes on. Has a thread of its own: `publish` never waits and never raises."""
+    """Hands outcomes on. Has a thread of its own: `publish` never waits and never raises.
+
+    `keeps`: it delivers every outcome, also one of an earlier service; else the latest alone, and an old one would pass for a new one.
+    """
 
     name: str
+    keeps: bool
 
     def publish(self, event: Inspected) -> None:
         """Take one outcome; deliver it later."""

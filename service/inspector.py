@@ -17,7 +17,7 @@ from data.decode import MOST_PIXELS, Unreadable, decode, pages
 from inspection.belonging import Settings, as_chosen, plan_of
 from inspection.embedded import read_embedded
 from inspection.plan import Plan
-from inspection.rules import Found, Verdict, decide, undefined
+from inspection.rules import NO_NUMBERS, Found, Verdict, decide, undefined
 from inspection.seams import TileBoxes, found_from, merge
 from inspection.tiles import tiling_asked
 from service.events import Box, Picture
@@ -91,10 +91,10 @@ class Inspector:
             if isinstance(picture, Unreadable):
                 raise picture
             pixels = picture if isinstance(picture, np.ndarray) else self.read(picture)
+            found = self.find(pixels)
         except Unreadable as error:
             return Outcome(undefined(str(error)))
         height, width = pixels.shape[:2]
-        found = self.find(pixels)
         verdict = decide(self.plan, found, height, width) if self.plan else undefined(NO_PLAN)
         return Outcome(verdict, self._reported(found, verdict), width, height)
 
@@ -111,7 +111,7 @@ class Inspector:
         return pixels
 
     def find(self, pixels: np.ndarray) -> Found:
-        """The boxes in an image (H, W, 3) BGR uint8, by falling score, with scores from `floor` on."""
+        """The boxes in an image (H, W, 3) BGR uint8, by falling score, with scores from `floor` on. Raises `Unreadable` as `_boxes`."""
         height, width = pixels.shape[:2]
         if self.tiling is None:
             table = self._tables([pixels], self.floor)[0]
@@ -142,6 +142,9 @@ class Inspector:
         return [self._boxes(output, fit, conf) for output, fit in zip(outputs, fits, strict=True)]
 
     def _boxes(self, output: np.ndarray, fit: Frame, conf: float) -> np.ndarray:
+        """Boxes as of `_tables`. Raises `Unreadable` where the output holds values that are no numbers, which suppression would drop."""
+        if not math.isfinite(output.sum(dtype=np.float64)):
+            raise Unreadable(NO_NUMBERS)
         table = boxes_of(output, self.exported.suppressed, conf, self.iou, self.limits.agnostic, self.limits.most)
         return np.column_stack([scaled_back(table[:, :4], fit), table[:, 4:]])
 

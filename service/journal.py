@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from cfg import UserError
-from cfg.whole_files import replace_file
+from cfg.whole_files import write_through
 from service.events import Inspected
 
-NAME, OLD = "journal.jsonl", "journal.old.jsonl"
+NAME, OLD, NEW = "journal.jsonl", "journal.old.jsonl", "journal.new.jsonl"
 LARGEST, SYNC = 64 * 2**20, 1.0  # bytes of a file before a new one is begun; seconds
 ROUNDED = 0.001  # seconds: times are written in ms
 WHOLE = "Boxes"  # is in an outcome that sinks are to be told
@@ -43,7 +43,7 @@ class Journal:
     """
 
     def __init__(self, folder: Path, largest: int = LARGEST) -> None:
-        self.path, self.old, self.largest, self.broken = folder / NAME, folder / OLD, largest, ""
+        self.path, self.old, self.new, self.largest, self.broken = folder / NAME, folder / OLD, folder / NEW, largest, ""
         self._lock, self._synced = threading.Lock(), time.monotonic()
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -55,6 +55,7 @@ class Journal:
             raise UserError(f"--journal {folder}: cannot be written ({error.strerror}); give another folder") from None
         self._open: dict[str, dict[str, Any]] = {}  # accepted, or settled and not told
         self.last: list[dict[str, Any]] = []
+        self._recover()
         for entry in self._read(self.path):
             self._note(entry)
         self.left = [entry for entry in self._open.values() if "Verdict" not in entry]
@@ -111,7 +112,10 @@ class Journal:
                 self.broken = error.strerror or str(error)
                 raise
             self._note(entry)
-            self._keep_up()
+            try:
+                self._keep_up()
+            except OSError as error:  # the line itself is written; the file in use stays in use
+                self.broken = error.strerror or str(error)
 
     def _note(self, entry: dict[str, Any]) -> None:
         if "Verdict" in entry:
@@ -129,10 +133,20 @@ class Journal:
             self._synced = now
         if os.fstat(self._file).st_size > self.largest:
             os.fsync(self._file)
+            write_through(self.new, "".join(json.dumps(entry) + "\n" for entry in self._open.values()).encode())
             os.replace(self.path, self.old)
-            replace_file(self.path, "".join(json.dumps(entry) + "\n" for entry in self._open.values()).encode())
+            os.replace(self.new, self.path)  # a kill before this: see `_recover`
             os.close(self._file)
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND)
+
+    def _recover(self) -> None:
+        """Finish what a kill interrupted between two files: without a current one, the new one is whole, or the old one is the latest."""
+        if not self.path.exists():
+            for latest in (self.new, self.old):
+                if latest.exists():
+                    latest.rename(self.path)
+                    return
+        self.new.unlink(missing_ok=True)
 
     def _read(self, path: Path) -> Iterator[dict[str, Any]]:
         if not path.exists():

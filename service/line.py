@@ -62,9 +62,9 @@ class Line:
         self._threads: list[threading.Thread] = []
         metrics.watch(self)
         for entry in journal.left if journal else ():
-            self._end(_lost(entry))
+            self._end(_lost(entry), late=True)
         for event in journal.untold if journal and sinks else ():
-            self._publish(event)
+            self._publish(event, late=True)
 
     @property
     def ready(self) -> dict[str, bool]:
@@ -162,22 +162,29 @@ class Line:
         finally:
             answer(event)
 
-    def _end(self, event: Inspected, told: bool = True) -> None:
-        """Write an outcome and tell it. What a kill leaves written and untold is told after the restart: each sink has it at least once."""
+    def _end(self, event: Inspected, told: bool = True, late: bool = False) -> None:
+        """Write an outcome and tell it. What a kill leaves written and untold is told after the restart: each sink that `keeps` outcomes has it
+        at least once.
+
+        Args:
+            late: it is of an image that an earlier service had accepted.
+        """
         if self.journal:
             self.journal.settle(event, to_be_told=told and bool(self.sinks))
         if told:
-            self._tell(event)
+            self._tell(event, late)
         self._open.discard(event.meas_id)
 
-    def _tell(self, event: Inspected) -> None:
+    def _tell(self, event: Inspected, late: bool) -> None:
         self.metrics.count(event)
         self.recent.append(event.as_json(boxes=False))
         if self.sinks:
-            self._publish(event)
+            self._publish(event, late)
 
-    def _publish(self, event: Inspected) -> None:
+    def _publish(self, event: Inspected, late: bool = False) -> None:
         for sink in self.sinks:
+            if late and not sink.keeps:
+                continue
             try:
                 sink.publish(event)
             except Exception as error:  # a verdict is answered whatever becomes of a sink

@@ -193,7 +193,7 @@ class _Server(uvicorn.Server):
         self.hello = f"{what}\nhttp://{f'[{host}]' if ':' in host else host}:{port}/  (POST /inspect, /v2, /metrics; Ctrl-C ends)"
         protocol: Any = connections.protocol  # makes a protocol; uvicorn wants a class, and only calls it
         super().__init__(uvicorn.Config(
-            make_app(line, intake, token), http=protocol, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+            make_app(line, intake, token, host), http=protocol, ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
             proxy_headers=False, server_header=False, timeout_graceful_shutdown=int(DRAIN), callback_notify=self._alive, timeout_notify=2,
         ))  # fmt: skip
 

@@ -47,7 +47,7 @@ def find_images(
         iou: overlap above which boxes are one object.
 
     Raises:
-        UserError: an image can no longer be read.
+        UserError: an image can no longer be read, or the network's output for it is no numbers.
     """
     tile, overlap = (tiling.side, tiling.overlap) if tiling else (None, None)
     options = DetectOptions(str(weights), [], [imgsz], conf=FLOOR, iou=iou, precision=precision, tile=tile, overlap=overlap)
@@ -57,6 +57,8 @@ def find_images(
     results = look(backend, cut(source, settled), settled)
     images = []
     for file, truth, group, result in zip(files, truths, groups, results, strict=True):
+        if result.fault:
+            raise UserError(f"{file}: {result.fault}; with --half use --precision fp32, or look for damaged weights")
         found = detections(result.cpu().numpy(), result.item)
         images.append(Image(file, found.height, found.width, as_found(truth), Found(found.boxes_xyxy, found.scores, found.classes), group))
     return images

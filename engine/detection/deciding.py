@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import filecmp
+import hashlib
 import os
 import shutil
 import sys
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
-from itertools import count, takewhile
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +24,9 @@ from inspection.plan import Plan
 from inspection.rules import Code, Found, Verdict, decide, undefined
 
 SORTED = (Code.OK, Code.NG, Code.REVIEW, Code.UNDEFINED)  # in the order of the folders of `--sort-into`
+
+COPIES = ".tandem-copies"  # in a folder of `--sort-copy`: the copies there, by relative path, a line each
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 class Decider:
@@ -68,8 +74,8 @@ class Decider:
 class Sorter:
     """Puts a link to each image, or a copy of it, into the folder of its verdict; never moves, changes or replaces a file.
 
-    What an earlier run put there of the same image goes from the other folders: links to it, and with `copy` files of the same content.
-    Where another image has its name, it is called NAME-2, and so on.
+    What an earlier run put there of the same image goes from the other folders: links to it, and copies, of which each folder keeps a
+    list (`COPIES`). Where a file of another kind or image has its name, it is called NAME-DIGEST.
 
     Args:
         text: ``--sort-into``: folders for OK, NG, REVIEW and, with a fourth, for what could not be decided; separated by commas;
@@ -88,6 +94,7 @@ class Sorter:
         if len(names) not in (3, 4) or not all(names) or len(set(names)) < len(names):
             raise UserError(f"--sort-into {text}: expected three or four different folders, for OK, NG, REVIEW and undefined; as ok,ng,review")
         self.copy, self.files = copy, files
+        self._copies: set[str] | None = None
         self.folders = {code: Path(os.path.abspath(folder / name)) for code, name in zip(SORTED, names, strict=False)}
         if files:
             self._check(text, files)
@@ -99,24 +106,25 @@ class Sorter:
                 if Path(root).is_dir() and real.is_relative_to(Path(root).resolve()):
                     raise UserError(f"--sort-into {text}: expected folders outside of --source {root}, got {target}: the next run would "
                                     "search what this one sorted; give another --project or folder")  # fmt: skip
-        for parent in {path.parent for path, _ in files}:
-            for target, real in targets.items():
-                if parent.resolve().is_relative_to(real):
-                    raise UserError(f"--sort-into {text}: expected folders without images of --source, got {target}, which has some in "
-                                    f"{parent}; give another folder")  # fmt: skip
+        for target in targets:
+            if own := files.first_in(target):
+                raise UserError(f"--sort-into {text}: expected folders without images of --source, got {target}, which holds {own}; "
+                                "give another folder")  # fmt: skip
 
     def put(self, path: Path, relative: PurePath, code: Code) -> None:
         """Link or copy one image. Raises OSError when that is not possible."""
         for other, folder in self.folders.items():
-            for entry in _of_one_name(folder / relative):
-                if other != code and self._is_of(path, entry):
+            for entry in _places(folder / relative, path):
+                if other != code and self._is_ours(entry, path):
                     entry.unlink()
         if code not in self.folders:
             return
-        names = _of_one_name(self.folders[code] / relative)
-        if any(self._is_of(path, entry) for entry in names):
+        places = _places(self.folders[code] / relative, path)
+        if any(self._is_ours(entry, path) for entry in places):
             return
-        target = _numbered(self.folders[code] / relative, len(names))
+        target = next((place for place in places if not os.path.lexists(place)), None)
+        if target is None:
+            raise FileExistsError(errno.EEXIST, f"expected {places[-1]} to be free for {path}; give another folder")
         target.parent.mkdir(parents=True, exist_ok=True)
         if not self.copy:
             try:
@@ -131,12 +139,28 @@ class Sorter:
             os.replace(part, target)
         finally:
             part.unlink(missing_ok=True)
+        self._note(target)
 
-    def _is_of(self, path: Path, entry: Path) -> bool:
-        """Whether an entry of a folder was put there for this image: a link to it, or with `copy` a file of the same content."""
+    def _is_ours(self, entry: Path, path: Path) -> bool:
+        """Whether an entry of a folder was put there for this image: a link to it, or a copy that a run has noted and nobody has changed."""
         if entry.is_symlink():
             return os.readlink(entry) == str(path)
-        return self.copy and entry.is_file() and not entry.samefile(path) and filecmp.cmp(entry, path, shallow=False)
+        return entry.is_file() and str(entry) in self._noted() and filecmp.cmp(entry, path, shallow=False)
+
+    def _noted(self) -> set[str]:
+        """The copies in all folders that were put there by this or an earlier run."""
+        if self._copies is None:
+            self._copies = set()
+            for folder in self.folders.values():
+                with suppress(FileNotFoundError), (folder / COPIES).open(**TEXT) as lines:
+                    self._copies |= {str(folder / line.rstrip("\n")) for line in lines}
+        return self._copies
+
+    def _note(self, target: Path) -> None:
+        self._noted().add(str(target))
+        folder = next(folder for folder in self.folders.values() if target.is_relative_to(folder))
+        with (folder / COPIES).open("a", **TEXT) as file:
+            file.write(f"{target.relative_to(folder)}\n")
 
     def take(self, item: Item, verdict: Verdict) -> None:
         """Sort the file of an image; frames of videos and streams are no files."""
@@ -149,11 +173,7 @@ class Sorter:
             self.put(path, self.files.relative(path), Code.UNDEFINED)
 
 
-def _numbered(path: Path, number: int) -> Path:
-    """NAME, NAME-2, NAME-3 ... for 0, 1, 2 ..."""
-    return path.with_name(f"{path.stem}-{number + 1}{path.suffix}") if number else path
-
-
-def _of_one_name(path: Path) -> list[Path]:
-    """What is there as NAME, NAME-2, NAME-3 ... up to the first that is free."""
-    return list(takewhile(os.path.lexists, (_numbered(path, number) for number in count())))
+def _places(target: Path, path: Path) -> tuple[Path, Path]:
+    """Where an image may be put: under its name, or where that is taken with a digest of its path behind it."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    return target, target.with_name(f"{target.stem}-{digest}{target.suffix}")

@@ -15,6 +15,7 @@ import numpy as np
 from cfg.class_names import shown
 from cfg.errors import UserError
 from data.result_files import CocoWriter, CsvWriter, Detections, JsonWriter, LabelWriter, Writer
+from data.streams.addresses import is_stream
 from engine.detection.deciding import Decider, Sorter
 from engine.detection.drawings import Draw, Drawings, attempt
 from engine.detection.items import Item
@@ -31,6 +32,7 @@ from ultralytics.utils.checks import check_imshow
 if TYPE_CHECKING:  # few runs write a report
     from engine.reporting import RunReport
 
+ENDED_EARLY = "the run ended before all of it was looked at"
 
 
 class Run:
@@ -60,6 +62,7 @@ class Run:
         self.began = perf_counter()
         self.drawn_names: dict[int, str] = {}
         self.report: RunReport | None = None
+        self.finished = False  # whether all of the source was looked at
         self.heatmaps: Heatmaps | None = None
 
     def open(self, names: dict[int, str], header: dict[str, Any]) -> None:
@@ -131,6 +134,8 @@ class Run:
             for result in results:
                 if not self._take(result):
                     break
+            else:
+                self.finished = True
         except OSError as error:
             raise self._unwritable(error) from None
 
@@ -138,6 +143,9 @@ class Run:
         """Write one result; False when the viewer was closed with q."""
         began = perf_counter()
         item: Item = result.item
+        if result.fault:
+            self.skip(item.path, result.fault)
+            return True
         plain = result.cpu().numpy()  # no tensors in the threads that draw
         found = detections(plain, item)
         full = len(found.classes) >= self.options.max_det
@@ -157,7 +165,11 @@ class Run:
             place = found.relative.as_posix() + (f" #{found.frame}" if found.frame is not None else "")
             self.report.add(place, result.orig_img, Found(found.boxes_xyxy, found.scores, found.classes), found.verdict)
         if self.heatmaps:
-            self.heatmaps.save(item, result.orig_img, found)
+            drawn = attempt(partial(self.heatmaps.drawn, item, result.orig_img, found))
+            if isinstance(drawn, str):
+                self.undrawn(item.source, f"heat map: {drawn}")
+            else:
+                self.heatmaps.save(item, drawn)
         goes_on = self._draw(item, partial(plain.plot, line_width=self.options.line_width))
         self._count_passed_over(item)
         self.summary.images += 1
@@ -194,6 +206,9 @@ class Run:
     def close(self) -> None:
         """Complete all files, also after an error, and print the summary."""
         try:
+            if not self.finished and not any(map(is_stream, self.options.source)):  # a stream ends when it is stopped
+                for source in self.options.source:
+                    self.lose(source, ENDED_EARLY)
             for writer in self.writers:
                 writer.close()
             if self.drawings:

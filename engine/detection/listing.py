@@ -46,6 +46,12 @@ class FileList:
             for path in self._list(source):
                 yield path, self.relative(path)
 
+    def first_in(self, folder: Path) -> Path | None:
+        """The first of the files that lies below a folder, None where none does."""
+        real = folder.resolve()
+        below = (path for path, parent in ((path, path.parent) for path, _ in self) if parent.resolve().is_relative_to(real))
+        return next(below, None)
+
     def relative(self, path: Path) -> PurePath:
         """Where the outputs of a file go below the run folder."""
         inside = self.base is not None and path.is_relative_to(self.base)

@@ -30,6 +30,7 @@ from engine.locate import locate_weights
 from engine.tiling.pictures import TiledSource, joined
 from engine.weights import open_backend, pick_device, tell_precision
 from inspection.plan import Plan
+from inspection.rules import NO_NUMBERS
 from inspection.seams import found_from
 from inspection.tiles import tiling_asked
 
@@ -75,6 +76,7 @@ class Predictor(DetectionPredictor):
         super().__init__(overrides=overrides)
         self.model, self.device, self.media = backend, backend.device, source
         self.imgsz = size
+        self.sound: list[bool] = []  # images of the batch of which the network's output is finite
         use_compiled_suppression()
         source.prepare = self.letterbox
 
@@ -94,6 +96,8 @@ class Predictor(DetectionPredictor):
     def postprocess(self, preds: Any, img: torch.Tensor, orig_imgs: list[np.ndarray], **kwargs: Any) -> list[Results]:
         """As the base class, but without its time limit, after which it loses what the rest of a batch shows."""
         given = self.args
+        raw = preds[0] if isinstance(preds, (list, tuple)) else preds
+        self.sound = torch.isfinite(raw).flatten(1).all(1).tolist()
         kept = non_max_suppression(
             preds,
             given.conf,
@@ -107,10 +111,10 @@ class Predictor(DetectionPredictor):
         return self.construct_results(kept, img, orig_imgs, **kwargs)
 
     def construct_results(self, preds: list[Any], img: Any, orig_imgs: list[np.ndarray]) -> list[Results]:
-        """As the base class, with `item` and the network's `input_size` (height, width) on each result."""
+        """As the base class, with `item`, the network's `input_size` (height, width) and its `fault`, if any, on each result."""
         results: list[Results] = super().construct_results(preds, img, orig_imgs)
-        for result, item in zip(results, self.batch[2], strict=True):
-            result.item, result.input_size = item, tuple(img.shape[2:])
+        for result, item, sound in zip(results, self.batch[2], self.sound, strict=True):
+            result.item, result.input_size, result.fault = item, tuple(img.shape[2:]), "" if sound else NO_NUMBERS
         return results
 
 
@@ -132,6 +136,10 @@ def detect(options: DetectOptions) -> Summary:
     with ExitStack() as stack:
         # The source first: a mistake in it costs a second then, and not the loading of the model.
         source = open_source(options.source, run.skip, run.lose, folder, options.reconnect)
+        files = files_of(source)
+        if files and folder.exists() and (own := files.first_in(folder)):
+            raise UserError(f"--project {options.project} --name {options.name}: expected a run folder without images of --source, got {own} in it, "
+                            "which drawings and labels could replace; give another name")  # fmt: skip
         stack.callback(source.close)
         backend, trained_size = open_backend(weights, device, options.precision)
         plan = None if options.no_decision else find_plan(weights, options.decision, backend.names)
@@ -140,7 +148,7 @@ def detect(options: DetectOptions) -> Summary:
         if settled.tiling and isinstance(source, MediaSource) and not run.needs_pixels:
             source.read = read_large
         pictures = cut(source, settled)
-        run.decider, run.sorter, run.doubts = settled.decider, sorter(options, folder, plan, source), settled.doubts
+        run.decider, run.sorter, run.doubts = settled.decider, sorter(options, folder, plan, files), settled.doubts
         options, size, lowest = settled.options, settled.size, settled.conf
         header = {"tandem": VERSION, "weights": weights.name, "imgsz": size, "conf": run.decider.conf if run.decider else lowest}
         run.heatmaps = heatmaps(settled, backend, folder / "heatmaps")
@@ -175,16 +183,21 @@ def heatmaps(settled: Settled, backend: AutoBackend, folder: Path) -> Heatmaps |
     return Heatmaps(options.heatmap, network, boxes, backend.device, folder)
 
 
-def sorter(options: DetectOptions, folder: Path, plan: Plan | None, source: Source) -> Sorter | None:
+def files_of(source: Source) -> FileList | None:
+    """The files that a source reads; None for streams."""
+    return source.files if isinstance(source, MediaSource) and isinstance(source.files, FileList) else None
+
+
+def sorter(options: DetectOptions, folder: Path, plan: Plan | None, files: FileList | None) -> Sorter | None:
     """What sorts the images by verdict, None where nobody asked. Raises `UserError`."""
-    if not (plan and options.sort_into):
-        return None
-    files = source.files if isinstance(source, MediaSource) and isinstance(source.files, FileList) else None
-    return Sorter(options.sort_into, folder, options.sort_copy, files)
+    return Sorter(options.sort_into, folder, options.sort_copy, files) if plan and options.sort_into else None
 
 
 def look(backend: AutoBackend, source: Source, settled: Settled) -> Generator[Results]:
-    """Yield what is found in each image of a source, whole or in tiles (`cut`)."""
+    """Yield what is found in each image of a source, whole or in tiles (`cut`).
+
+    A result with a `fault` says nothing about its image: it is to be treated as one that cannot be read.
+    """
     options, conf, iou, in_tiles = settled.options, settled.conf, settled.iou, isinstance(source, TiledSource)
     options = replace(options, conf=found_from(conf) if in_tiles else conf, iou=iou)
     found: Generator[Results] = Predictor(backend, source, options, settled.size, settled.classes).stream_inference()

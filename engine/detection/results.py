@@ -104,6 +104,8 @@ def found_in(result: HostResults, settled: Settled, keep_pixels: bool) -> Result
         result: ultralytics', with its `item` (`engine.detection.predictor.look`).
         keep_pixels: of an image that cannot be read again.
     """
+    if result.fault:
+        return unreadable(result.item.path, result.fault, dict(result.names))
     found = detections(result.cpu().numpy(), result.item)
     if settled.decider:
         found, _ = settled.decider.judge(found, result.item.note)

@@ -86,7 +86,7 @@ def as_planned(options: DetectOptions, plan: Plan | None) -> tuple[DetectOptions
             raise UserError(f"--sort-into {options.sort_into}: expected a decision plan, got none with the weights; choose thresholds with "
                             "val.py --decide, and give --decision FILE")  # fmt: skip
         return options, ()
-    if options.classes:
+    if options.classes is not None:
         raise UserError("--classes: expected all classes with a decision plan, got some; write severity: none for the others into the plan, "
                         "or use --no-decision")  # fmt: skip
     names = [field.name for field in fields(Settings)]

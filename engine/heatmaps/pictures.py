@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 KINDS = ("evidence", "layercam", "attention", "drise")
 OF_BOXES = ("layercam", "drise")
+LONGEST = 65_535  # pixels of a JPEG's side
 STRENGTH = 0.55  # of the colours over the image, where the map is 1
 
 
@@ -47,19 +48,26 @@ class Heatmaps:
         if network is not None and kind == "attention" and not gates(network):
             attention(network, torch.zeros(1, 3, 32, 32))  # raises, with the fix
         self.kind, self.network, self.detect, self.device, self.folder = kind, network, detect, device, folder
+        self.dtype = torch.float32 if network is None or kind == "drise" else next(network.parameters()).dtype  # float16 with --half on a GPU
 
-    def save(self, item: Item, pixels_bgr: np.ndarray, found: Detections) -> None:
-        """Write the map of one image (H, W, 3). Raises OSError."""
+    def drawn(self, item: Item, pixels_bgr: np.ndarray, found: Detections) -> bytes:
+        """Return the map of one image (H, W, 3), over it, as JPEG. Raises ValueError for an image that is too large for one."""
         heat = unboxed(self.compute(item.prepared, found), *pixels_bgr.shape[:2])
+        if max(pixels_bgr.shape[:2]) > LONGEST:
+            raise ValueError(f"a JPEG has at most {LONGEST} pixels a side")
+        return cv2.imencode(".jpg", overlay(pixels_bgr, heat))[1].tobytes()
+
+    def save(self, item: Item, drawn: bytes) -> None:
+        """Write the map of one image. Raises OSError."""
         name = item.relative.name + ("" if item.frame is None else f"_{item.frame:06d}")
         target = self.folder / item.relative.parent / (name if name.lower().endswith((".jpg", ".jpeg")) else f"{name}.jpg")
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(cv2.imencode(".jpg", overlay(pixels_bgr, heat))[1].tobytes())
+        target.write_bytes(drawn)
 
     def compute(self, prepared_bgr: np.ndarray, found: Detections) -> np.ndarray:
         """Return the map (h, w), 0 to 1, of an image as the network takes it, (h, w, 3)."""
         with torch.inference_mode(False):
-            pixels = torch.from_numpy(prepared_bgr[..., ::-1].transpose(2, 0, 1).copy()).to(self.device).float()[None] / 255
+            pixels = torch.from_numpy(prepared_bgr[..., ::-1].transpose(2, 0, 1).copy()).to(self.device, self.dtype)[None] / 255
             height, width = pixels.shape[-2:]
             boxes = boxed(found.boxes_xyxy, found.height, found.width, height, width)
             if self.kind in OF_BOXES and not len(boxes):
@@ -73,7 +81,7 @@ class Heatmaps:
             else:
                 with torch.no_grad():
                     maps = [evidence(read_cells(self.network, pixels), height, width)]
-            heat: np.ndarray = torch.stack(maps).amax(0).cpu().numpy()
+            heat: np.ndarray = torch.stack(maps).amax(0).float().cpu().numpy()
             return heat
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from cfg import UserError, nearest
@@ -84,7 +85,7 @@ def _check_host(settings: dict[str, Any]) -> None:
             f"{nearest(settings['optimizer'], OPTIMIZERS)}"
         )
     batch, imgsz = settings["batch"], settings["imgsz"]
-    if batch != -1 and not 0 < batch < 1 and (batch < 1 or batch != int(batch) or isinstance(batch, bool)):
+    if batch != -1 and not 0 < batch < 1 and (not 1 <= batch < math.inf or batch != int(batch) or isinstance(batch, bool)):
         raise UserError(
             "batch: expected a whole number, -1 (as much as fits) or a share of GPU memory as 0.6, "
             f"got {batch}"
@@ -94,6 +95,8 @@ def _check_host(settings: dict[str, Any]) -> None:
             f"imgsz: expected one whole number of pixels, got {imgsz!r}; "
             "images are trained on as squares: --imgsz 640"
         )
+    if settings["workers"] < 0:
+        raise UserError(f"workers: expected a whole number of at least 0, got {settings['workers']}")
     if settings["seed"] > MOST_SEED:
         raise UserError(f"seed: expected a whole number of at most {MOST_SEED}, got {settings['seed']}")
     if settings["cache"] not in (True, False, "ram", "disk", None):

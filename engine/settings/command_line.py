@@ -65,7 +65,7 @@ def _value(name: str, text: str) -> Any:
         return text
     try:
         return float(text) if re.fullmatch(SCIENTIFIC, text) else _plain(yaml.safe_load(text), text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # a date that is none
         return text
 
 

@@ -94,7 +94,11 @@ class Looker:
         source = source_of(images, rows)
         with closing(look(self.backend, cut(source, self.settled), self.settled)) as results:
             for result in results:
-                found, number, note = detections(result.cpu().numpy(), result.item), int(str(result.item.relative)), result.item.note
+                number, note = int(str(result.item.relative)), result.item.note
+                if result.fault:
+                    rows.errors[number] = result.fault
+                    continue
+                found = detections(result.cpu().numpy(), result.item)
                 rows.found[number] = self.decider.judge(found, note)[0] if self.decider else found
                 if note:
                     rows.notes[number] = note

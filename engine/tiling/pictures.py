@@ -98,14 +98,18 @@ def joined(results: Generator[Results], conf: float, iou: float, agnostic: bool,
     """
     tables: list[np.ndarray] = []
     speeds: list[dict[str, float]] = []
+    fault = ""
     with closing(results):
         for result in results:
             if not result.item.number:  # of an image that was skipped half way, parts may be left
-                tables, speeds = [], []
+                tables, speeds, fault = [], [], ""
+            fault = fault or result.fault
             tables.append(result.boxes.data.cpu().numpy().astype(np.float64))
             speeds.append(result.speed)
             if result.item.last:
-                yield _whole(result, tables, speeds, conf, iou, agnostic, most)
+                whole = _whole(result, tables, speeds, conf, iou, agnostic, most)
+                whole.fault = fault
+                yield whole
 
 
 def _whole(last: Results, tables: list[np.ndarray], speeds: list[dict[str, float]], conf: float, iou: float, agnostic: bool,

@@ -13,7 +13,7 @@ import yaml
 from torch import nn
 
 from cfg import UserError
-from data import first_shape, resolve
+from data import data_yaml, first_shape, resolve
 from distill.model import NonFiniteLoss, TrainingModel
 from engine.checkpoint import RUN, pack, save_student
 from engine.console import console
@@ -96,6 +96,9 @@ class Trainer(DetectionTrainer):
         """Write the data YAML with absolute paths to the run folder and read the data set from there."""
         target = self.save_dir / "data.yaml"
         target.parent.mkdir(parents=True, exist_ok=True)
+        own = self.checkpoint is not None or self.settings.data.unlabelled  # then that of the run is read
+        if not own and target.exists() and target.samefile(data_yaml(self.args.data)):
+            raise UserError(f"--save-dir {self.save_dir}: expected a folder of its own, got that of --data, whose data.yaml it would replace")
         part = target.with_name(f".data.{os.getpid()}.yaml")
         part.write_text(yaml.safe_dump(resolve(self.args.data), sort_keys=False, allow_unicode=True), encoding="utf-8")
         os.replace(part, target)

@@ -108,7 +108,7 @@ def evaluate(
     if judge:
         judge.foresee(*with_and_without(content, split))
     save_dir = Path(save_dir).resolve()
-    resolved = _write_data(save_dir, content)
+    resolved = _write_data(save_dir, content, data_yaml(data))
     args = dict(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
         iou=iou, plots=plots, rect=True, task="detect", mode="val", verbose=False,
@@ -198,9 +198,11 @@ def _read_data(data: str | Path, split: str) -> dict[str, Any]:
     return {"train": content[split], "val": content[split]} | content
 
 
-def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
-    """Make the run folder and put the resolved data YAML there, where the host reads it."""
+def _write_data(save_dir: Path, content: dict[str, Any], source: Path) -> Path:
+    """Make the run folder and put the resolved data YAML there, where the host reads it. Raises `UserError`."""
     path = save_dir / "data.yaml"
+    if path.exists() and path.samefile(source):
+        raise UserError(f"--save-dir {save_dir}: expected a folder of its own, got that of {source}, which would be replaced; give another")
     try:
         save_dir.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")

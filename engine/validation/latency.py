@@ -5,17 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from data.images import read_pixels
 from engine.backend import Backend
 
 from ultralytics.data.augment import LetterBox
 from ultralytics.utils.nms import non_max_suppression
-from ultralytics.utils.patches import imread
 
 TIMED_IMAGES, WARM_UP, TIME_BUDGET_S = 30, 5, 20.0
 DEPLOYED_CONF = 0.25  # speed is measured at the threshold of detect.py, not at the near-zero one that AP needs
@@ -39,7 +40,7 @@ def time_single_images(
     backend = Backend(source, device, precision, verbose=False)
     size = [imgsz, imgsz] if isinstance(imgsz, int) else list(imgsz)
     letterbox = LetterBox(size, auto=False, stride=backend.stride)
-    pictures = [picture for file in files[:TIMED_IMAGES] if (picture := imread(file)) is not None]
+    pictures = [read_pixels(Path(file)) for file in files[:TIMED_IMAGES]]
     times, started = [], time.perf_counter()
     for number in range(WARM_UP + TIMED_IMAGES):
         if number > WARM_UP and time.perf_counter() - started > TIME_BUDGET_S:

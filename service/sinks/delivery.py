@@ -79,6 +79,8 @@ class Delivery:
         teller: takes what happens.
     """
 
+    keeps = True
+
     def __init__(self, name: str, transport: Transport, backlog: Backlog, teller: Teller) -> None:
         self.name, self.transport, self.backlog, self.teller = name, transport, backlog, teller
         self.delivered = self.refused = 0

@@ -37,6 +37,8 @@ class ModbusSink:
         teller: takes what happens.
     """
 
+    keeps = False
+
     def __init__(self, options: ModbusOptions, teller: Teller) -> None:
         self.options, self.teller = options, teller
         self.name = options.shown

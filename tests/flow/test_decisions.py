@@ -17,6 +17,7 @@ import models  # noqa: F401  (before ultralytics)
 import val
 from cfg import guard
 from engine.checkpoint import load_detector, save_student
+from engine.detection import detect_run
 from inspection.plan_file import load_plan
 from tests.flow.tiny import NAMES, save_tiny, write_image
 
@@ -229,3 +230,57 @@ def test_an_image_that_was_read_in_part_is_never_ok(place, tmp_path, monkeypatch
     assert [x["image"] for x in content["notes"]] == ["pages.tif"] and "2 images" in content["notes"][0]["reason"]
     rows = list(csv.DictReader((tmp_path / "det/exp/results.csv").open()))
     assert [(row["image"], row["verdict"]) for row in rows] == [("pages.tif", "UNDEFINED")] and "2 images" in rows[0]["rule"]
+
+
+@pytest.mark.parametrize("more", [[], ["--tile", "32"]])
+def test_a_network_whose_output_is_no_number_never_says_ok(place, tmp_path, monkeypatch, capsys, more):
+    """Suppression drops what is no number: nothing would be left, and the image would pass."""
+    weights, images, plan = tmp_path / "nan.pt", tmp_path / "images", tmp_path / "plan.yaml"
+    detector = load_detector(place / "best.pt")[0]
+    detector.model[-1].cv3[0][-1].bias.data.fill_(float("nan"))
+    save_student(weights, detector, {"train_args": {"imgsz": 64}})
+    write(plan, "classes: {scratch: {threshold: .5}, pit: {threshold: .5}, patch: {threshold: .5}}\n")
+    for number in range(2):
+        write_image(images / f"{number}.png", number)
+    given = ["--weights", weights, "--source", images, "--device", "cpu", "--decision", plan, *more]
+    status, out, _ = run(monkeypatch, capsys, detect, *given, "--project", tmp_path / "det", "--no-draw", "--save-json")
+    assert status == 1 and "0 OK, 0 NG, 0 REVIEW, 2 UNDEFINED of 2 images" in out and "values that are no numbers" in out
+    content = json.loads((tmp_path / "det/exp/results.json").read_text())
+    assert content["images"] == [] and [entry["verdict"] for entry in content["skipped"]] == ["UNDEFINED"] * 2
+    status, _, err = run(monkeypatch, capsys, val, *decide_arguments(place, tmp_path / "run", "--weights", weights, "--max-escape", "0.1"), *more)
+    assert status == 2 and "values that are no numbers" in err.splitlines()[-1]
+
+
+def test_a_run_folder_with_images_of_the_source_is_refused(place, tmp_path, monkeypatch, capsys):
+    """Drawings have the images' names, and an image without objects has its label file removed."""
+    for source in (tmp_path / "mine/images", tmp_path / "mine/images/*.png", tmp_path / "mine/images/0.png"):
+        image = write_image(tmp_path / "mine/images/0.png", 1)
+        (tmp_path / "mine/labels").mkdir(exist_ok=True)
+        label, before = write(tmp_path / "mine/labels/0.txt", "0 .5 .5 .1 .1\n"), image.read_bytes()
+        for name in ("mine", "mine/images"):
+            status, _, err = run(monkeypatch, capsys, detect, "--weights", place / "best.pt", "--source", source, "--device", "cpu",
+                                 "--project", tmp_path, "--name", name, "--exist-ok", "--save-txt", "--conf", "0.99")  # fmt: skip
+            assert status == 2 and err.count("\n") == 1
+            assert "expected a run folder without images of --source" in err or source == tmp_path / name
+        assert image.read_bytes() == before and label.is_file()
+
+
+def test_what_a_run_that_ended_early_wrote_says_so(place, tmp_path, monkeypatch, capsys):
+    for number in range(3):
+        write_image(tmp_path / f"images/{number}.png", number)
+    take = detect_run.Run._take
+    seen = []
+
+    def interrupted(self, result):
+        seen.append(result)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+        return take(self, result)
+
+    monkeypatch.setattr(detect_run.Run, "_take", interrupted)
+    given = ["--weights", place / "best.pt", "--source", tmp_path / "images", "--device", "cpu", "--project", tmp_path / "det"]
+    status, out, _ = run(monkeypatch, capsys, detect, *given, "--no-draw", "--save-json", "--report")
+    assert status == 130 and "ended before all of it was looked at" in out and "Images lost: 1 times" in out
+    content = json.loads((tmp_path / "det/exp/results.json").read_text())
+    assert len(content["images"]) == 1 and content["skipped"][0]["reason"] == detect_run.ENDED_EARLY
+    assert detect_run.ENDED_EARLY in (tmp_path / "det/exp/report.html").read_text()

@@ -70,7 +70,8 @@ def theirs(weights: Path, place: Path, *more: str) -> dict[str, np.ndarray]:
     """Boxes (n, 6) of each image as detect.py has them before it rounds them for its files."""
     tables: dict[str, np.ndarray] = {}
 
-    def consume(_: Run, results) -> None:
+    def consume(run: Run, results) -> None:
+        run.finished = True
         tables.update({Path(result.path).name: result.boxes.data.numpy() for result in results})
 
     with pytest.MonkeyPatch.context() as patch:
@@ -179,3 +180,18 @@ def test_ultralytics_as_a_client_finds_the_same(exports, place):
     inspector = ours(exports["any size"], Limits(conf=0.15))
     compare(inspector, {"3.png": found}, place, least=10)
     assert told["Verdict"] == "UNDEFINED" and len(told["Boxes"]) == int((found[:, 4] >= 0.25).sum())
+
+
+def test_an_output_that_is_no_number_is_undefined(exports, monkeypatch):
+    """As in detect.py: suppression would drop it, and the image would pass."""
+    inspector = ours(exports["any size"], Limits(conf=0.15))
+    run = inspector.network.run
+
+    def broken(feeds):
+        outputs = [output.copy() for output in run(feeds)]
+        outputs[0].reshape(-1)[-1] = np.nan
+        return outputs
+
+    monkeypatch.setattr(inspector.network, "run", broken)
+    outcome = inspector.inspect(np.zeros((64, 64, 3), np.uint8))
+    assert outcome.verdict.code == Code.UNDEFINED and "values that are no numbers" in outcome.verdict.rule

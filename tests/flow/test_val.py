@@ -19,6 +19,7 @@ from engine.checkpoint import load_detector, save_student
 from engine.validation import evaluate as evaluation
 from engine.validation.evaluate import evaluate
 from engine.validation.validator import Validator
+from tests.flow.tiny import NAMES, save_tiny
 
 from ultralytics.nn.tasks import DetectionModel
 
@@ -239,3 +240,28 @@ def test_a_split_without_an_image_that_can_be_read(place, tmp_path):
 def test_validator_takes_our_training_arguments(tmp_path):
     made = Validator(save_dir=tmp_path, args={"teacher": "t.pt", "imgsz": 64})
     assert made.args.imgsz == 64 and not hasattr(made.args, "teacher")
+
+
+def test_val_does_not_replace_the_data_yaml_that_it_reads(tmp_path, monkeypatch, capsys):
+    """Nor does it end with 0 where a comparison left images out, or in a traceback for images that OpenCV alone does not read."""
+    weights = save_tiny(tmp_path / "best.pt")
+    for number in range(3):
+        grey = np.random.default_rng(number).random((64, 64)).astype(np.float32)
+        (tmp_path / "images").mkdir(exist_ok=True)
+        assert cv2.imwrite(str(tmp_path / f"images/{number}.tif"), grey)
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / f"labels/{number}.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    text = f"# mine\ntrain: images\nval: images\nnames: {list(NAMES.values())}\n"
+    (tmp_path / "data.yaml").write_text(text)
+    given = ["--data", tmp_path / "data.yaml", "--device", "cpu", "--no-plots"]
+
+    def command(*words):
+        monkeypatch.setattr(sys, "argv", ["val.py", *map(str, words)])
+        return guard(val.main)
+
+    assert command(*given, "--weights", weights, "--save-dir", tmp_path) == 2
+    assert "expected a folder of its own" in capsys.readouterr().err and (tmp_path / "data.yaml").read_text() == text
+    assert command(*given, "--weights", weights, "--save-dir", tmp_path / "run") == 0
+    (tmp_path / "images/broken.png").write_bytes(b"no image")
+    assert command(*given, "--compare", weights, weights, "--save-dir", tmp_path / "both") == 1
+    assert {path.name for path in (tmp_path / "both").iterdir()} == {"a", "b"}

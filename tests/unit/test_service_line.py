@@ -52,6 +52,7 @@ class Inspector:
 
 class Sink:
     name = "sink"
+    keeps = True
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.told, self.fault = [], fault
@@ -208,6 +209,62 @@ def test_a_journal_begins_anew_without_losing_what_is_open(tmp_path):
     again = Journal(tmp_path)
     assert [entry["MeasId"] for entry in again.left] == ["open"] and again.untold == [EVENT]
     again.close()
+
+
+@pytest.mark.parametrize("at", [1, 2])
+def test_a_kill_between_two_files_loses_nothing(tmp_path, monkeypatch, at):
+    journal, calls = Journal(tmp_path, largest=500), []
+
+    def killed(source, target):
+        calls.append(target)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        os.rename(source, target)
+
+    monkeypatch.setattr("service.journal.os.replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        for number in range(100):
+            journal.accept({"MeasId": str(number)})
+    journal._guard.close()
+    monkeypatch.undo()
+    again = Journal(tmp_path)
+    assert [entry["MeasId"] for entry in again.left] == list(map(str, range(number + 1)))
+    again.close()
+
+
+def test_a_disk_that_is_full_for_a_new_file_leaves_the_old_one_in_use(tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(tmp_path, largest=500)
+    monkeypatch.setattr("service.journal.write_through", full)
+    for number in range(100):
+        journal.accept({"MeasId": str(number)})
+    assert journal.broken == "No space left on device"
+    monkeypatch.undo()
+    journal.accept({"MeasId": "last"})
+    journal.accept({"MeasId": "very last"})
+    assert journal.broken == ""
+    journal.close()
+    again = Journal(tmp_path)
+    assert len(again.left) == 102
+    again.close()
+
+
+def test_a_sink_of_the_latest_outcome_is_not_told_of_an_earlier_service(make_line, tmp_path):
+    """An old OK would pass for the verdict on the part that lies there now."""
+    first = Journal(tmp_path)
+    first.accept({"MeasId": "lost"})
+    first.accept({"MeasId": "m"})
+    first.settle(EVENT, to_be_told=True)
+    first.close()
+    every, latest = Sink(), Sink()
+    latest.keeps = False
+    line = make_line(Inspector(), journal=Journal(tmp_path), sinks=[every, latest])
+    assert [event.meas_id for event in every.told] == ["lost", "m"] and latest.told == []
+    ask(line, Ids("new")).result(10)
+    assert [event.meas_id for event in latest.told] == ["new"]
+    line.close(1)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

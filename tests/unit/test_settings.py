@@ -157,3 +157,9 @@ def test_a_start_from_the_teacher_is_select_true_or_false() -> None:
 
 def test_the_recipes_of_fixed_coefficients_leave_them_as_they_are() -> None:
     assert [complete(BASE | {"recipe": name})["kd_share"] for name in ("sdd", "hsd")] == [0.3, None]
+
+
+@pytest.mark.parametrize("given", [{"batch": float("inf")}, {"batch": float("nan")}, {"workers": -1}])
+def test_numbers_that_are_out_of_range(given):
+    with pytest.raises(UserError, match=f"{next(iter(given))}: expected"):
+        complete({"model": "s-model.yaml", "data": "neu-det.yaml"} | given)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cfg import UserError
-from engine.detection.deciding import Sorter
+from engine.detection.deciding import COPIES, Sorter
 from engine.detection.listing import FileList
 from inspection.rules import Code
 
@@ -22,7 +22,8 @@ def write(path: Path, content: str = "") -> Path:
 
 def below(folder: Path) -> dict[str, str]:
     """What lies in a folder: names and contents."""
-    return {path.relative_to(folder).as_posix(): path.read_text() for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != COPIES)
+    return {path.relative_to(folder).as_posix(): path.read_text() for path in files}
 
 
 def sort(source: Path | str, folder: Path, codes: dict[str, Code], copy: bool, text: str = TEXT) -> None:
@@ -50,7 +51,12 @@ def test_another_lot_with_the_same_names(tmp_path: Path, copy: bool) -> None:
         write(tmp_path / lot / "001.png", lot)
         for _ in range(2):
             sort(tmp_path / lot, tmp_path / "run", {"001.png": Code.OK}, copy, out)
-    assert below(tmp_path / "out") == {"ok/001.png": "one", "ok/001-2.png": "two", "ok/001-3.png": "three"}
+    found = below(tmp_path / "out")
+    assert found["ok/001.png"] == "one" and sorted(found.values()) == ["one", "three", "two"]
+    for lot, kept in (("one", "three two"), ("two", "three"), ("three", "")):  # rejected one by one: none of them stays among the OK ones
+        sort(tmp_path / lot, tmp_path / "run", {"001.png": Code.NG}, copy, out)
+        assert sorted(text for name, text in below(tmp_path / "out").items() if name.startswith("ok")) == kept.split()
+    assert sorted(below(tmp_path / "out").values()) == ["one", "three", "two"]
 
 
 @pytest.mark.parametrize("copy", [False, True])
@@ -62,7 +68,18 @@ def test_other_files_stay(tmp_path: Path, copy: bool) -> None:
     write(tmp_path / "in/001.png", "image")
     for code in (Code.OK, Code.NG):
         sort(tmp_path / "in", tmp_path / "out", {"001.png": code}, copy)
-    assert below(tmp_path / "out") == {"ok/001.png": "mine", "ng/001.png": "mine", "ng/001-2.png": "image"}
+    found = below(tmp_path / "out")
+    assert (found.pop("ok/001.png"), found.pop("ng/001.png")) == ("mine", "mine") and list(found.values()) == ["image"]
+    assert next(iter(found)).startswith("ng/001-")
+
+
+def test_a_copy_of_a_person_stays(tmp_path: Path) -> None:
+    """Sorted by hand before, with another verdict."""
+    write(tmp_path / "in/a.png")
+    write(tmp_path / "run/ng/a.png")
+    for code in (Code.OK, Code.REVIEW):
+        sort(tmp_path / "in", tmp_path / "run", {"a.png": code}, True)
+    assert below(tmp_path / "run") == {"ng/a.png": "a.png", "review/a.png": "a.png"}
 
 
 @pytest.mark.parametrize("source", ["parts/ok/*.png", "list.txt", "parts/ok/001.png", "parts/ok/sub/../001.png"])
