@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from inspection.plan import ClassRule, Plan, Promise
+from inspection.plan_file import rules_digest
 from inspection.report.content import UNEVENTFUL, Content, Seen
 from inspection.report.page import promise_lines, write_report
 from inspection.report.thumbnails import Thumbnails
@@ -20,7 +22,8 @@ def plan() -> Plan:
     """All classes at 0.5, a REVIEW zone from 0.4, and a promise."""
     promise = Promise(max_escape=0.01, confidence=0.95, method="joint", unit="image", ng=480, ok=900, misses=1, misses_allowed=1,
                       overkills=21, reviews=12, overkill_interval=(0.0145, 0.0355), data="steel.yaml", split="val", date="2026-11-26")
-    return Plan(NAMES, tuple(ClassRule(0.5, 0.4) for _ in NAMES), promise=promise)
+    made = Plan(NAMES, tuple(ClassRule(0.5, 0.4) for _ in NAMES), promise=promise)
+    return replace(made, promise=replace(promise, rules=rules_digest(made)))
 
 
 def write(folder: Path, count: int, decided: bool = True, labelled: bool = True, seed: int = 0, side: int = 200) -> Path:

@@ -77,6 +77,7 @@ def by_hand(place: Path) -> list[np.ndarray]:
     tables: list[np.ndarray] = []  # the files round, which decides between boxes that fit equally well
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Run, "consume", lambda self, results: tables.extend(r.boxes.data.double().numpy() for r in results))
+        patch.setattr("engine.detection.detect_run.Run.lose", lambda self, source, reason: None)
         assert run(place / "best.pt", place / "cut", place / "cut-runs", "--conf", "0.1", "--max-det", "2000") == 0
     tiles = np.repeat(np.arange(12), [len(t) for t in tables])
     every = np.concatenate(tables)
@@ -157,7 +158,7 @@ def test_tiles_are_not_held_until_their_image_is_done() -> None:
             held.append(weakref.ref(pixels))
             result = Results(pixels, path="a.png", names={0: "a"}, boxes=torch.tensor([[1.0, 1, 9, 9, 0.5, 0]]))
             result.item = TileItem(**vars(picture) | {"prepared": pixels}, picture=picture, windows=windows, number=number)
-            result.speed, result.input_size = {"inference": 1.0}, (SIZE, SIZE)
+            result.speed, result.input_size, result.fault = {"inference": 1.0}, (SIZE, SIZE), "no numbers" if number == 3 else ""
             yield result
             nonlocal most
             most = max(most, sum(ref() is not None for ref in held))
@@ -165,6 +166,7 @@ def test_tiles_are_not_held_until_their_image_is_done() -> None:
     (whole,) = joined(tiles(), 0.25, 0.5, False, 300)
     assert len(windows) > 40 and most <= 2
     assert len(whole.boxes) == len(windows) and whole.speed == {"inference": float(len(windows))} and whole.item is picture
+    assert whole.fault == "no numbers", "of one tile: nothing is known of the image"
 
 
 def test_a_plan_brings_its_tiles(place: Path, by_hand, tmp_path: Path, capsys) -> None:
