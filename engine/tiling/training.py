@@ -13,12 +13,17 @@ from inspection.tiles import tiling_asked
 FOLDER = "tiles"  # in the run's folder
 
 
+def is_cut(data: Data, save_dir: str | None) -> bool:
+    """Whether the data set is the tiles that the process which started this one has cut, in the run's folder."""
+    return save_dir is not None and data.data == str(Path(save_dir) / FOLDER / "data.yaml")
+
+
 def check_tiling(data: Data, resumed: bool, stride: int = 0) -> None:
     """Refuse tiles that a run cannot be trained on.
 
     Args:
         data: of the run.
-        resumed: whether its tiles are there already.
+        resumed: whether its tiles are there already, of an earlier start or another process.
         stride: the student's largest, where it is known.
 
     Raises:

@@ -13,7 +13,7 @@ from data.unlabelled import find_unlabelled
 from engine.checkpoint import install
 from engine.precision import training_precision
 from engine.settings import Data, Run, Settings, complete
-from engine.tiling.training import check_tiling, cut_data
+from engine.tiling.training import check_tiling, cut_data, is_cut
 from engine.training.build import Networks, build_networks
 from engine.training.folders import discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
@@ -61,8 +61,9 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     settings, going_on = Settings.of(flat), checkpoint is not None
     run, data = settings.run, settings.data
     check_devices(run, data)
-    check_tiling(data, going_on)
-    cut = bool(data.tile) and not going_on
+    tiles_ready = going_on or is_cut(data, run.save_dir)
+    check_tiling(data, tiles_ready)
+    cut = bool(data.tile) and not tiles_ready
     if needs_processes(run):
         return _train_in_processes(run, data, command or [f"--{name}={value}" for name, value in given.items()], cut)
     on_cpu = runs_on_cpu(run) and "mps" not in devices_of(run)
@@ -71,7 +72,7 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     run = join_processes(replace(run, amp=training_precision(run.amp, on_cpu)), epochs_done)
     init_seeds(run.seed or 0)
     networks = build_networks(settings, len(names), names, student)
-    check_tiling(data, going_on, int(max(networks.student.stride)))
+    check_tiling(data, tiles_ready, int(max(networks.student.stride)))
     folder = run_folder(run)
     existed = folder.exists()
     try:
@@ -99,7 +100,7 @@ def _train_in_processes(run: Run, data: Data, command: list[str], cut: bool) -> 
     if cut:
         folder = run_folder(run)
         run = replace(run, save_dir=str(folder))
-        command = [*command, f"--data={cut_data(data, folder)}", "--tile=None", "--overlap=None"]
+        command = [*command, f"--data={cut_data(data, folder)}"]
     return start_processes(run, command)
 
 

@@ -26,7 +26,10 @@ from data.images import read_pixels
 from engine.checkpoint import load_detector, save_student
 from engine.detection.detect_run import Run
 from engine.detection.items import Item
+from engine.settings import Settings, complete, known_names, read_command_line
 from engine.tiling.pictures import TileItem, joined, tile_boxes
+from engine.tiling.training import check_tiling, is_cut
+from engine.training import launch
 from engine.training.launch import train
 from engine.validation.box_files import load_boxes
 from inspection.plan import ClassRule, Plan
@@ -302,3 +305,21 @@ def test_bad_tilings_of_training(trained: tuple[Path, Path]) -> None:
         with pytest.raises(UserError, match=words):
             train(training(place, **changes))
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_processes_of_a_run_take_the_tiles_that_were_cut_for_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And record the size of the tiles: the same command, given again, resumes the run."""
+    seen: list = []
+    monkeypatch.setattr(launch, "start_processes", lambda run, command: seen.append((run, command)) or tmp_path)
+    monkeypatch.setattr(launch, "needs_processes", lambda run: True)
+    monkeypatch.setattr(launch, "check_devices", lambda run, data: None)
+    monkeypatch.setattr(launch, "cut_data", lambda data, folder: folder / "tiles/data.yaml")
+    given = {"model": "s-demo.yaml", "data": "sample.yaml", "tile": 64, "project": str(tmp_path), "name": "run"}
+    launch.train(given)
+    ((run, command),) = seen
+    child = Settings.of(complete(read_command_line([*command, f"--save_dir={run.save_dir}"], known_names())))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert child.data.tile == 64 and is_cut(child.data, child.run.save_dir)
+    check_tiling(child.data, resumed=True)
+    with pytest.raises(UserError, match="expected one process, got several"):
+        check_tiling(child.data, resumed=False)
