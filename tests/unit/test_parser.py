@@ -130,6 +130,7 @@ def test_base_is_merged_and_overridden(tmp_path: Path) -> None:
     (row("head", 0, [[0, 1], 1, "Conv", [8]]), r"row 3 \(Conv\): takes one input, got 2"),
     (row("backbone", 1, [-1, 1, "Swin", [8]]), r"row 1 \(Swin\): expected channels divisible by head_channels 32, got 8"),
     (row("backbone", 1, [7, 1, "Conv", [8, 3, 2]]), r"small.yaml, row 1 \(Conv\): 'from' must name an earlier row .* got 7"),
+    (row("backbone", 1, [-2, 1, "Conv", [8, 3, 2]]), r"small.yaml, row 1 \(Conv\): 'from' must name an earlier row .* got -2"),
     (row("backbone", 1, ["a", 1, "Conv", [8]]), r"row 1 \(Conv\): 'from' must name an earlier row.*'a'"),
     (row("backbone", 1, [-1, 1, "Conv"]), r"small.yaml, row 1: expected \[from, repeats, block, \[args\]\], got"),
     (row("backbone", 1, [-1, 0, "Conv", [8]]), r"row 1: expected repeats as a whole number from 1 to 1000, got 0"),

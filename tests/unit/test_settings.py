@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cfg import UserError
+from cfg import UserError, find
 from engine.settings import OPTIMIZERS, OWN_DEFAULTS, check, complete, defaults, known_names, read_command_line
 
 BASE = {"model": "s-model.yaml", "data": "neu-det.yaml"}
@@ -163,3 +163,10 @@ def test_the_recipes_of_fixed_coefficients_leave_them_as_they_are() -> None:
 def test_numbers_that_are_out_of_range(given):
     with pytest.raises(UserError, match=f"{next(iter(given))}: expected"):
         complete({"model": "s-model.yaml", "data": "neu-det.yaml"} | given)
+
+
+def test_a_folder_without_a_name_is_no_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in (".", "/"):
+        with pytest.raises(UserError, match="not found: expected a YAML file"):
+            find("data", name)
