@@ -93,7 +93,7 @@ def main() -> int:
         sys.stdout.flush()
         os.dup2(stdout, 1)
         os.close(stdout)
-    status = 1 if result.get("images_dropped") or result.get("settings", {}).get("images_dropped") else 0
+    status = 1 if result["settings"]["images_dropped"] else 0
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
     if args.json == "-":
         print(text)
@@ -130,7 +130,7 @@ def _compare(args: argparse.Namespace, save_dir: Path) -> dict[str, Any]:
         return Path(part.detections)
 
     a, b = (read_side(given, args.decision, partial(boxes_of, folder=save_dir / name)) for given, name in zip(args.compare, "ab", strict=True))
-    return compare(a, b, args.margin, groups, args.group_by) | {"images_dropped": max(dropped, default=0)}
+    return compare(a, b, args.margin, groups, args.group_by) | {"settings": {"images_dropped": max(dropped, default=0)}}
 
 
 def validate(args: argparse.Namespace, save_dir: Path, decide: bool = True) -> dict[str, Any]:

@@ -83,9 +83,9 @@ def models(options: argparse.Namespace) -> None:
 
 def load(options: argparse.Namespace) -> None:
     """The bare network and the service with one client, in turns; then the service with more clients."""
-    sent, numbers = pictures(options.side), options.clients
+    sent, clients = pictures(options.side), options.clients
     alone, whole, single = [], [], []
-    service, turn = start(options, "--queue", max(32, *numbers)), options.seconds / options.rounds
+    service, turn = start(options, "--queue", max(32, *clients)), options.seconds / options.rounds
     try:
         closed_loop(service, sent, 1, 2.0)
         for _ in range(options.rounds):
@@ -94,7 +94,7 @@ def load(options: argparse.Namespace) -> None:
             single.append(closed_loop(service, sent, 1, turn))
         named = {"network alone": alone, "image to boxes, in one process": whole, "service, 1 client": single}
         rows = {name: together(parts).row() for name, parts in named.items()}
-        for number in numbers[numbers[0] == 1 :]:
+        for number in clients[clients[0] == 1 :]:
             rows[f"service, {number} clients"] = closed_loop(service, sent, number, options.seconds).row()
     finally:
         service.stop()

@@ -91,7 +91,7 @@ def keep_all_apart(content: dict[str, Any], out: Path) -> None:
 
     Images count where they are listed, and where links to them lead.
     """
-    images = [image for part in PARTS for entry in part_paths(content, part) for image in list_images(entry)]
+    images = [image for part in PARTS for image in _present(part_paths(content, part))]
     for place in {Path(content["path"])} | {folder for image in images for folder in (image.parent, image.resolve().parent)}:
         keep_apart(place, out)
 

@@ -38,7 +38,10 @@ class FileList:
             if next(self._list(source), None) is None:
                 raise UserError(f"--source {source}: expected images or videos, got none; known extensions: {_known()}")
         self.base = _common(roots)
-        self.total = sum(1 for _ in self)
+        self.total, self._firsts = 0, dict[Path, Path]()  # the first file of each folder
+        for path, _ in self:
+            self.total += 1
+            self._firsts.setdefault(path.parent, path)
 
     def __iter__(self) -> Iterator[tuple[Path, PurePath]]:
         """Yield (absolute path, path relative to the outputs)."""
@@ -49,8 +52,7 @@ class FileList:
     def first_in(self, folder: Path) -> Path | None:
         """The first of the files that lies below a folder, None where none does."""
         real = folder.resolve()
-        below = (path for path, parent in ((path, path.parent) for path, _ in self) if parent.resolve().is_relative_to(real))
-        return next(below, None)
+        return next((path for parent, path in self._firsts.items() if parent.resolve().is_relative_to(real)), None)
 
     def relative(self, path: Path) -> PurePath:
         """Where the outputs of a file go below the run folder."""
