@@ -91,10 +91,10 @@ class Detector:
                 images, tensors (3, H, W) or (B, 3, H, W) in RGB (`engine.detection.memory.listed`).
             changes: of `options`, for this call: conf=0.1, classes=["scratch"] and so on.
 
-        What cannot be read has a result too, with `problem` set and the verdict UNDEFINED, and is warned of.
+        What cannot be read has a result too, with `problem` set and the verdict UNDEFINED, and is warned of. An empty list gives an empty list.
 
         Raises:
-            UserError: nothing is there, something that is no image, or a wrong option.
+            UserError: a path at which there is no image, something that is no image, or a wrong option.
         """
         return list(self.stream(images, **changes))
 

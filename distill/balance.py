@@ -28,7 +28,8 @@ class Balance(nn.Module):
     """Gains of the distillation terms, a limit on their gradient, and the compensation of detection.
 
     A term's *share* is its gradient ratio: the Euclidean norm of its gradient at the parameters of the student's trunk over that
-    of the detection loss. Terms with one adaptive weight form a group and get one gain. Nothing changes between two measurements.
+    of the detection loss. Terms with one adaptive weight form a group and get one gain. Between two measurements only the schedule
+    changes what is applied.
 
     Differs from the papers, which give each loss a fixed coefficient: by default gains follow the gradients, so that the
     groups of a method have the ratio `share` together, each an equal part, from the first step to the last. A coefficient that
@@ -67,8 +68,7 @@ class Balance(nn.Module):
     measured: Tensor
     shares: Tensor
     cosines: Tensor
-    limit: Tensor
-    given_back: Tensor
+    together: Tensor
     steps: Tensor
 
     def __init__(
@@ -104,18 +104,27 @@ class Balance(nn.Module):
         self.register_buffer("measured", torch.zeros(len(self.names), dtype=torch.long))  # times with a gradient
         self.register_buffer("shares", torch.zeros(len(self.terms) + 1))  # last measured, of each term and of all together
         self.register_buffer("cosines", torch.zeros(len(self.terms) + 1))  # likewise, with the detection loss
-        self.register_buffer("limit", torch.ones(()))  # what the cap leaves of the distillation terms
-        self.register_buffer("given_back", torch.zeros(()))  # c, what is added to the detection loss's weight
+        self.register_buffer("together", torch.zeros(()))  # ratio of all terms where the schedule leaves them whole, before the cap
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def rest(self) -> None:
         """Note that distillation did nothing in this step."""
-        for noted in (self.shares, self.cosines, self.given_back):
-            noted.zero_()
+        self.shares.zero_()
+        self.cosines.zero_()
 
     def trust(self, given: Mapping[str, float]) -> None:
         """Set the part of its gradient ratio that each group has in this step, 0 to 1, by weight; 1 where left out."""
         self.trusts.copy_(torch.tensor([given.get(name, 1.0) for name in self.names]))
+
+    def limit(self, left: float) -> Tensor:
+        """What the cap leaves of all distillation terms, 0-d, 0 to 1, when the schedule leaves `left` of them."""
+        if self.cap is None:
+            return torch.ones_like(self.together)
+        return (self.cap / (self.together * left).clamp(min=torch.finfo(torch.float32).tiny)).clamp(max=1.0)
+
+    def given_back(self, left: float) -> Tensor:
+        """c, 0-d: what is added to the detection loss's weight when the schedule leaves `left` of the terms."""
+        return (-self.cosines[-1] * self.together * left * self.limit(left)).clamp(min=0) * self.project
 
     def gained(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Terms times their groups' gains and trust, as the student is trained on; those without a group as they are."""
@@ -137,12 +146,12 @@ class Balance(nn.Module):
         return bool(self.terms) and (doubled or count % self.every == 1 % self.every)
 
     def update(self, products: GradientProducts, weights: Mapping[str, Tensor], left: float = 1.0) -> None:
-        """Set gains, limit and compensation, and note ratios and cosines, from the gradients of one step.
+        """Set gains, and note ratios and cosines, by which limit and compensation go, from the gradients of one step.
 
         Args:
             products: of all detection terms with their weights, and of the method's terms before gains and weights.
             weights: adaptive weight by group.
-            left: factor of the schedule in this step, 0 to 1.
+            left: factor of the schedule in this step, above 0, at most 1.
         """
         if not products.known:
             return
@@ -151,10 +160,9 @@ class Balance(nn.Module):
         factors = self.members.T @ group
         factors = torch.cat((factors.diag(), factors[None]))  # of each term, and of all together
         shares, cosines = products.lengths(factors) / products.detection, products.cosines(factors)
-        self.limit.fill_(min(1.0, self.cap / float(shares[-1])) if self.cap is not None and shares[-1] > 0 else 1.0)
-        self.shares.copy_(shares * self.limit)
+        self.together.copy_(shares[-1] / left)
+        self.shares.copy_(shares * self.limit(left))
         self.cosines.copy_(cosines)
-        self.given_back.copy_((-self.cosines[-1] * self.shares[-1]).clamp(min=0) * self.project)
 
     def _settle(self, products: GradientProducts) -> None:
         """Set the gains by which each group has its gradient ratio, by a running mean of the measurements."""
@@ -189,6 +197,9 @@ def check_balance(given: Mapping[str, object]) -> None:
     for name, (holds, wanted) in rules.items():
         if name in given and not holds(given[name]):
             raise UserError(f"{name}: expected {wanted}, got {given[name]!r}; correct it or leave it out")
+    warmup, until = given.get("kd_warmup", 0.0), given.get("kd_until", 1.0)
+    if is_number(warmup) and is_number(until) and 0 < warmup >= until:
+        raise UserError(f"kd_warmup: expected less than kd_until, {until}, got {warmup}: distillation would end before it has its whole ratio")
     decay = given.get("kd_decay", "none")
     if decay not in DECAYS:
         raise UserError(f"kd_decay: expected {' or '.join(DECAYS)}, got {decay!r}{nearest(str(decay), DECAYS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ def build_distiller(
     """
     specs = spec_of(student, f"student {label}"), teacher.spec if teacher else None
     strengths = parse_methods(wanted)
-    if label_free:
-        _check_label_free(strengths)
+    if label_free:  # before they are built: for a teacher of other classes they may be refused for another reason
+        _check_label_free({name: method_of(name)[0].label_free for name in strengths})
     if label_free and teacher:
         specs = replace(specs[0], nc=teacher.spec.nc, names=teacher.spec.names, headless=UNLABELLED), teacher.spec
     parts = {name: build_method(name, *specs) for name in strengths}
+    if label_free:
+        _check_label_free({name: part.label_free for name, part in parts.items()})
     if teacher and not any(part.uses_teacher for part in parts.values()):
         raise UserError(f"distill: {wanted} makes its teacher itself; leave --teacher out, or add a method with one")
     if len(parts) == 1 and set(strengths.values()) == {1.0}:
@@ -65,11 +67,11 @@ def parse_methods(wanted: str) -> dict[str, float]:
     return strengths
 
 
-def _check_label_free(names: Iterable[str]) -> None:
-    """Refuse methods that need labels, or that train the head: half of it, as they know no boxes."""
+def _check_label_free(label_free: Mapping[str, bool]) -> None:
+    """Refuse methods (by name, whether they are `label_free`) that need labels, or that train the head: half of it, as they know no boxes."""
     works = [name for name in METHODS if METHODS.get(name).label_free]
-    for name in names:
-        if not method_of(name)[0].label_free:
+    for name, can in label_free.items():
+        if not can:
             raise UserError(
                 f"--unlabelled: {name} needs labels, or teaches the head, which cannot learn boxes without them; use a method "
                 f"that reads features alone ({', '.join(works)})"
@@ -77,23 +79,21 @@ def _check_label_free(names: Iterable[str]) -> None:
 
 
 def method_of(name: str) -> tuple[type[Distiller], dict[str, Any]]:
-    """The class and the options that a distillation YAML names."""
+    """The class and the options that a distillation YAML names. Raises `UserError` for one that is unknown."""
     path = find("distill", name)
     options = read_yaml(path)
-    return METHODS.get(options.pop("method", path.stem)), options
+    method = METHODS.get(options.pop("method", path.stem))
+    known = list(inspect.signature(method.__init__).parameters)[3:]
+    for option in options:
+        if option not in known:
+            raise UserError(f"{path.name}: unknown option '{option}'{nearest(option, known)} (known: {', '.join(known)})")
+    return method, options
 
 
 def build_method(name: str, student: Spec, teacher: Spec | None) -> Distiller:
     """The distiller of one YAML in `cfg/distill`. Raises `UserError` for an unknown option or a pair that it cannot serve."""
     path = find("distill", name)
     method, options = method_of(name)
-    known = list(inspect.signature(method.__init__).parameters)[3:]
-    for option in options:
-        if option not in known:
-            raise UserError(
-                f"{path.name}: unknown option '{option}'{nearest(option, known)} "
-                f"(known: {', '.join(known)})"
-            )
     try:
         return method(student, teacher, **options)
     except (TypeError, AttributeError) as error:  # a number was expected and something else came

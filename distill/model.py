@@ -150,7 +150,7 @@ class TrainingModel(nn.Module):
         """0-d weighted sum of all terms: gains, schedule and limit on those that act on the student, 1 + c on detection."""
         assert self.balance is not None and self.weights is not None
         balance, own = self.balance, {term.name for term in self.terms if term.own}
-        factor, kept = left * balance.limit, 1 + balance.given_back
+        factor, kept = left * balance.limit(left), 1 + balance.given_back(left)
         gained = {k: v if k in own else v * factor for k, v in balance.gained(distilled).items()}
         total: Tensor = self.weights(self.grouped({k: v * kept for k, v in detection.items()} | gained))[0]
         return total

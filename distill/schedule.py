@@ -14,8 +14,8 @@ class Schedule:
     """What is left of distillation over training.
 
     Args:
-        warmup: fraction of training over which distillation comes up to its share. Adapters start from random weights: what
-            they ask of the student at first is noise.
+        warmup: fraction of training over which distillation comes up to its share. Adapters that start from random weights (`score_l2`,
+            `mgd`, `lgd`, `sdd`) ask for noise at first; those of the other methods are solved on the first batch.
         until: fraction of training after which distillation is off.
         decay: `cosine` lets it fade from full strength at the start to nothing at `until`, `none` keeps it up.
     """

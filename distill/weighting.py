@@ -119,7 +119,7 @@ class AdaptiveWeights(nn.Module):
 
     def _current(self) -> Tensor:
         """(n,) weights in force."""
-        return torch.exp(-self._bounded()) if self.mode == "uncertainty" else self.weights
+        return torch.exp(-self._bounded()).masked_fill(self.ended, 0.0) if self.mode == "uncertainty" else self.weights
 
     def _bounded(self) -> Tensor:
         """(n,) log-variances s, held within +-log 10; equal to the parameter near 0."""

@@ -57,14 +57,14 @@ def kmeans_anchors(wh: ArrayLike, n: int, seed: int = 0, generations: int = 0, r
 
 
 def fit_anchors(
-    wh: ArrayLike, strides: Sequence[float], per_level: int, seed: int = 0, generations: int = 0
+    wh: ArrayLike, strides: Sequence[float], per_level: int, seed: int = 0, generations: int = 0, ratio: float = 4.0
 ) -> Sizes:
     """Anchors (levels, per_level, 2) for boxes `wh` (N, 2), both in pixels; the smallest on the smallest stride.
 
-    Levels of one stride, as two towers have, get the same anchors.
+    Levels of one stride, as two towers have, get the same anchors. `seed`, `generations` and `ratio` are those of `kmeans_anchors`.
     """
     distinct, level = np.unique(np.asarray(strides, dtype=float), return_inverse=True)
-    return kmeans_anchors(wh, len(distinct) * per_level, seed, generations).reshape(-1, per_level, 2)[level]
+    return kmeans_anchors(wh, len(distinct) * per_level, seed, generations, ratio).reshape(-1, per_level, 2)[level]
 
 
 def _checked(wh: ArrayLike) -> Sizes:

@@ -7,7 +7,7 @@ from itertools import islice
 
 from cfg import UserError
 from distill.base import METHODS, Distiller, Spec
-from distill.build import build_method
+from distill.build import build_method, method_of
 from distill.combined import Combined
 
 
@@ -29,6 +29,10 @@ class Auto(Combined):
     def __init__(self, student: Spec, teacher: Spec | None, features: str = "pkd", predictions: Sequence[str] = ()) -> None:
         if teacher is None:
             raise UserError("auto needs a teacher; give one with --teacher t.pt")
+        if not isinstance(features, str):
+            raise UserError(f"auto: expected features to be the name of a configuration as pkd, got {features!r}; correct it")
+        if not isinstance(predictions, (list, tuple)) or not all(isinstance(name, str) for name in predictions):
+            raise UserError(f"auto: expected predictions to be a list of configurations as [output], got {predictions!r}; correct it")
         parts = {features: build_method(features, student, teacher)}
         serving = ((name, part) for name in predictions if (part := _serving(name, student, teacher)))
         parts |= dict(islice(serving, 1))
@@ -36,7 +40,8 @@ class Auto(Combined):
 
 
 def _serving(name: str, student: Spec, teacher: Spec) -> Distiller | None:
-    """The method of this configuration, or None where it cannot serve the pair."""
+    """The method of this configuration, or None where it cannot serve the pair. Raises `UserError` for an unknown one."""
+    method_of(name)
     if student.headless:
         return None
     try:

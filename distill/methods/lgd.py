@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from distill.base import METHODS, Distiller, Spec, Step, Term, float32
@@ -131,10 +132,14 @@ class LGDDistiller(Distiller):
 
     @torch.no_grad()
     def _compare(self, teacher: Tensor, student: Tensor) -> None:
-        """Note the detection losses of a training step, 0-d each."""
+        """Note the detection losses of a training step, 0-d each; of all processes, so that they give the teacher the same trust."""
         if self.training:
+            losses = torch.stack((teacher, student))
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(losses)
+                losses /= dist.get_world_size()
             self.seen += 1
-            self.errors += (torch.stack((teacher, student)) - self.errors) * (1 / self.seen).clamp(min=LATEST)
+            self.errors += (losses - self.errors) * (1 / self.seen).clamp(min=LATEST)
 
     def _distance(self, taught: dict[str, Tensor], feats: dict[str, Tensor]) -> Tensor:
         rows = [torch.cat([in_a_row(standardised(x)) for x in maps], 1) for maps in self._sides(taught, feats)]

@@ -44,9 +44,9 @@ class OutputDistiller(Distiller):
       factor near 0. KL of the classes weighted by the teacher's objectness: background has no class.
     * heads without (one joint score per class): `|p_T - p_S|^beta KL` of every score; an object counts by its highest.
 
-    KL is cross-entropy less the teacher's entropy: 0 for equal predictions. With one class, the class logits of a head
-    with objectness are never trained, and not compared. Neither are boxes: the anchors of teacher and student may have
-    different sizes, so that only what a prediction says of its cell has the same meaning (`ld` compares distributions).
+    KL is cross-entropy less the teacher's entropy: 0 for equal predictions. With one class too: the score that ranks detections is
+    objectness times class score. Boxes are not compared: the anchors of teacher and student may have different sizes, so that only
+    what a prediction says of its cell has the same meaning (`ld` compares distributions).
 
     Args:
         temperature: softens both sides' logits.
@@ -66,7 +66,6 @@ class OutputDistiller(Distiller):
             raise UserError(f"output: expected beta to be 0 or at least 1, got {beta!r}; quality focal loss has 2")
         _check_pair(student, teacher)
         self.with_objectness = bool(student.anchors)
-        self.class_weight = float(student.nc > 1)
         terms = ("output_obj_loss", "output_cls_loss") if self.with_objectness else ("output_cls_loss",)
         self.terms = tuple(Term(name, "output") for name in terms)
 
@@ -87,7 +86,7 @@ class OutputDistiller(Distiller):
             return Sums(objects, torch.zeros_like(objects), joint.sum((1, 2, 3, 4)))
         seen = teacher[:, :, 4].sigmoid()
         objectness = focused_kl(teacher[:, :, 4], student[:, :, 4], self.temperature, self.beta)
-        classes = focused_kl(teacher[:, :, 5:], student[:, :, 5:], self.temperature, 0.0).mean(2) * self.class_weight
+        classes = focused_kl(teacher[:, :, 5:], student[:, :, 5:], self.temperature, 0.0).mean(2)
         return Sums(seen.sum((1, 2, 3)), objectness.sum((1, 2, 3)), (seen * classes).sum((1, 2, 3)))
 
     def describe(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ def build_networks(
         wanted, label_free = distillation.distill or DEFAULT_METHOD, bool(data.unlabelled)
         distiller = build_distiller(wanted, student, teacher, Path(network.model).name, label_free)
         notes += [distillation_note(wanted, distillation, teacher, distiller, label_free), *thaw(distiller, student, network.weights)]
+    else:
+        notes += unused_note(distillation)
     if teacher:
         notes += [*teacher.notes, *size_note(data.imgsz, student, teacher)]
         if not teacher.trained:
@@ -97,13 +99,20 @@ def distillation_note(
 ) -> str:
     """The header line that says what is distilled from what, and how strongly."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    usual = {"hold": True, "cap": None, "project": True, "until": 1.0, "decay": "none"}
+    usual = {"hold": True, "cap": None, "project": True, "warmup": 0.0, "until": 1.0, "decay": "none"}
     changed = [f"{name} {distillation.balance[name]}" for name, value in usual.items() if distillation.balance[name] != value]
     balance = ", ".join([f"gradient ratio {distillation.balance['share']}", *changed])
     method = f"{wanted} {source}: {distiller.describe()}"
     if label_free:
         return f"distillation: ON, {method}; each loss times its gain (no detection loss: kd_* and adaptive have no effect)"
     return f"distillation: ON, {method}; {balance}; adaptive weights: {distillation.adaptive}"
+
+
+def unused_note(distillation: Distillation) -> list[str]:
+    """A header line where a run that distils nothing was told how to distil."""
+    usual = Distillation()
+    given = [f.name for f in fields(distillation) if getattr(distillation, f.name) != getattr(usual, f.name)]
+    return [f"{', '.join(given)}: no effect without --teacher or --distill"] if given else []
 
 
 def thaw(distiller: Distiller, student: DetectionModel, weights: str | None) -> list[str]:
@@ -165,11 +174,12 @@ def fit_to_labels(student: DetectionModel, labels: list[dict[str, Any]], imgsz: 
     wh = box_sizes(labels, imgsz)
     if not len(wh):  # a fraction of the data set without boxes
         return ""
-    recall, matched = best_possible_recall(wh, head.anchor_wh.cpu())
+    ratio = student.init_criterion().terms.anchor_ratio
+    recall, matched = best_possible_recall(wh, head.anchor_wh.cpu(), ratio)
     note = f"anchors: best possible recall {recall:.3f}, {matched:.2f} anchors per box"
     if recall < ENOUGH_RECALL:
-        fitted = torch.as_tensor(fit_anchors(wh, head.pixels_per_cell, head.na, generations=300), dtype=torch.float32)
-        after, matched = best_possible_recall(wh, fitted)
+        fitted = torch.as_tensor(fit_anchors(wh, head.pixels_per_cell, head.na, generations=300, ratio=ratio), dtype=torch.float32)
+        after, matched = best_possible_recall(wh, fitted, ratio)
         if after > recall:
             head.anchor_wh.copy_(fitted)
             note += f"; refitted by k-means: {after:.3f}, {matched:.2f} anchors per box"

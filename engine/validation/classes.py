@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cfg import UserError
-from cfg.class_names import OTHER, REORDERED, check_classes, compare, nearest_name
+from cfg.class_names import OTHER, REORDERED, SINGLE, check_classes, compare, nearest_name
 
 MAPPED = "mapped"
+
+
+def read_as(weights: str | Path, known: Mapping[int, str], data: str | Path, names: dict[int, str]) -> dict[int, str]:
+    """The class names that the data's labels are read with: the one class of a `single_cls` model, else their own (`names`)."""
+    if list(known.values()) != [SINGLE] or len(names) == 1:
+        return names
+    print(f"{weights} was trained with single_cls: the {len(names)} classes of {data} are read as one, '{SINGLE}'", file=sys.stderr)
+    return {0: SINGLE}
 
 
 def match_classes(

@@ -29,7 +29,7 @@ from engine.reporting import RunReport, labelled_images, report_validation
 from engine.tiling.validator import PassingBackend, TiledValidator
 from engine.training.dynamic_teacher import DynamicValidator, load_dynamic_teacher
 from engine.validation.box_files import save_boxes
-from engine.validation.classes import match_classes
+from engine.validation.classes import match_classes, read_as
 from engine.validation.coco_metrics import COCO_LIMIT, coco_metrics, detection_limit, fullest
 from engine.validation.latency import time_single_images
 from engine.validation.validator import Validator
@@ -99,6 +99,9 @@ def evaluate(
     source, facts = _open(weights, target, precision)
     tell_precision(precision, facts["precision"])
     content = _read_data(data, split)
+    names = read_as(weights, facts["names"], data, content["names"])
+    single = len(names) < len(content["names"])
+    content |= {"names": names, "nc": len(names)}
     classes, compared = match_classes(weights, facts["names"], data, content["names"], map_classes)
     teacher = load_dynamic_teacher(weights, target) if eval_teacher else None
     if tiled:
@@ -111,7 +114,7 @@ def evaluate(
     resolved = _write_data(save_dir, content, data_yaml(data))
     args = dict(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
-        iou=iou, plots=plots, rect=True, task="detect", mode="val", verbose=False,
+        iou=iou, plots=plots, rect=True, single_cls=single, task="detect", mode="val", verbose=False,
     )  # fmt: skip
     validator = TiledValidator(save_dir=save_dir, args=args) if tiled else Validator(save_dir=save_dir, args=args)
     validator.asked = tile, overlap

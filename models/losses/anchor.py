@@ -101,35 +101,43 @@ class AnchorLoss(nn.Module):
 
     Args:
         head: whose predictions it judges.
-        alpha, beta: of eq. 14.
+        alpha: of eq. 14, 0.25 where None; the joint score has none.
+        beta: of eq. 14.
         gains: overrides of `Gains`.
         anchor_ratio: matching threshold of `assign_anchors`.
         score: `joint` trains objectness times class score, by which detections are ranked, as one number (`models.losses.joint`);
-            `apart` is the paper's way. None: `apart` where `gains` weigh its terms, else `joint`.
+            `apart` is the paper's way. None: `apart` where `alpha` or `gains` weigh its terms, else `joint`.
+
+    Raises:
+        UserError: a value out of its range, or an option of the other score.
     """
 
     head: AnchorHead
 
     def __init__(
-        self, head: AnchorHead, alpha: float = 0.25, beta: float = 1.5,
+        self, head: AnchorHead, alpha: float | None = None, beta: float = 1.5,
         gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str | None = None,
     ) -> None:
         super().__init__()
-        if not (is_number(alpha) and 0 <= alpha <= 1):
+        if alpha is not None and not (is_number(alpha) and 0 <= alpha <= 1):
             raise UserError(f"alpha: expected a number from 0 to 1, got {alpha!r}; the paper's is 0.25")
         if not is_number(beta) or (beta < 1 and beta != 0):
             raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; the paper's is 1.5")
-        weighed = [name for name in APART if isinstance(gains, Mapping) and name in gains]
+        given = gains if isinstance(gains, Mapping) else {}
+        weighed = [name for name in APART if name in given] + ["alpha"] * (alpha is not None)
         score = score or ("apart" if weighed else "joint")
         if score not in SCORES:
             raise UserError(f"score: expected {' or '.join(SCORES)}, got {score!r}{nearest(str(score), SCORES)}; correct it")
         if score == "joint" and weighed:
-            raise UserError(f"gains: {', '.join(weighed)} weigh terms that score: joint has not; leave them out or say score: apart")
+            raise UserError(f"loss: {', '.join(weighed)} weigh terms that score: joint has not; leave them out or say score: apart")
+        if score == "apart" and "score" in given:
+            raise UserError("gains: score weighs a term that score: apart has not; leave it out or say score: joint without obj, cls, balance, alpha")
         if not is_number(anchor_ratio) or anchor_ratio <= 1:
             raise UserError(f"anchor_ratio: expected a number above 1, got {anchor_ratio!r}; YOLOv5's is 4")
         # Not a submodule: a model that keeps its loss as an attribute must not have the head's tensors twice.
         object.__setattr__(self, "head", head)
-        self.alpha, self.beta, self.anchor_ratio, self.score = alpha, beta, anchor_ratio, score
+        self.alpha = 0.25 if alpha is None else alpha
+        self.beta, self.anchor_ratio, self.score = beta, anchor_ratio, score
         self.gains = Gains.of(gains)
         self.gains.level_balance(head.pixels_per_cell)  # of a wrong length now, or at the first step
 

@@ -192,6 +192,8 @@ def _split(option: str, text: str, form: str, schemes: tuple[str, ...]) -> tuple
         raise fail(f"'{parts.scheme or text.split('/')[0]}'{nearest(parts.scheme, schemes)}")
     if not parts.hostname:
         raise fail("no host")
+    if not parts.hostname.isprintable() or " " in parts.hostname:
+        raise fail(f"the host {parts.hostname!r}, which has a blank in it")
     return parts, fail
 
 

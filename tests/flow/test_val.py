@@ -98,6 +98,17 @@ def test_images_have_a_grey_border_only_where_asked(place, tmp_path, monkeypatch
     assert bool(torch.isclose(edge, torch.tensor(grey), atol=1e-3).all()) == border
 
 
+def test_a_model_of_one_class_reads_all_classes_of_its_data_as_one(place, tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    model = DetectionModel({**TINY, "nc": 1}, verbose=False)
+    model.names = {0: "item"}
+    save_student(tmp_path / "single.pt", model, {"train_args": {"imgsz": 96, "single_cls": True}})
+    monkeypatch.setattr(evaluation, "Validator", Oracle)
+    got = evaluate(tmp_path / "single.pt", place / "data.yaml", device="cpu", plots=False, save_dir=tmp_path / "run")
+    assert [(row["name"], row["boxes"], row["AP50-95"]) for row in got["per_class"]] == [("item", 8, 1.0)]
+    assert "trained with single_cls: the 2 classes of" in capsys.readouterr().err
+
+
 def test_boxes_are_kept_in_original_pixels(place, tmp_path, monkeypatch):
     kept = []
 

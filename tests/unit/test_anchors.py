@@ -89,6 +89,12 @@ def test_fit_gives_small_anchors_to_small_strides_and_leaves_its_input() -> None
     assert np.array_equal(wh, copy)
 
 
+def test_fit_goes_by_the_matching_threshold_of_the_loss() -> None:
+    wh = np.random.default_rng(3).uniform(4, 300, (1000, 2))
+    wide, narrow = (fit_anchors(wh, (8, 16, 32), 3, generations=100, ratio=ratio) for ratio in (4.0, 2.0))
+    assert best_possible_recall(wh, narrow, 2.0)[0] > best_possible_recall(wh, wide, 2.0)[0]
+
+
 @pytest.mark.parametrize("wh", [[], [[0, 0]], [[float("nan"), 3]]])
 def test_no_box_at_all_is_refused(wh: list) -> None:
     for call in (lambda: fit_anchors(wh, (8, 16, 32), 3), lambda: best_possible_recall(wh, [[1, 1]])):

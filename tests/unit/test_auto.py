@@ -48,3 +48,27 @@ def test_as_shipped_features_are_compared_and_the_teachers_head_is_not_run() -> 
 def test_auto_needs_a_teacher() -> None:
     with pytest.raises(UserError, match="auto needs a teacher"):
         build_distiller("auto", detector(8, "none", seed=1), None, "s")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"predictions": ["outptu"]}, "distill configuration 'outptu' not found"),
+        ({"predictions": "output"}, r"expected predictions to be a list of configurations as \[output\], got 'output'"),
+        ({"predictions": [1]}, "expected predictions to be a list"),
+        ({"predictions": None}, "expected predictions to be a list"),
+        ({"features": 1}, "expected features to be the name of a configuration"),
+    ],
+)
+def test_mistakes_in_its_yaml_are_told(options, message) -> None:
+    specs = spec_of(detector(8, "none", seed=1), "student"), spec_of(detector(16, seed=2), "teacher")
+    with pytest.raises(UserError, match=message):
+        Auto(*specs, **options)
+
+
+def test_features_that_need_labels_are_refused_where_there_are_none(tmp_path) -> None:
+    (tmp_path / "mine.yaml").write_text("method: auto\nfeatures: attention\n")
+    pair = detector(8, "none", seed=1), FrozenTeacher(detector(16, seed=2), "teacher")
+    assert build_distiller(str(tmp_path / "mine.yaml"), *pair, "s").terms
+    with pytest.raises(UserError, match="--unlabelled: .*mine.yaml needs labels"):
+        build_distiller(str(tmp_path / "mine.yaml"), *pair, "s", label_free=True)

@@ -146,35 +146,37 @@ def test_portions_and_strengths_are_factors_on_the_share() -> None:
 def test_the_cap_limits_all_terms_together(pull: float, left: float) -> None:
     balance = Balance(A, share=None, cap=0.5)
     balance.update(along(1, pull), ONE)
-    assert balance.limit.item() == pytest.approx(left)
+    assert balance.limit(1.0).item() == pytest.approx(left)
     assert balance.shares[-1].item() == pytest.approx(min(pull, 0.5))
 
 
 def test_weights_and_the_schedule_count_for_the_cap() -> None:
     balance = Balance(A, share=None, cap=0.5)
     balance.update(along(1, 1), {"w": torch.tensor(4.0)}, left=0.25)
-    assert balance.limit.item() == pytest.approx(0.5)
+    assert [balance.limit(left).item() for left in (0.25, 0.5, 0.1)] == pytest.approx([0.5, 0.25, 1.0]), "until the next measurement too"
+    assert balance.shares[-1].item() == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("term, given_back", [((-3.0, 0.0), 3 * 3 / 25), ((3.0, 0.0), 0.0), ((0.0, -8.0), 32 / 25)])
 def test_what_opposes_detection_is_given_back(term: tuple[float, float], given_back: float) -> None:
     balance = Balance(A, share=None)
     balance.update(pulls_of([3, 4], list(term)), ONE)
-    assert balance.given_back.item() == pytest.approx(given_back, abs=1e-6)
+    assert balance.given_back(1.0).item() == pytest.approx(given_back, abs=1e-6)
+    assert balance.given_back(0.5).item() == pytest.approx(given_back / 2, abs=1e-6)
     total = (1 + given_back) * torch.tensor([3.0, 4]) + torch.tensor(term)
     assert total @ torch.tensor([3.0, 4]) >= 25 - 1e-4, "as steep for detection as alone, or steeper"
     off = Balance(A, share=None, project=False)
     off.update(pulls_of([3, 4], list(term)), ONE)
-    assert off.given_back == 0 and off.cosines.tolist() == balance.cosines.tolist()
+    assert off.given_back(1.0) == 0 and off.cosines.tolist() == balance.cosines.tolist()
 
 
 def test_the_sum_counts_and_what_the_cap_leaves_of_it() -> None:
     balance = Balance(TWO_GROUPS, share=None)
     balance.update(along(1, -2, 3), ONE | {"v": torch.tensor(1.0)})
-    assert balance.given_back == 0 and balance.cosines.tolist() == [-1, 1, 1]
+    assert balance.given_back(1.0) == 0 and balance.cosines.tolist() == [-1, 1, 1]
     capped = Balance(A, share=None, cap=0.5)
     capped.update(along(1, -2), ONE)
-    assert capped.given_back.item() == pytest.approx(0.5)
+    assert capped.given_back(1.0).item() == pytest.approx(0.5)
 
 
 def test_measurements_are_rare_after_the_first_steps() -> None:
@@ -188,7 +190,7 @@ def test_no_gradient_of_detection_and_values_that_are_no_numbers_change_nothing(
     balance = Balance(A, cap=0.1)
     for detection, pull in ((0.0, 1.0), (math.nan, 1.0), (math.inf, 1.0), (1.0, math.inf)):
         balance.update(along(detection, pull), ONE)
-    assert balance.gains.item() == 0 and balance.limit.item() == 1 and balance.measured.item() == 0
+    assert balance.gains.item() == 0 and balance.limit(1.0).item() == 1 and balance.measured.item() == 0
 
 
 def test_the_schedule() -> None:
@@ -209,6 +211,7 @@ def test_the_schedule() -> None:
     ({"warmup": 1}, "kd_warmup: expected a fraction of training, 0 or more and below 1, got 1"),
     ({"until": 0}, "kd_until: expected a fraction of training above 0, at most 1, got 0"),
     ({"until": 1.5}, "kd_until"),
+    ({"warmup": 0.5, "until": 0.5}, "kd_warmup: expected less than kd_until, 0.5, got 0.5"),
     ({"project": 1}, "kd_project: expected True or False, got 1"),
     ({"hold": "maybe"}, "kd_hold: expected True or False, got 'maybe'"),
     ({"every": 0}, "kd_every: expected a whole number"),

@@ -55,7 +55,7 @@ def test_terms_weights_and_needs_of_all_parts() -> None:
     total, items = model.loss(batch(3))
     assert items["other_own_loss"] == 2 and "share_other" in items and "share_other_own" not in items
     losses = {k: v for k, v in items.items() if k.endswith("_loss")}
-    kept = dict.fromkeys(("box_loss", "obj_loss", "cls_loss"), 1 + float(model.balance.given_back))
+    kept = dict.fromkeys(("box_loss", "obj_loss", "cls_loss"), 1 + float(model.balance.given_back(1.0)))
     parts = [v.item() * kept.get(k, 1) for k, v in model.balance.gained(losses).items()]
     assert total.item() == pytest.approx(3 * sum(parts), rel=1e-5)
     assert any(name.startswith("distiller.parts.attention.adapters") for name in model.state_dict())

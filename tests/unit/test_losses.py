@@ -244,6 +244,7 @@ def test_anchor_loss_equals_a_loop_over_images_levels_and_matches() -> None:
 def test_a_gain_of_the_terms_apart_keeps_them_apart() -> None:
     head = make_head()
     assert AnchorLoss(head).score == AnchorLoss(head, gains={"box": 0.1}).score == "joint"
+    assert AnchorLoss(head, alpha=0.5).score == "apart"
     assert AnchorLoss(head, gains={"cls": 4.0}).score == "apart"  # as in YAMLs and checkpoints from before the joint score
 
 
@@ -411,6 +412,9 @@ def test_level_balance() -> None:
         ({"beta": 0.5}, "beta: expected"),
         ({"score": "joined"}, "did you mean 'joint'"),
         ({"score": "joint", "gains": {"cls": 4}}, "cls weigh terms that score: joint has not"),
+        ({"score": "joint", "alpha": 0.3}, "alpha weigh terms that score: joint has not"),
+        ({"score": "apart", "gains": {"score": 1}}, "score weighs a term that score: apart has not"),
+        ({"gains": {"obj": 64, "score": 1}}, "score weighs a term that score: apart has not"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

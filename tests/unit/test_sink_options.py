@@ -81,6 +81,7 @@ def test_webhooks(monkeypatch: pytest.MonkeyPatch) -> None:
         (read_webhook, "ftp://h/x", "expected http"),
         (read_webhook, "https://u:secret@h:x/y", "outside 1 to 65535"),
         (read_webhook, "h/x", "expected http"),
+        (read_webhook, "http://a b/c", "the host 'a b', which has a blank in it"),
     ],
 )
 def test_wrong_addresses_are_one_line_without_passwords(read, text: str, expected: str) -> None:

@@ -158,6 +158,13 @@ def test_uncertainty_learns_bounded_weights() -> None:
     assert 5 < fg <= 10
 
 
+def test_a_term_that_has_ended_has_no_learned_weight() -> None:
+    weights = AdaptiveWeights(NAMES, "uncertainty")
+    weights.end({NAMES[0]})
+    items = weights.as_items()
+    assert items[f"w_{NAMES[0]}"] == 0 and items[f"w_{NAMES[1]}"] == 1
+
+
 def test_uncertainty_waits_for_a_term_that_has_not_begun() -> None:
     weights = AdaptiveWeights(NAMES, "uncertainty")
     optimiser = torch.optim.SGD(weights.parameters(), lr=0.5)
