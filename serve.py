@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--journal", metavar="DIR", help="folder for accepted images, results that sinks still have to deliver, and files seen: after a crash, "
         f"images without a verdict are reported as UNDEFINED (default: {JOURNAL} with sinks or a source, else no journal)")  # fmt: skip
     add("--queue", type=count, default=32, help="most images that wait; further ones are answered with 503 (default %(default)s)")
-    add("--threads", type=count, default=available_cpus(), help="threads of the network (default: all cores, %(default)s)")
+    add("--threads", type=count, default=available_cpus(), help="threads of the network (default: all cores, here %(default)s)")
     add("--timeout", type=seconds, default=10.0, help="most seconds from acceptance to a verdict; then it is UNDEFINED (default %(default)g)")
     add("--max-bytes", type=count, default=64 * 2**20, help="largest image file, in bytes (default %(default)s)")
     add("--max-pixels", type=count, default=100_000_000, help="largest image, in pixels, read from its header (default %(default)s)")

@@ -20,13 +20,15 @@ model and data
 distillation
     --teacher FILE   weights (.pt, ours, ultralytics', YOLOv5's), or a YAML that names a torchvision detector
     --distill NAME   method below cfg/distill, or several as attention+0.5*output (default: auto; lgd and sdd need no teacher)
-    --teacher-init B start the student from the teacher's weights: select (default; chosen channels, if the layouts match),
-                     True (tensors of the same name and shape), False
+    --teacher-init B start the student from the teacher's weights: select (default; its blocks of the student's width, if they are
+                     the better start), True (tensors of the same name and shape), False
     --unlabelled DIR distil on images without labels (a folder, a list file, a data YAML's training part), without --data; then
                      train on labels with --weights runs/train/NAME/weights/best.pt
     --kd-share X     gradient ratio: distillation over detection (default: 0.3; None: each loss is weighted by its own gain)
     --kd-cap X       upper limit of the ratio of all methods together (default: None)
     --kd-project B   raise detection's weight where the two gradients oppose each other (default: True)
+    --kd-hold B      keep the ratio during training (default: True); False: set it at the start only
+    --kd-every N     steps between two measurements of the ratio (default: 50)
     --kd-warmup X, --kd-until X, --kd-decay cosine    how distillation begins and ends, in fractions of training
     --adaptive MODE  weights of the losses: none (default), stable, paper, uncertainty
 

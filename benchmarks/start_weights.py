@@ -1,4 +1,4 @@
-"""How the start weights in `weights/` were made: train a model on made images of many materials, keep its tensors.
+"""How the start weights in `weights/` were made: train a model on synthetic images of many materials, keep its tensors.
 
     python -m benchmarks.start_weights --cfg s-model-fast.yaml --epochs 5
 
@@ -24,7 +24,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.start_weights", description=__doc__.split("\n\n")[0])
     parser.add_argument("--cfg", required=True, help="model YAML, as of train.py")
     parser.add_argument("--epochs", type=int, default=5, help="times each image is seen (default: 5)")
-    parser.add_argument("--images", type=int, default=20000, help="made images, 70 %% of them to train on (default: 20000)")
+    parser.add_argument("--images", type=int, default=20000, help="synthetic images, 70 %% of them to train on (default: 20000)")
     parser.add_argument("--size", type=int, default=160, help="their side in pixels (default: 160)")
     parser.add_argument("--out", type=Path, default=Path("weights"), help="folder (default: weights)")
     given = parser.parse_args()
@@ -37,9 +37,9 @@ def main() -> int:
     trained = RUNS / name / "weights/best.pt"
     run("val.py", "--weights", str(trained), "--data", data, "--json", str(RUNS / f"{name}.json"), "--no-plots")
     metrics = json.loads((RUNS / f"{name}.json").read_text(encoding="utf-8"))["metrics"]
-    made = f"{given.images} made images of {given.size} px, 70 % of them seen {given.epochs} times"
+    made = f"{given.images} synthetic images of {given.size} px, 70 % of them seen {given.epochs} times"
     path = ship(trained, given.out / f"{name}.safetensors", made)
-    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; {made}; {seconds / 60:.0f} minutes; on the made images' validation "
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; {made}; {seconds / 60:.0f} minutes; on the synthetic validation "
           f"part mAP50 {metrics['mAP50']:.3f}, mAP50-95 {metrics['mAP50-95']:.3f}")  # fmt: skip
     return 0
 

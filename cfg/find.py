@@ -12,6 +12,7 @@ from cfg.text import read_text
 from cfg.yaml_document import load_document
 
 ROOT = Path(__file__).resolve().parent
+KINDS = {"models": "model", "data": "data set", "train": "recipe", "distill": "distillation"}  # by folder
 
 
 def find(kind: str, name: str | Path) -> Path:
@@ -36,9 +37,10 @@ def find(kind: str, name: str | Path) -> Path:
             return by_name[key]
     listed = [key for key in known if "/" not in key]
     folders = sorted({f"{key.partition('/')[0]}/" for key in known if "/" in key})
+    hint = "" if given.parent.name else nearest(f"{name}", known)  # a path that is wrong is no misspelt name
     raise UserError(
-        f"{kind} configuration '{name}' not found: expected a YAML file at that path or one of "
-        f"cfg/{kind}: {', '.join(listed + folders) or 'none'}{nearest(f'{name}', known)}"
+        f"{KINDS.get(kind, kind)} '{name}' not found: expected a YAML file at that path or one of "
+        f"cfg/{kind}: {', '.join(listed + folders) or 'none'}{hint}"
     )
 
 

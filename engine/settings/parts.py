@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 Part = TypeVar("Part", "Run", "Data", "Network", "Distillation", "Rare")
-SELECT = "select"  # of teacher_init: chosen channels
+SELECT = "select"  # of teacher_init: blocks of the student's width, or channels chosen of wider ones
 SHIPPED = "shipped"  # of weights: those that come with Tandem, where it has some for the model
 
 
@@ -65,7 +65,7 @@ class Network:
     freeze: int | list[int] | None
     cls_pw: float
     weights: str | None = ours(SHIPPED)  # shipped, a file (ours, ultralytics', YOLOv5's), or None: random weights
-    teacher_init: bool | str = ours(SELECT)  # chosen channels of the teacher where layouts are alike; True: by name and shape
+    teacher_init: bool | str = ours(SELECT)  # `engine.start.start.start_from_teacher`; True: by name and shape
     map_classes: bool = ours(False)  # take the classes of weights and teacher by their names, where in another order
     auto_anchors: bool = ours(True)  # refit the anchors when the best possible recall on the training boxes is below 0.98
 

@@ -53,7 +53,7 @@ def test_auto_needs_a_teacher() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"predictions": ["outptu"]}, "distill configuration 'outptu' not found"),
+        ({"predictions": ["outptu"]}, "distillation 'outptu' not found: .*did you mean 'output"),
         ({"predictions": "output"}, r"expected predictions to be a list of configurations as \[output\], got 'output'"),
         ({"predictions": [1]}, "expected predictions to be a list"),
         ({"predictions": None}, "expected predictions to be a list"),
