@@ -49,11 +49,14 @@ def sessions_of_libraries() -> Iterator[None]:
         return
     import onnxruntime
 
-    onnxruntime.set_default_logger_severity(FATAL)
+    set_severity = onnxruntime.set_default_logger_severity
+    set_severity(FATAL)
+    onnxruntime.set_default_logger_severity = lambda severity: None  # onnxslim sets its own
     try:
         yield
     finally:
-        onnxruntime.set_default_logger_severity(WARNING)
+        onnxruntime.set_default_logger_severity = set_severity
+        set_severity(WARNING)
 
 
 def openvino_options(precision: str, threads: int) -> dict[str, Any]:

@@ -114,9 +114,9 @@ def _fault(content: dict[str, Any]) -> str:
     for field, kind in FIELDS.items():
         if not isinstance(content[field], kind):
             return f"has {type(content[field]).__name__} for '{field}', expected {kind.__name__}"
-    names, numbers, meta = content["names"], list(range(content["nc"])), content["meta"]
-    if sorted(map(str, names)) != sorted(map(str, numbers)):
-        return f"has {len(names)} class names for {content['nc']} classes"
+    names, nc, meta = content["names"], content["nc"], content["meta"]
+    if isinstance(nc, bool) or nc < 1 or len(names) != nc or sorted(map(str, names)) != sorted(map(str, range(nc))):
+        return f"has {len(names)} class names for {nc} classes"
     if not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content["state"].items()):
         return "has something else than named tensors for 'state'"
     return "" if isinstance(meta.get("train_args") or {}, dict) else "has no arguments in 'train_args'"
@@ -186,11 +186,24 @@ def weights_of(path: str | Path, content: Any) -> tuple[dict[str, Tensor], dict[
     state = harvest_state_dict(module) if module is not None else named_tensors(content)
     if not state:
         raise UserError(f"{path}: expected a checkpoint with named tensors, got none; give a .pt file of a detector")
+    if odd := next((name for name, tensor in state.items() if not _is_dense_real(tensor)), None):
+        raise UserError(f"{path}: expected plain tensors of real numbers, got {odd} as {_kind(state[odd])}; save them as float32 or float16")
     fields = vars(module) if module is not None else content
     if is_own(content):
         untrained = untrained_part(content["meta"])
         state = {k: v for k, v in state.items() if not (untrained and k.startswith(untrained))}
     return state, _class_names(fields.get("names"))
+
+
+def _is_dense_real(tensor: Tensor) -> bool:
+    """Whether a tensor holds its numbers one by one, in a type that can be reckoned with."""
+    eight_bits = tensor.is_floating_point() and tensor.element_size() == 1
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_quantized or tensor.is_complex() or eight_bits)
+
+
+def _kind(tensor: Tensor) -> str:
+    place = "no numbers at all" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+    return f"{place}, {str(tensor.dtype).removeprefix('torch.')}"
 
 
 def check_head(path: str | Path, content: dict[str, Any]) -> None:
@@ -246,7 +259,7 @@ def _rebuild_own(path: Path, content: dict[str, Any]) -> DetectionModel:
     try:
         detector = Detector(content["yaml"], nc=content["nc"], ch=content["yaml"].get("channels", 3), names=names)
         detector.load_state_dict(content["state"])
-    except (UserError, RuntimeError) as error:
+    except Exception as error:  # of damaged fields, anything
         detail = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: the model of this checkpoint cannot be built ({detail}); train it again") from None
     detector.names = names

@@ -11,8 +11,9 @@ from __future__ import annotations
 import pickle
 import re
 import types
-import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,7 @@ INERT_PREFIXES = (
     "types.",
 )  # fmt: skip
 INERT_NAMES = {"builtins.getattr", "builtins.object", "collections.defaultdict", "collections.deque", "_codecs.encode"}
+SCRIPT = "constants.pkl"  # the record that TorchScript archives have, and no others (torch.serialization)
 ACTIVATION = re.compile(r"(?:torch\.)?nn\.(\w+)\(([\w\s=.,+-]*)\)")
 DETECTORS = {"DetectionModel", "YOLOv10DetectionModel"}
 TEACHERS = {"RTDETRDetectionModel"}  # can only be learned from: their heads are trained and read in other ways
@@ -87,11 +89,29 @@ class InertUnpickler(pickle.Unpickler):
 
 
 def is_torchscript(path: Path) -> bool:
-    """Say whether the file is a TorchScript archive, which `torch.load` would otherwise run as a program."""
-    if not zipfile.is_zipfile(path):
+    """Say whether the file is a TorchScript archive, which `torch.load` would otherwise run as a program.
+
+    Asked of the reader that `torch.load` uses: Python's finds other entries in an archive that was made for that.
+    """
+    try:
+        return SCRIPT in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    except RuntimeError:  # no archive, or a damaged one
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(entry.endswith("/constants.pkl") for entry in archive.namelist())
+
+
+@contextmanager
+def no_scripts() -> Iterator[None]:
+    """Within this context `torch.load` runs no TorchScript, whatever the file is by then."""
+    run = torch.jit.load
+
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise UserError("is a TorchScript program")
+
+    torch.jit.load = refuse
+    try:
+        yield
+    finally:
+        torch.jit.load = run
 
 
 def load_inert(path: Path) -> Any:
@@ -104,7 +124,8 @@ def load_inert(path: Path) -> Any:
         __name__="inert", Unpickler=InertUnpickler, load=lambda file, **kw: InertUnpickler(file, **kw).load()
     )
     try:
-        return torch.load(path, map_location="cpu", pickle_module=pickler, weights_only=False)
+        with no_scripts():
+            return torch.load(path, map_location="cpu", pickle_module=pickler, weights_only=False)
     except UserError as refused:
         raise UserError(f"{path}: refused, the file {refused}; get it again from a source you trust") from None
     except Exception as error:  # a damaged pickle can fail in any way at all, and none of them is our mistake

@@ -53,7 +53,7 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
     try:
         fields: dict[str, Any] = json.loads(text)
         names = {int(index): name for index, name in fields["names"].items()}
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: its description cannot be read ({error}); the file is damaged, get it again") from None
     return fields | {"names": names, "state": state}
 

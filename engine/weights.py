@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
-from cfg.errors import UserError
+from cfg.errors import UserError, is_number
 from engine.backend import Backend
 from engine.checkpoint import check_head, load_detector
 
@@ -19,6 +19,7 @@ from ultralytics.nn.backends.base import BaseBackend
 from ultralytics.utils import torch_utils as host_torch
 
 DEFAULT_SIZE = 640
+LARGEST_SIDE = 2**15  # pixels: an input size beyond it is a mistake, and no memory holds it
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
@@ -83,8 +84,53 @@ def open_backend(path: Path, device: torch.device, precision: str = "fp32") -> t
         raise UserError(f"{path}: cannot be loaded ({type(error).__name__}: {detail[:200]}); export it again") from None
     if backend.task not in (None, "detect"):
         raise UserError(f"{path}: expected a detection model, got one for '{backend.task}'")
-    size = getattr(backend, "imgsz", None) or [DEFAULT_SIZE]
-    return backend, [int(side) for side in size]
+    size = _exported_size(path, backend)
+    _try(path, backend, size)
+    return backend, size
+
+
+def _exported_size(path: Path, backend: Backend) -> list[int]:
+    """The input size that an exported model names, or else has. Raises `UserError` where what it names cannot be."""
+    for name in ("stride", "batch"):
+        value = getattr(backend, name)
+        if not is_number(value) or value != int(value) or value < 1:
+            raise UserError(f"{path}: expected its {name} to be a whole number above 0, got {value!r}; export it again with export.py")
+    shape = backend.session.get_inputs()[0].shape if backend.format == "onnx" else []  # texts where any length will do
+    fixed = [side for side in shape if isinstance(side, int)]
+    if len(shape) == 4 and isinstance(shape[0], int) and not backend.dynamic and shape[0] != backend.batch:
+        raise UserError(f"{path}: its description says {backend.batch} images at once, its input takes {shape[0]}; export it again with export.py")
+    named = getattr(backend, "imgsz", None)
+    if named is not None and not (sides := sides_of(named)):
+        raise UserError(f"{path}: expected its imgsz to be one or two numbers of pixels, got {named!r}; export it again with export.py")
+    return sides if named is not None else fixed[2:] if len(fixed) == 4 else [DEFAULT_SIZE]
+
+
+def _try(path: Path, backend: Backend, size: list[int]) -> None:
+    """Run an exported model once, on a blank image. Raises `UserError` where it cannot, or gives something else than a detector's boxes."""
+    stride = int(backend.stride)
+    height, width = (math.ceil(side / stride) * stride if backend.dynamic else side for side in (size[0], size[-1]))
+    blank = torch.zeros(1, 3, height, width, dtype=torch.half if backend.fp16 else torch.float, device=backend.device)
+    try:
+        found = backend(blank)
+    except Exception as error:  # each runtime raises its own classes
+        detail = " ".join(str(error).split())[:200]
+        raise UserError(f"{path}: cannot look at an image of {height} x {width} pixels ({type(error).__name__}: {detail}); "
+                        "export it again with export.py") from None  # fmt: skip
+    boxes = found[0] if isinstance(found, (list, tuple)) else found
+    # Without metadata nobody says how many classes there are: fewer values than places.
+    classes = len(backend.names) if backend.metadata or boxes.ndim != 3 else min(boxes.shape[1], boxes.shape[2]) - 4
+    if boxes.ndim == 3 and len(boxes) == 1 and (boxes.shape[1] == 4 + classes > 4 or _are_final(boxes, classes)):
+        return
+    raise UserError(
+        f"{path}: expected a detector of {classes} classes, which gives (1, {4 + classes}, places), or (1, places, 6) after suppression, got "
+        f"{tuple(boxes.shape)}; export it with export.py"
+    )
+
+
+def _are_final(boxes: torch.Tensor, classes: int) -> bool:
+    """Whether an output (1, N, 6) holds boxes after suppression: its last column is the class."""
+    last = boxes[..., -1]
+    return boxes.shape[2] == 6 and bool(((last == last.round()) & (last >= 0) & (last < classes)).all())
 
 
 def tell_precision(asked: str, got: str) -> None:
@@ -99,8 +145,17 @@ def trained_size(detector: nn.Module) -> list[int]:
     """Return the input size that a detector was trained with: (side,) or (height, width)."""
     args = getattr(detector, "args", None)
     value = args.get("imgsz") if isinstance(args, dict) else getattr(args, "imgsz", None)
-    sizes = [value] if isinstance(value, int) else list(value or [DEFAULT_SIZE])
-    return [int(side) for side in sizes]
+    sides = sides_of(value)
+    if value is not None and not sides:
+        print(f"the weights say that they were trained at imgsz {value!r}, which is no size: {DEFAULT_SIZE} is used")
+    return sides or [DEFAULT_SIZE]
+
+
+def sides_of(value: Any) -> list[int]:
+    """One or two sides in pixels as a list; empty for anything that is no size."""
+    sides = list(value) if isinstance(value, (list, tuple)) else [value]
+    fit = 1 <= len(sides) <= 2 and all(is_number(side) and side == int(side) and 1 <= side <= LARGEST_SIDE for side in sides)
+    return [int(side) for side in sides] if fit else []
 
 
 def fit_size(asked: list[int], stride: int) -> list[int]:

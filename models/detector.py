@@ -147,6 +147,7 @@ class Detector(DetectionModel):
         try:
             if not isinstance(options, dict):
                 raise UserError(f"expected options by name, as 'beta: 1.5', got {options!r}; correct it")
+            options = {str(name): value for name, value in options.items()}
             return Criterion(self.head.loss(**options))
         except UserError as error:
             raise UserError(f"{self.yaml.get('yaml_file', 'model')}: loss: {error}") from None

@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from cfg import UserError, find, read_yaml
+from cfg import UserError, find, is_number, nearest, read_yaml
 from models.blocks import BLOCKS
 from models.heads import HEADS
-from models.rules import Site
+from models.rules import Site, whole
 
 Output = torch.Tensor | list[torch.Tensor]  # of one row: some (backbones, pyramids) have several
 MOST_REPEATS = 1000  # of a row: beyond it a network is a slip of the keyboard, and takes hours to build
+KEYS = ("nc", "depth_multiple", "width_multiple", "divisor", "loss", "backbone", "head", "base", "channels", "yaml_file")  # that are read
 PROBE_SIZE = 256  # image side of the probe; twice the coarsest stride any of our models has
 
 
@@ -45,15 +46,28 @@ def read_model(source: str | Path | dict[str, Any]) -> dict[str, Any]:
     return description
 
 
+def _check_keys(own: dict[str, Any], base: dict[str, Any], where: str) -> None:
+    """Refuse a key of a file that nothing reads: it is in no row, and no key of the `base` file. A checkpoint may have more."""
+    rows = [row for part in ("backbone", "head") for row in _as_list((base | own).get(part)) if isinstance(row, list) and len(row) == 4]
+    words = {word for row in rows for word in (row[2], *_as_list(row[3])) if isinstance(word, str)}
+    for key in own:
+        if key not in KEYS and key not in words and key not in base:
+            raise UserError(f"{where}: '{key}' is used by no row{nearest(str(key), [*KEYS, *words])}; correct it or take it out")
+
+
 def _with_base(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise UserError(f"{path}: its 'base' leads back to itself; remove one of the 'base:' lines")
     own = read_yaml(path)
     if "base" not in own:
+        _check_keys(own, {}, path.name)
         return own
     base_name = own.pop("base")
+    if not isinstance(base_name, str) or not base_name:
+        raise UserError(f"{path}: expected 'base' to name a model YAML as s-model.yaml, got {base_name!r}; correct it or take it out")
     beside = path.parent / str(base_name)
     base = _with_base(beside.resolve() if beside.is_file() else find("models", base_name), (*seen, path))
+    _check_keys(own, base, path.name)
     return base | own
 
 
@@ -78,7 +92,7 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     """
     rows = [*description["backbone"], *description["head"]]
     where = description.get("yaml_file", "model description")
-    scale = scaler(_factor(description, "width_multiple", where), int(_factor(description, "divisor", where, 8)))
+    scale = scaler(_factor(description, "width_multiple", where), _divisor(description, where))
     depth = _factor(description, "depth_multiple", where)
     layers: list[nn.Module] = []
     outputs: list[Output] = []
@@ -89,6 +103,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
         if name in list(HEADS) and not isinstance(source, list):
             raise UserError(f"{context}: a head reads a list of levels; write [[{source}], ...]")
         inputs = _inputs(source, outputs, image, context)
+        if repeats > 1 and repeats * depth > MOST_REPEATS:
+            raise UserError(f"{context}: expected at most {MOST_REPEATS} repeats, got {repeats} times depth_multiple {depth:g}; correct one of them")
         repeats = max(round(repeats * depth), 1) if repeats > 1 else repeats
         site = Site(
             channels=tuple(x.shape[1] for x in inputs),
@@ -107,9 +123,16 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
 
 def _factor(description: dict[str, Any], key: str, where: str, default: float = 1.0) -> float:
     value = description.get(key, default)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or value <= 0:
+    if not is_number(value) or value <= 0:
         raise UserError(f"{where}: expected {key} to be a number above 0, got {value!r}; correct it")
     return value
+
+
+def _divisor(description: dict[str, Any], where: str) -> int:
+    try:
+        return whole("divisor", description.get("divisor", 8))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _read_row(row: Any, description: dict[str, Any], context: str) -> tuple[Any, int, str, list[Any]]:
@@ -134,6 +157,8 @@ def _inputs(source: Any, outputs: list[Output], image: torch.Tensor, context: st
     Of a row with several outputs, a row that names it alone gets them all.
     """
     inputs: list[torch.Tensor] = []
+    if source == []:
+        raise UserError(f"{context}: 'from' names no row; name at least one, or -1 for the row before")
     for position in _as_list(source):
         if not isinstance(position, int) or not -max(len(outputs), 1) <= position < len(outputs):
             raise UserError(f"{context}: 'from' must name an earlier row (0 to {len(outputs) - 1}, or -1), got {position!r}")
@@ -171,7 +196,14 @@ def _build_row(
 
 
 def _check_grid(layer: nn.Module, inputs: list[torch.Tensor], output: Output) -> None:
-    """Refuse a row that makes a one-cell grid coarser: it stays one cell, and its stride would be measured too small."""
+    """Refuse a row whose stride is no whole number, or that makes a one-cell grid coarser, whose stride is measured too small."""
+    uneven = next((x for x in _as_list(output) if x.ndim != 4 or PROBE_SIZE % x.shape[2] or x.shape[2] != x.shape[3]), None)
+    if uneven is not None:
+        got = " x ".join(map(str, uneven.shape[2:]))
+        raise UserError(
+            f"expected a stride by which {PROBE_SIZE} can be divided, the same both ways: an image of {PROBE_SIZE} x {PROBE_SIZE} pixels "
+            f"gives a grid of {got} cells; correct its kernel, stride or padding"
+        )
     if min(x.shape[2] for x in [*inputs, *_as_list(output)]) > 1:
         return
     doubled = [x.repeat(1, 1, 2, 2) for x in inputs]

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from cfg import UserError
+from cfg import UserError, is_number
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,13 @@ def required(args: Sequence[Any], count: int, names: str) -> None:
     """Raise `UserError` when fewer than `count` arguments were given; `names` says which they are."""
     if len(args) < count:
         raise UserError(f"expected arguments [{names}], got {list(args)}")
+
+
+def whole(name: str, value: object, least: int = 1) -> int:
+    """`value`, an argument that has to be a whole number. Raises `UserError` for anything else, and below `least`."""
+    if not is_number(value) or value != int(value) or value < least:
+        raise UserError(f"expected {name} to be a whole number of at least {least}, got {value!r}; correct it")
+    return int(value)
 
 
 def to_channels(site: Site) -> Plan:

@@ -89,6 +89,8 @@ def export(options: ExportOptions) -> tuple[list[Path], int]:
         for package in PACKAGES[name] + (CHECK_PACKAGES[name] if options.check else ()):
             require(package, f"--format {name}")
     check_options(options, formats)
+    for option in unused(options):
+        print(option)
     weights = locate_weights(options.weights)
     if weights.suffix != ".pt":
         raise UserError(f"--weights {weights}: expected a .pt file, got an exported model; give the .pt it came from")
@@ -184,6 +186,18 @@ def _convert(detector: DetectionModel, name: str, draft: Path, size: list[int], 
     except (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError) as error:
         detail = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise UserError(f"--format {name}: the export failed ({detail}); nothing was written") from error
+
+
+def unused(options: ExportOptions) -> list[str]:
+    """A line for each switch that is off, though options were given that it alone reads."""
+    usual = ExportOptions(options.weights)
+    groups = {"nms": ("conf", "iou", "max_det"), "int8": ("calibration_images", "max_loss"), "check": ("check_images",)}
+    lines = []
+    for switch, names in groups.items():
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) != getattr(usual, name)]
+        if given and not getattr(options, switch):
+            lines.append(f"{', '.join(given)}: no effect {'with --no-check' if switch == 'check' else f'without --{switch}'}")
+    return lines
 
 
 def exporter_arguments(name: str, size: list[int], options: ExportOptions) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def yolov5_layout(state: dict[str, Tensor]) -> dict[str, Any] | None:
             row[1] = sum(name.startswith(f"model.{index}.m.") and name.endswith("cv1.conv.weight") for name in state)
     head, anchors = len(rows) - 1, state.get(f"model.{len(rows) - 1}.anchor_wh")
     outputs = state.get(f"model.{head}.m.0.weight")
-    if outputs is not None and anchors is not None and anchors.ndim == 3:
+    if outputs is not None and outputs.ndim == 4 and anchors is not None and anchors.ndim == 3 and anchors.shape[1]:
         description["nc"] = len(outputs) // anchors.shape[1] - 5
     width = f"{rows[0][3][0]} to {rows[9][3][0]} channels"
     return description | {"yaml_file": f"YOLOv5, {width}"}

@@ -145,9 +145,14 @@ KINDS: dict[str, type[nn.Module]] = {"dual": DualAttention, "cbam": CBAM, "none"
 
 def make_attention(kind: str, channels: int) -> nn.Module:
     """Build the attention called `kind` for `channels` channels. Raises `UserError` for an unknown kind."""
-    if kind not in KINDS:
-        raise UserError(f"unknown attention '{kind}'; expected one of {', '.join(KINDS)}{nearest(kind, KINDS)}")
+    check_attention(kind)
     return KINDS[kind](channels)
+
+
+def check_attention(kind: object) -> None:
+    """Raise `UserError` for a kind of attention that there is not."""
+    if kind not in KINDS:
+        raise UserError(f"unknown attention '{kind}'; expected one of {', '.join(KINDS)}{nearest(str(kind), KINDS)}")
 
 
 @BLOCKS.register("Attention")

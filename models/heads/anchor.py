@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from cfg import UserError, nearest
-from models.blocks.attention import make_attention
+from models.blocks.attention import check_attention, make_attention
 from models.blocks.host import Conv
 from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
 from models.heads.base import Head
 from models.losses.anchor import AnchorLoss
-from models.rules import Plan, Site, required
+from models.rules import Plan, Site, required, whole
 from models.wiring import Place, Scope
 
 STYLES = ("coupled", "decoupled")
@@ -70,12 +70,12 @@ class AnchorDetect(Head):
     def rule(site: Site) -> Plan:
         required(site.args, 2, "nc, anchors, style, attention, hidden, depth")
         nc, anchors, *rest = site.args
-        if not isinstance(nc, int) or nc < 1:
+        if not isinstance(nc, int) or isinstance(nc, bool) or nc < 1:
             raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
-        if not isinstance(anchors, (int, list)):
+        if not isinstance(anchors, (int, list)) or isinstance(anchors, bool):
             raise UserError(f"expected anchors to be rows of pixels or their number per level, got {anchors!r}")
         if len(rest) > 2:
-            rest[2] = site.scale(rest[2])
+            rest[2] = site.scale(whole("hidden", rest[2]))
         return Plan(None, (nc, anchors, site.channels, site.strides, *rest))
 
     def __init__(
@@ -91,6 +91,8 @@ class AnchorDetect(Head):
     ) -> None:
         if style not in STYLES:
             raise UserError(f"unknown head style '{style}'; expected {' or '.join(STYLES)}{nearest(style, STYLES)}")
+        check_attention(attention)
+        depth = whole("depth", depth, 0)
         super().__init__(nc, strides, reg_max=1, no=nc + 5)
         sizes = _anchor_sizes(anchors, strides)
         self.na = sizes.shape[1]
@@ -177,8 +179,11 @@ class AnchorDetect(Head):
 def _anchor_sizes(anchors: list[list[float]] | int, strides: tuple[int, ...]) -> torch.Tensor:
     """Anchors of the YAML as (nl, na, 2) pixels; a mere number of anchors gives squares of 2 to 6 strides to start from."""
     if isinstance(anchors, int):
-        multiples = torch.linspace(2, 6, anchors).view(1, -1, 1)
+        multiples = torch.linspace(2, 6, whole("anchors", anchors)).view(1, -1, 1)
         return torch.tensor(strides, dtype=torch.float32).view(-1, 1, 1) * multiples.expand(len(strides), -1, 2)
     if len(anchors) != len(strides):
         raise UserError(f"expected anchors for {len(strides)} levels (strides {list(strides)}), got {len(anchors)} rows")
-    return torch.tensor(anchors, dtype=torch.float32).view(len(strides), -1, 2)
+    sizes = torch.tensor(anchors, dtype=torch.float32).view(len(strides), -1, 2)
+    if not (sizes.isfinite() & (sizes > 0)).all() or not sizes.numel():
+        raise UserError(f"expected anchors of widths and heights above 0, in pixels, got {anchors!r}; correct them")
+    return sizes

@@ -13,7 +13,7 @@ from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
 from models.heads.base import Head
 from models.losses.gfl import GFLLoss, expected_bin
-from models.rules import Plan, Site, required
+from models.rules import Plan, Site, required, whole
 from models.wiring import Scope
 
 STYLES = {"gfl": (3, False, 4), "hkh": (5, True, 3)}  # kernel, depth-wise separable, convs per branch
@@ -59,10 +59,12 @@ class GFLDetect(Head):
     def rule(site: Site) -> Plan:
         required(site.args, 1, "nc, style, hidden, depth, bins")
         nc, *rest = site.args
-        if not isinstance(nc, int) or nc < 1:
+        if not isinstance(nc, int) or isinstance(nc, bool) or nc < 1:
             raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
-        if len(rest) > 1 and rest[1]:
-            rest[1] = site.scale(rest[1])
+        if len(rest) > 1 and rest[1] is not None:
+            rest[1] = site.scale(whole("hidden", rest[1]))
+        if len(rest) > 2 and rest[2] is not None:
+            rest[2] = whole("depth", rest[2])
         return Plan(None, (nc, site.channels, site.strides, *rest))
 
     def __init__(
@@ -77,7 +79,7 @@ class GFLDetect(Head):
     ) -> None:
         if style not in STYLES:
             raise UserError(f"unknown head style '{style}'; expected {' or '.join(STYLES)}{nearest(style, STYLES)}")
-        if not isinstance(bins, int) or bins < 2:
+        if not isinstance(bins, int) or isinstance(bins, bool) or bins < 2:
             raise UserError(f"expected at least 2 bins per side, got {bins!r}; GFL has 17 (0 ... 16)")
         super().__init__(nc, strides, bins, nc + 4 * bins)
         kernel, separable, usual = STYLES[style]

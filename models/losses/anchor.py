@@ -47,6 +47,8 @@ class Gains:
         if isinstance(options, Gains):
             return options
         known = [f.name for f in fields(cls)]
+        if not isinstance(options or {}, Mapping):
+            raise UserError(f"gains: expected gains by name, as 'box: 0.05', got {options!r}; correct it")
         for name, value in (options or {}).items():
             if name not in known:
                 raise UserError(f"gains: expected names among {', '.join(known)}, got '{name}'{nearest(name, known)}")

@@ -245,6 +245,47 @@ def test_truncated_and_missing_files(tmp_path):
             checkpoint.load_detector(tmp_path / name)
 
 
+class Program(nn.Module):
+    """As TorchScript, a program that runs while it is loaded: it leaves `trace` behind."""
+
+    def __init__(self, trace: str) -> None:
+        super().__init__()
+        self.trace = trace
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.trace, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.trace, self.training = state
+        torch.from_file(self.trace, shared=True, size=4, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("padding", [0, 65_600, 68_000, 69_000])  # behind 65,557 bytes, Python's zip reader finds no archive
+def test_a_torchscript_program_does_not_run(tmp_path, padding):
+    trace = tmp_path / "trace"
+    torch.jit.script(Program(str(trace))).save(str(tmp_path / "s.pt"))
+    (tmp_path / "s.pt").write_bytes((tmp_path / "s.pt").read_bytes() + bytes(padding))
+    with pytest.raises(UserError):
+        checkpoint.read(tmp_path / "s.pt")
+    with pytest.raises(UserError):  # nor where it took the place of another file after a first look
+        foreign.load_inert(tmp_path / "s.pt")
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("odd", [
+    torch.zeros(2, dtype=torch.complex64), torch.zeros(2).to(torch.float8_e4m3fn), torch.zeros(2, 2).to_sparse(), torch.zeros(2, device="meta"),
+])  # fmt: skip
+def test_tensors_that_cannot_be_reckoned_with_are_refused(tmp_path, odd):
+    torch.save({"a": torch.zeros(2), "b": odd}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match="expected plain tensors of real numbers, got b as"):
+        checkpoint.read_state(tmp_path / "odd.pt")
+
+
 def test_torchscript_file_is_explained(tmp_path):
     torch.jit.save(torch.jit.trace(nn.Identity(), torch.zeros(1)), tmp_path / "s.pt")
     with pytest.raises(UserError, match=r"TorchScript.*\.torchscript"):

@@ -146,6 +146,17 @@ def test_base_is_merged_and_overridden(tmp_path: Path) -> None:
     (changed(anchors="large"), r"row 5 .*expected anchors to be rows of pixels or their number per level, got 'large'"),
     (changed(nc="six"), r"row 5 .*expected nc to be a number of classes above 0, got 'six'"),
     (changed(width_multiple="half"), r"small.yaml: expected width_multiple to be a number above 0, got 'half'"),
+    (changed(depth_multiple=float("nan")), r"small.yaml: expected depth_multiple to be a number above 0, got nan"),
+    (changed(divisor=0.5), r"small.yaml: expected divisor to be a whole number of at least 1, got 0.5"),
+    (changed(depth_multiple=1e6) | {"backbone": [[-1, 2, "Conv", [8, 3, 2]]]}, r"row 0 \(Conv\): expected at most 1000 repeats, got 2 times"),
+    (changed(anchors=[[8, -8], [16, 16]]), r"row 5 .*expected anchors of widths and heights above 0"),
+    (changed(anchors=[[8, 8], [16, float("inf")]]), r"row 5 .*expected anchors of widths and heights above 0"),
+    (changed(nc=True), r"row 5 .*expected nc to be a number of classes above 0, got True"),
+    (row("head", 0, [[], 1, "Concat", []]), r"row 3 \(Concat\): 'from' names no row"),
+    (row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc", "anchors", "coupled", "daul"]]), r"row 5 .*unknown attention 'daul'.*did you mean 'dual'"),
+    (row("head", 2, [[3, 4], 1, "AnchorDetect", ["nc", "anchors", "decoupled", "none", -8]]), r"row 5 .*expected hidden to be a whole number"),
+    (row("backbone", 1, [-1, 1, "Conv", [8, 2]]), r"row 1 \(Conv\): expected a stride by which 256 can be divided.*grid of 129 x 129 cells"),
+    (row("backbone", 1, [-1, 1, "Conv", [8, 3, 3]]), r"row 1 \(Conv\): expected a stride by which 256 can be divided"),
     (changed(head=[]), r"small.yaml: expected a list of rows under 'head:', got \[\]"),
     (changed(backbone="Conv"), r"small.yaml: expected a list of rows under 'backbone:', got 'Conv'"),
 ])  # fmt: skip
@@ -158,6 +169,9 @@ def test_a_mistake_names_file_row_and_fix(rows: dict[str, Any], message: str) ->
 def test_options_of_a_loss_are_checked_when_the_model_is_built() -> None:
     with pytest.raises(UserError, match=r"small.yaml: loss: gains: expected balance to have 2 numbers .one per level., got 3"):
         Detector(changed(loss={"gains": {"balance": [4, 1, 0.4]}}))
+    for loss, message in (({"gains": 3}, "gains: expected gains by name"), ({1: 2}, "expected options among .* got '1'")):
+        with pytest.raises(UserError, match=f"small.yaml: loss: {message}"):
+            Detector(changed(loss=loss))
 
 
 def test_a_grid_of_one_cell_gets_no_coarser() -> None:
@@ -183,6 +197,18 @@ def test_a_base_that_leads_back_to_itself(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     with pytest.raises(UserError, match=r"a.yaml: its 'base' leads back to itself"):
+        read_model(tmp_path / "a.yaml")
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("base: s-model.yaml\ndepth_mutiple: 3\n", "a.yaml: 'depth_mutiple' is used by no row; did you mean 'depth_multiple'"),
+    ("base: s-model.yaml\natention: cbam\n", "a.yaml: 'atention' is used by no row; did you mean 'attention'"),
+    ("base:\n", "expected 'base' to name a model YAML as s-model.yaml, got None"),
+    ("base: 3\n", "expected 'base' to name a model YAML as s-model.yaml, got 3"),
+])  # fmt: skip
+def test_a_key_that_nothing_reads_and_a_base_without_a_name(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
         read_model(tmp_path / "a.yaml")
 
 
