@@ -61,7 +61,7 @@ def probe(schedule: Schedule, method: Method) -> float:
     A run = start-up, validations, clean-up and scoring, which the probe has too, + epochs * steps * (seconds of a step).
     """
     images, used = training_images(method.settings)
-    few = min(max(int(method.settings["batch"]), 1) * STEPS, used)
+    few = min(max(int(method.settings.get("batch", 16)), 1) * STEPS, used)
     folder = schedule.out / "probe"
     arguments = [*command(schedule.question, method, 0), "--epochs", "3", "--fraction", str(few / images)]
     run = Run(method.label, 0, folder, arguments, schedule.scoring, "probe", 3, method.script, schedule.split)
@@ -85,4 +85,6 @@ def training_images(settings: dict) -> tuple[int, int]:
 
     content = resolve(settings["data"], require=("train",))
     images = sum(len(list_images(Path(part))) for part in part_paths(content, "train"))
-    return images, max(round(images * float(settings.get("fraction") or 1.0)), 1)
+    fraction = settings.get("fraction") or 1.0
+    used = fraction if isinstance(fraction, int) and fraction > 1 else images * float(fraction)  # a count, or a share
+    return images, min(max(round(used), 1), images)

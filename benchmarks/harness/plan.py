@@ -227,17 +227,22 @@ def examine(question: Question, methods: list[Method]) -> None:
 
 def _build(settings: dict[str, Any], names: dict[int, str], labels: str) -> tuple[str, str]:
     """Digests of the student's first weights, and of all that the run depends on but the seed."""
+    from engine.precision import training_precision
     from engine.settings import SHIPPED, Settings
     from engine.start.shipped import shipped_for
     from engine.training.build import build_networks
     from engine.training.launch import init_seeds
+    from engine.training.processes import runs_on_cpu
 
     init_seeds(0)  # as train.py does, before it makes the student
-    student = build_networks(Settings.of(settings), len(names), names).student
+    run = Settings.of(settings).run
+    networks = build_networks(Settings.of(settings), len(names), names)
+    student, teacher = networks.student, networks.teacher
     start = hashlib.sha256()
     for value in student.state_dict().values():
         start.update(value.detach().cpu().numpy().tobytes())
-    facts = [student.yaml, names, labels]
+    facts = [student.yaml, names, labels, training_precision(run.amp, runs_on_cpu(run))]
+    facts += [teacher.model.yaml] if teacher and not teacher.trained else []  # a YAML of `cfg/` is known by its content too
     facts += [configurations(settings["distill"])] if settings["distill"] else []
     facts += [_contents(str(shipped_for(student)))] if settings["weights"] == SHIPPED else []
     return start.hexdigest(), _digest(settings, facts, _torchvision_weights(settings["teacher"]))

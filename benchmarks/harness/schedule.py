@@ -156,7 +156,7 @@ class Schedule:
             free.put(slot)
 
     def _let_first_start(self, future: Future, run: Run) -> None:
-        """Wait for its first epoch: it writes the data set's label cache, which the others only read."""
+        """Wait for its first epoch: it writes down what it read of the data set, which the others only look up."""
         while len(self.slots) > 1 and not future.done() and not run.epochs_done():
             time.sleep(POLL_S)
 

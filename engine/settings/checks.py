@@ -85,7 +85,7 @@ def _check_host(settings: dict[str, Any]) -> None:
             f"{nearest(settings['optimizer'], OPTIMIZERS)}"
         )
     batch, imgsz = settings["batch"], settings["imgsz"]
-    if batch != -1 and not 0 < batch < 1 and (not 1 <= batch < math.inf or batch != int(batch) or isinstance(batch, bool)):
+    if batch != -1 and not 0 < batch < 1 and (not isinstance(batch, int) or isinstance(batch, bool) or batch < 1):
         raise UserError(
             "batch: expected a whole number, -1 (as much as fits) or a share of GPU memory as 0.6, "
             f"got {batch}"
@@ -97,11 +97,13 @@ def _check_host(settings: dict[str, Any]) -> None:
         )
     if settings["workers"] < 0:
         raise UserError(f"workers: expected a whole number of at least 0, got {settings['workers']}")
+    if settings["time"] is not None and not 0 < settings["time"] < math.inf:
+        raise UserError(f"time: expected hours above 0, got {settings['time']}; leave it out for no limit")
     if settings["seed"] > MOST_SEED:
         raise UserError(f"seed: expected a whole number of at most {MOST_SEED}, got {settings['seed']}")
     if settings["cache"] not in (True, False, "ram", "disk", None):
         raise UserError(f"cache: expected True, False, ram or disk, got {settings['cache']!r}")
     freeze = settings["freeze"]
     layers = freeze if isinstance(freeze, list) else [freeze] if freeze is not None else []
-    if any(isinstance(x, (bool, float)) or (isinstance(x, int) and x < 0) for x in layers) or isinstance(freeze, str):
+    if any(not isinstance(x, int) or isinstance(x, bool) or x < 0 for x in layers):
         raise UserError(f"freeze: expected a number of layers or a list of layer numbers as [0,1,2], got {freeze!r}")

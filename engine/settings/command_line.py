@@ -63,6 +63,8 @@ def _value(name: str, text: str) -> Any:
         return None
     if name in TEXT:
         return text
+    if re.fullmatch(r"[+-]?0\d+", text):  # YAML reads 010 as 8
+        return int(text)
     try:
         return float(text) if re.fullmatch(SCIENTIFIC, text) else _plain(yaml.safe_load(text), text)
     except (yaml.YAMLError, ValueError):  # a date that is none

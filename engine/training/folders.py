@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import models.environment  # noqa: F401  (before ultralytics)
+from cfg import UserError
 from engine.settings import Run
 from engine.training.report import read_results
 
@@ -30,6 +31,13 @@ def run_folder(run: Run) -> Path:
 def exact_folder(run: Run) -> Path:
     """Where a run of exactly this name writes: never exp-2 for exp."""
     return run_folder(replace(run, exist_ok=True)).resolve()
+
+
+def check_own_folder(run: Run) -> None:
+    """Raise `UserError` for a `--save-dir` that holds files: those of the same names would be replaced."""
+    if run.save_dir and not run.exist_ok and Path(run.save_dir).is_dir() and any(Path(run.save_dir).iterdir()):
+        raise UserError(f"--save-dir {run.save_dir}: expected a new or empty folder, got one with files, of which the run would replace those of the "
+                        "same names; give another, or --exist-ok")  # fmt: skip
 
 
 def discard(folder: Path, existed: bool) -> None:

@@ -15,7 +15,7 @@ from engine.precision import training_precision
 from engine.settings import Data, Run, Settings, complete
 from engine.tiling.training import check_tiling, cut_data, is_cut
 from engine.training.build import Networks, build_networks
-from engine.training.folders import discard, run_folder, told
+from engine.training.folders import check_own_folder, discard, run_folder, told
 from engine.training.label_free import LabelFreeTrainer
 from engine.training.processes import (
     check_devices,
@@ -61,6 +61,8 @@ def train(given: dict[str, Any], command: list[str] | None = None) -> Path | Non
     settings, going_on = Settings.of(flat), checkpoint is not None
     run, data = settings.run, settings.data
     check_devices(run, data)
+    if RANK == -1 and not going_on:  # else another process made the folder
+        check_own_folder(run)
     tiles_ready = going_on or is_cut(data, run.save_dir)
     check_tiling(data, tiles_ready)
     cut = bool(data.tile) and not tiles_ready

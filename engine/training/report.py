@@ -63,7 +63,7 @@ def append_results(path: Path, epoch: int, seconds: float, figures: dict[str, fl
 
     Args:
         epoch: from 1.
-        seconds: since the training began.
+        seconds: since the training began; a resumed run counts anew.
         figures: by column.
     """
     new = not path.exists()

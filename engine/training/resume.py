@@ -5,18 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 import models.environment  # noqa: F401  (before ultralytics)
-from cfg import UserError
+from cfg import UserError, find, read_yaml
+from data import resolve
 from engine.checkpoint import RUN, load_detector, read
 from engine.settings import Settings, check, complete
+from engine.settings.recipes import DEFAULT_RECIPE
 from engine.training.folders import exact_folder
-from engine.training.report import trim_results
 
 from ultralytics.nn.tasks import DetectionModel
-from ultralytics.utils import RANK
 
 RESUMABLE = ("device", "workers", "cache", "patience", "batch", "imgsz", "save_period", "val", "plots",
              "time", "save_dir", "tensorboard", "verbose")  # fmt: skip
+PRECISIONS = {False: "fp32", "fp32": "fp32", "bf16": "bf16"}  # that were named, by what `amp` says; True leaves it open
 AUTO = "auto"  # of `resume`: this very run, begun where there is nothing of it yet
 MAY_DIFFER = (*RESUMABLE, "resume", "recipe", "data", "amp", "project", "name", "exist_ok")  # between the starts of one run
 
@@ -38,6 +41,8 @@ def resumed(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], Dete
             "leave out, or start a new run with --weights"
         )
     folder = path.resolve().parent.parent
+    if given.get("save_dir") and Path(given["save_dir"]).resolve() != folder:
+        raise UserError(f"save_dir: a resumed run goes on in its own folder {folder}, got {given['save_dir']}; leave it out")
     data = folder / "data.yaml"  # the run's own copy, also after the folder was moved
     settings = content["meta"]["train_args"] | ({"data": str(data)} if data.is_file() else {})
     settings |= {k: v for k, v in given.items() if k not in found_by}
@@ -62,20 +67,51 @@ def begun_or_new(given: dict[str, Any]) -> dict[str, Any] | Path:
     folder = exact_folder(Settings.of(settings).run)
     last = folder / "weights/last.pt"
     if not last.exists():
-        if RANK in {-1, 0}:
-            trim_results(folder / "results.csv", 0)  # of an epoch that was not saved
         return asked | {"save_dir": str(folder), "exist_ok": True}
     content = read(last)
     had = (content.get("meta") or {}).get("train_args") or {}
-    other = [name for name in asked if name not in MAY_DIFFER and had.get(name) != settings[name]]
+    other = _differing(asked, settings, had, folder)
     if other:
-        told = "; ".join(f"{name}: {had.get(name)} there, {settings[name]} now" for name in other[:4])
+        told = "; ".join(f"{name}: {had.get(name)} there, {settings.get(name)} now" for name in other[:4])
         raise UserError(f"--resume auto: expected the run in {folder} to have these arguments, got others ({told}); use the same, or give "
                         "another --name")  # fmt: skip
     if content.get("format") != RUN:
         print(f"{folder}: this run is finished", flush=True)
         return folder
     return {name: asked[name] for name in asked if name in RESUMABLE and name != "save_dir"} | {"resume": str(last)}
+
+
+def _differing(asked: dict[str, Any], settings: dict[str, Any], had: dict[str, Any], folder: Path) -> list[str]:
+    """Arguments, of the command line and its recipe, that are not those the run in `folder` was started with.
+
+    Args:
+        asked: of the command line.
+        settings: the same, completed.
+        had: the run's own, as its checkpoint has them: the host may have changed some since.
+    """
+    names = dict.fromkeys([*asked, *read_yaml(find("train", asked.get("recipe") or DEFAULT_RECIPE))])
+    names |= {"weights": None} if "pretrained" in names else {}
+    unlike = [name for name in names if name in settings and name not in MAY_DIFFER and _usual(name, had) != _usual(name, settings)]
+    if "epochs" in unlike and settings.get("time"):  # the host sets them by the time that is left
+        unlike.remove("epochs")
+    precision = PRECISIONS.get(settings.get("amp", True))
+    if precision and precision != PRECISIONS.get(had.get("amp"), had.get("amp")):
+        unlike.append("amp")
+    kept = folder / "data.yaml"  # with `tile`, of the tiles
+    if kept.is_file() and settings.get("data") and not settings.get("tile") and read_yaml(kept) != _as_written(settings["data"]):
+        unlike.append("data")
+    return unlike
+
+
+def _usual(name: str, settings: dict[str, Any]) -> Any:
+    """An argument's value, as far as it makes a difference."""
+    value = settings.get(name)
+    return value is not False if name == "channels_last" else value
+
+
+def _as_written(data: str) -> Any:
+    """What a run's own data.yaml has of a data set."""
+    return yaml.safe_load(yaml.safe_dump(resolve(data)))
 
 
 def latest_run(given: dict[str, Any]) -> Path:

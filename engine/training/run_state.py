@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cfg import UserError
+from engine.settings import Settings
 from engine.training.repeat import keep_mosaic_images, lay_out_state, mosaic_images, pending_gradients
 from engine.training.report import trim_results
 
@@ -30,6 +32,17 @@ def run_state(trainer: BaseTrainer) -> dict[str, Any]:
         "best_fitness": trainer.best_fitness,
         "stopper": {"best_fitness": trainer.stopper.best_fitness, "best_epoch": trainer.stopper.best_epoch},
     }
+
+
+def misfit(settings: Settings, ckpt: dict[str, Any] | None, error: RuntimeError) -> UserError:
+    """The error of a last.pt whose tensors are not those of the run's networks: what is not as it was, and what to do."""
+    had, distillation = (ckpt or {"meta": {}})["meta"].get("train_args") or {}, settings.distillation
+    parts = [f"the teacher {distillation.teacher}"] if distillation.teacher else []
+    parts += [f"cfg/distill/{distillation.distill or 'auto'}"]
+    if had.get("imgsz") != settings.data.imgsz:
+        parts = [f"--imgsz {settings.data.imgsz}, which was {had.get('imgsz')}"]
+    return UserError(f"{settings.run.resume}: does not fit {' and '.join(parts)} any more; put back what the run was started with "
+                     f"({' '.join(str(error).split())[:160]})")  # fmt: skip
 
 
 def restore(trainer: BaseTrainer, ckpt: dict[str, Any]) -> None:

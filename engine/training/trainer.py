@@ -31,7 +31,7 @@ from engine.training.draws import Draws, balanced, draws_note
 from engine.training.dynamic_teacher import save_dynamic_teacher
 from engine.training.repeat import put_gradients, seed_epoch
 from engine.training.report import TensorBoard, append_results, column, header, heading, plot_results, plot_weights
-from engine.training.run_state import restore, run_state
+from engine.training.run_state import misfit, restore, run_state
 from engine.training.summary import log_summary
 from engine.validation.validator import Validator
 
@@ -150,11 +150,7 @@ class Trainer(DetectionTrainer):
         try:
             model.load_state_dict(state)
         except RuntimeError as error:
-            raise UserError(
-                f"{self.args.resume}: does not fit the run's teacher {self.settings.distillation.teacher} and cfg/distill/"
-                f"{self.settings.distillation.distill} any more; put back what the run was started with "
-                f"({' '.join(str(error).split())[:160]})"
-            ) from None
+            raise misfit(self.settings, self.checkpoint, error) from None
 
     def set_model_attributes(self) -> None:
         """Tell the model its class names and the loss its arguments."""

@@ -39,6 +39,8 @@ from inspection.tiles import tiling_asked
 from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.metrics import smooth
 
+WRITTEN = "# Written by val.py: the data set that was validated, with absolute paths\n"
+
 
 def evaluate(
     weights: str | Path,
@@ -111,7 +113,7 @@ def evaluate(
     if judge:
         judge.foresee(*with_and_without(content, split))
     save_dir = Path(save_dir).resolve()
-    resolved = _write_data(save_dir, content, data_yaml(data))
+    resolved = _write_data(save_dir, content)
     args = dict(
         model=str(weights), data=str(resolved), imgsz=imgsz, batch=batch, device=target, split=split, conf=conf,
         iou=iou, plots=plots, rect=True, single_cls=single, task="detect", mode="val", verbose=False,
@@ -201,14 +203,18 @@ def _read_data(data: str | Path, split: str) -> dict[str, Any]:
     return {"train": content[split], "val": content[split]} | content
 
 
-def _write_data(save_dir: Path, content: dict[str, Any], source: Path) -> Path:
-    """Make the run folder and put the resolved data YAML there, where the host reads it. Raises `UserError`."""
+def _write_data(save_dir: Path, content: dict[str, Any]) -> Path:
+    """Make the run folder and put the resolved data YAML there, where the host reads it. Raises `UserError`.
+
+    A data.yaml that it did not write stays: a data set's own, or that of a training run, which `--resume` reads.
+    """
     path = save_dir / "data.yaml"
-    if path.exists() and path.samefile(source):
-        raise UserError(f"--save-dir {save_dir}: expected a folder of its own, got that of {source}, which would be replaced; give another")
     try:
+        if path.exists() and not path.read_text(encoding="utf-8", errors="replace").startswith(WRITTEN):
+            raise UserError(f"--save-dir {save_dir}: expected a folder of its own, got one with the data.yaml of a data set or a training run; "
+                            "give another")  # fmt: skip
         save_dir.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        path.write_text(WRITTEN + yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --save-dir") from None
     return path

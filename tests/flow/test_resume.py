@@ -299,7 +299,7 @@ def test_teacher_is_needed_again(place, monkeypatch, change):
         wide = write_model(place / "wide.yaml", width=24)
         folder = train(training(place, model=str(wide), name="wide", epochs=1))
         (folder / "weights/best.pt").rename(teacher)
-        expected = r"does not fit the run's teacher .*other\.pt"
+        expected = r"does not fit the teacher .*other\.pt"
     folder = place / f"runs/teacher-{change}"
     before = sorted(path.name for path in folder.rglob("*"))
     with pytest.raises(UserError, match=expected):

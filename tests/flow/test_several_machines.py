@@ -17,7 +17,9 @@ import torch
 from tiny import results, training, write_data, write_model
 
 from cfg import UserError
+from data import resolve
 from distill.base import METHODS
+from engine.precision import training_precision
 from engine.settings import Settings, known_names, read_command_line
 from engine.training import processes
 from engine.training.launch import train
@@ -53,11 +55,30 @@ def test_begun_gone_on_with_and_finished(place: Path, monkeypatch: pytest.Monkey
     with pytest.raises(UserError, match=r"^--resume auto: expected the run in .*runs/auto to have these arguments, got others "
                        r"\(epochs: 3 there, 4 now; lr0: [\d.]+ there, 0.5 now\)"):  # fmt: skip
         train(given | {"lr0": 0.5, "epochs": 4})
-    folder = train(given | {"workers": 0})
+    other = place / "other.yaml"
+    other.write_text((place / "data.yaml").read_text().replace("val: ", "val: ./"))
+    assert resolve(other) == resolve(place / "data.yaml")
+    train_on = place / "elsewhere.yaml"
+    train_on.write_text((place / "data.yaml").read_text().replace("dark", "darker"))
+    opposite = "fp32" if training_precision(True, on_cpu=True) == "bf16" else "bf16"
+    changes = ({"data": str(train_on)}, "data: .* now"), ({"recipe": "rare"}, "repeat_threshold: None there, 0.3 now"), ({"amp": opposite}, "amp: ")
+    for change, named in changes:
+        with pytest.raises(UserError, match=f"got others .*{named}"):
+            train(given | change)
+    folder = train(given | {"workers": 0, "data": str(other), "channels_last": True})  # which makes no difference
     assert folder == place / "runs/auto" and [row["epoch"] for row in results(folder)] == [1, 2, 3]
     before = (folder / "weights/last.pt").read_bytes()
     assert train(given) == folder and "this run is finished" in capsys.readouterr().out
     assert (folder / "weights/last.pt").read_bytes() == before and [path.name for path in (place / "runs").iterdir()] == ["auto"]
+
+
+def test_results_of_somebody_else_are_not_emptied_before_the_arguments_are_checked(place: Path) -> None:
+    folder = place / "runs/theirs"
+    folder.mkdir(parents=True)
+    (folder / "results.csv").write_text("part,score\nlot7,0.9\n")
+    with pytest.raises(UserError, match="nowhere.yaml"):
+        train(training(place, name="theirs", resume="auto", data="nowhere.yaml"))
+    assert (folder / "results.csv").read_text() == "part,score\nlot7,0.9\n"
 
 
 def test_the_command_of_several_gpus_can_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -272,7 +272,12 @@ def test_val_does_not_replace_the_data_yaml_that_it_reads(tmp_path, monkeypatch,
 
     assert command(*given, "--weights", weights, "--save-dir", tmp_path) == 2
     assert "expected a folder of its own" in capsys.readouterr().err and (tmp_path / "data.yaml").read_text() == text
-    assert command(*given, "--weights", weights, "--save-dir", tmp_path / "run") == 0
+    for _ in range(2):  # its own, again
+        assert command(*given, "--weights", weights, "--save-dir", tmp_path / "run") == 0
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training/data.yaml").write_text(text)
+    assert command(*given, "--weights", weights, "--save-dir", tmp_path / "training") == 2
+    assert (tmp_path / "training/data.yaml").read_text() == text
     (tmp_path / "images/broken.png").write_bytes(b"no image")
     assert command(*given, "--compare", weights, weights, "--save-dir", tmp_path / "both") == 1
     assert {path.name for path in (tmp_path / "both").iterdir()} == {"a", "b"}
