@@ -96,13 +96,13 @@ def _exported_size(path: Path, backend: Backend) -> list[int]:
         if not is_number(value) or value != int(value) or value < 1:
             raise UserError(f"{path}: expected its {name} to be a whole number above 0, got {value!r}; export it again with export.py")
     shape = backend.session.get_inputs()[0].shape if backend.format == "onnx" else []  # texts where any length will do
-    fixed = [side for side in shape if isinstance(side, int)]
+    fixed = [side for side in shape[2:] if isinstance(side, int)]
     if len(shape) == 4 and isinstance(shape[0], int) and not backend.dynamic and shape[0] != backend.batch:
         raise UserError(f"{path}: its description says {backend.batch} images at once, its input takes {shape[0]}; export it again with export.py")
     named = getattr(backend, "imgsz", None)
     if named is not None and not (sides := sides_of(named)):
         raise UserError(f"{path}: expected its imgsz to be one or two numbers of pixels, got {named!r}; export it again with export.py")
-    return sides if named is not None else fixed[2:] if len(fixed) == 4 else [DEFAULT_SIZE]
+    return sides if named is not None else fixed if len(fixed) == 2 else [DEFAULT_SIZE]
 
 
 def _try(path: Path, backend: Backend, size: list[int]) -> None:
@@ -114,7 +114,7 @@ def _try(path: Path, backend: Backend, size: list[int]) -> None:
         found = backend(blank)
     except Exception as error:  # each runtime raises its own classes
         detail = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: cannot look at an image of {height} x {width} pixels ({type(error).__name__}: {detail}); "
+        raise UserError(f"{path}: cannot run on an image of {height} x {width} pixels ({type(error).__name__}: {detail}); "
                         "export it again with export.py") from None  # fmt: skip
     boxes = found[0] if isinstance(found, (list, tuple)) else found
     # Without metadata nobody says how many classes there are: fewer values than places.

@@ -51,8 +51,8 @@ def test_a_detector_is_taken_with_and_without_a_description(tmp_path: Path) -> N
         (np.zeros((1, 252, 7), np.float32), (1, 3, 64, 64), {}, r"got \(1, 252, 7\)"),
         (np.zeros((1, 1000), np.float32), (1, 3, 64, 64), {}, r"got \(1, 1000\)"),
         (np.full((1, 300, 6), 5, np.float32), (1, 3, 64, 64), {}, r"got \(1, 300, 6\)"),  # after suppression, class 5 of 2
-        (BOXES, (1, 64, 64, 3), {}, "cannot look at an image of 64 x 64 pixels"),
-        (BOXES, (1, 3, 32, 32), {}, "cannot look at an image of 64 x 64 pixels"),
+        (BOXES, (1, 64, 64, 3), {}, "cannot run on an image of 64 x 64 pixels"),
+        (BOXES, (1, 3, 32, 32), {}, "cannot run on an image of 64 x 64 pixels"),
         (BOXES, (1, 3, 64, 64), {"batch": 9}, "says 9 images at once, its input takes 1"),
         (BOXES, (1, 3, 64, 64), {"stride": 0}, "expected its stride to be a whole number above 0, got 0"),
         (BOXES, (1, 3, 64, 64), {"imgsz": [0, 0]}, "expected its imgsz to be one or two numbers of pixels"),
