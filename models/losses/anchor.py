@@ -16,7 +16,8 @@ from models.losses.joint import joint_scores
 from models.losses.qfocal import quality_focal
 
 Assignment = list[LevelAssignment]  # one entry per level
-SCORES = ("joint", "apart")
+BETA = {"joint": 1.0, "apart": 1.5}  # by score
+SCORES = tuple(BETA)
 APART = ("obj", "cls", "balance")  # gains of the two score terms that `joint` has in one
 
 
@@ -104,7 +105,8 @@ class AnchorLoss(nn.Module):
     Args:
         head: whose predictions it judges.
         alpha: of eq. 14, 0.25 where None; the joint score has none.
-        beta: of eq. 14.
+        beta: exponent of the focusing factor. None: 1.5 as in eq. 14, and 1 for the joint score, which was better on held-out images of two
+            data sets (benchmarks/learning.md).
         gains: overrides of `Gains`.
         anchor_ratio: matching threshold of `assign_anchors`.
         score: `joint` trains objectness times class score, by which detections are ranked, as one number (`models.losses.joint`);
@@ -117,13 +119,13 @@ class AnchorLoss(nn.Module):
     head: AnchorHead
 
     def __init__(
-        self, head: AnchorHead, alpha: float | None = None, beta: float = 1.5,
+        self, head: AnchorHead, alpha: float | None = None, beta: float | None = None,
         gains: Mapping[str, object] | Gains | None = None, anchor_ratio: float = 4.0, score: str | None = None,
     ) -> None:
         super().__init__()
         if alpha is not None and not (is_number(alpha) and 0 <= alpha <= 1):
             raise UserError(f"alpha: expected a number from 0 to 1, got {alpha!r}; the paper's is 0.25")
-        if not is_number(beta) or (beta < 1 and beta != 0):
+        if beta is not None and (not is_number(beta) or (beta < 1 and beta != 0)):
             raise UserError(f"beta: expected 0 or at least 1, got {beta!r}; the paper's is 1.5")
         given = gains if isinstance(gains, Mapping) else {}
         weighed = [name for name in APART if name in given] + ["alpha"] * (alpha is not None)
@@ -139,7 +141,8 @@ class AnchorLoss(nn.Module):
         # Not a submodule: a model that keeps its loss as an attribute must not have the head's tensors twice.
         object.__setattr__(self, "head", head)
         self.alpha = 0.25 if alpha is None else alpha
-        self.beta, self.anchor_ratio, self.score = beta, anchor_ratio, score
+        self.beta = BETA[score] if beta is None else beta
+        self.anchor_ratio, self.score = anchor_ratio, score
         self.gains = Gains.of(gains)
         self.gains.level_balance(head.pixels_per_cell)  # of a wrong length now, or at the first step
 

@@ -20,7 +20,7 @@ def joint_quality_focal(objectness: Tensor, classes: Tensor, targets: Tensor, be
         objectness: (..., 1) logits.
         classes: (..., K) logits.
         targets: (..., K) in [0, 1].
-        beta: exponent of the focusing factor.
+        beta: exponent of the focusing factor: 0, or at least 1.
 
     Returns:
         Losses (..., K), finite for any finite logit.
