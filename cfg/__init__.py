@@ -5,10 +5,10 @@ tools write it (`text`) and turn mistakes into one clear line (`errors`). Every 
 imports none.
 """
 
-from cfg.errors import UserError, guard, is_number, nearest, printable
+from cfg.errors import UserError, guard, is_number, is_whole, nearest, printable
 from cfg.find import find, read_yaml
 from cfg.text import read_lines, read_text
 
 __all__ = [
-    "UserError", "find", "guard", "is_number", "nearest", "printable", "read_lines", "read_text", "read_yaml"
+    "UserError", "find", "guard", "is_number", "is_whole", "nearest", "printable", "read_lines", "read_text", "read_yaml"
 ]  # fmt: skip

@@ -40,6 +40,11 @@ def is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def is_whole(value: object, least: int = 1) -> TypeGuard[float]:
+    """Whether a value is a whole number of at least `least`, written as 640 or 640.0."""
+    return is_number(value) and value == int(value) and value >= least
+
+
 def refusal(error: Exception) -> str:
     """One line about what the machine refused (memory, disk, rights, a name too long); empty for any other error."""
     if isinstance(error, MemoryError) or re.search(NO_MEMORY, str(error), re.IGNORECASE):

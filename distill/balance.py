@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cfg import UserError, is_number, nearest
+from cfg import UserError, is_number, is_whole, nearest
 from distill.base import Term, portions_of
 from distill.gradients import GradientProducts
 from distill.schedule import DECAYS, Schedule
@@ -192,7 +192,7 @@ def check_balance(given: Mapping[str, object]) -> None:
         "kd_project": (lambda v: isinstance(v, bool), "True or False"),
         "kd_warmup": (lambda v: is_number(v) and 0 <= v < 1, "a fraction of training, 0 or more and below 1"),
         "kd_until": (lambda v: is_number(v) and 0 < v <= 1, "a fraction of training above 0, at most 1"),
-        "kd_every": (lambda v: is_number(v) and v == int(v) and v >= 1, "a whole number of steps, 1 or more"),
+        "kd_every": (is_whole, "a whole number of steps, 1 or more"),
     }
     for name, (holds, wanted) in rules.items():
         if name in given and not holds(given[name]):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 import models.environment  # noqa: F401  (must run before ultralytics is imported)
-from cfg.errors import UserError, is_number
+from cfg.errors import UserError, is_whole
 from engine.backend import Backend
 from engine.checkpoint import check_head, load_detector
 
@@ -93,7 +93,7 @@ def _exported_size(path: Path, backend: Backend) -> list[int]:
     """The input size that an exported model names, or else has. Raises `UserError` where what it names cannot be."""
     for name in ("stride", "batch"):
         value = getattr(backend, name)
-        if not is_number(value) or value != int(value) or value < 1:
+        if not is_whole(value):
             raise UserError(f"{path}: expected its {name} to be a whole number above 0, got {value!r}; export it again with export.py")
     shape = backend.session.get_inputs()[0].shape if backend.format == "onnx" else []  # texts where any length will do
     fixed = [side for side in shape[2:] if isinstance(side, int)]
@@ -154,7 +154,7 @@ def trained_size(detector: nn.Module) -> list[int]:
 def sides_of(value: Any) -> list[int]:
     """One or two sides in pixels as a list; empty for anything that is no size."""
     sides = list(value) if isinstance(value, (list, tuple)) else [value]
-    fit = 1 <= len(sides) <= 2 and all(is_number(side) and side == int(side) and 1 <= side <= LARGEST_SIDE for side in sides)
+    fit = 1 <= len(sides) <= 2 and all(is_whole(side) and side <= LARGEST_SIDE for side in sides)
     return [int(side) for side in sides] if fit else []
 
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from cfg import UserError, is_number
+from cfg import UserError, is_whole
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def required(args: Sequence[Any], count: int, names: str) -> None:
 
 def whole(name: str, value: object, least: int = 1) -> int:
     """`value`, an argument that has to be a whole number. Raises `UserError` for anything else, and below `least`."""
-    if not is_number(value) or value != int(value) or value < least:
+    if not is_whole(value, least):
         raise UserError(f"expected {name} to be a whole number of at least {least}, got {value!r}; correct it")
     return int(value)
 

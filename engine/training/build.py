@@ -99,8 +99,8 @@ def distillation_note(
 ) -> str:
     """The header line that says what is distilled from what, and how strongly."""
     source = f"from {teacher.spec.label} (strides {teacher.spec.strides})" if teacher else "without a trained teacher"
-    usual = {"hold": True, "cap": None, "project": True, "warmup": 0.0, "until": 1.0, "decay": "none"}
-    changed = [f"{name} {distillation.balance[name]}" for name, value in usual.items() if distillation.balance[name] != value]
+    usual = Distillation().balance
+    changed = [f"{name} {value}" for name, value in distillation.balance.items() if name not in ("share", "every") and value != usual[name]]
     balance = ", ".join([f"gradient ratio {distillation.balance['share']}", *changed])
     method = f"{wanted} {source}: {distiller.describe()}"
     if label_free:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import models.environment  # noqa: F401  (before ultralytics)
 from cfg import UserError, find, read_yaml
 from data import resolve
@@ -98,7 +96,7 @@ def _differing(asked: dict[str, Any], settings: dict[str, Any], had: dict[str, A
     if precision and precision != PRECISIONS.get(had.get("amp"), had.get("amp")):
         unlike.append("amp")
     kept = folder / "data.yaml"  # with `tile`, of the tiles
-    if kept.is_file() and settings.get("data") and not settings.get("tile") and read_yaml(kept) != _as_written(settings["data"]):
+    if kept.is_file() and settings.get("data") and not settings.get("tile") and read_yaml(kept) != resolve(settings["data"]):
         unlike.append("data")
     return unlike
 
@@ -107,11 +105,6 @@ def _usual(name: str, settings: dict[str, Any]) -> Any:
     """An argument's value, as far as it makes a difference."""
     value = settings.get(name)
     return value is not False if name == "channels_last" else value
-
-
-def _as_written(data: str) -> Any:
-    """What a run's own data.yaml has of a data set."""
-    return yaml.safe_load(yaml.safe_dump(resolve(data)))
 
 
 def latest_run(given: dict[str, Any]) -> Path:

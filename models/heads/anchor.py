@@ -13,7 +13,7 @@ from models.blocks.attention import check_attention, make_attention
 from models.blocks.host import Conv
 from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
-from models.heads.base import Head
+from models.heads.base import Head, check_classes
 from models.losses.anchor import AnchorLoss
 from models.rules import Plan, Site, required, whole
 from models.wiring import Place, Scope
@@ -70,8 +70,7 @@ class AnchorDetect(Head):
     def rule(site: Site) -> Plan:
         required(site.args, 2, "nc, anchors, style, attention, hidden, depth")
         nc, anchors, *rest = site.args
-        if not isinstance(nc, int) or isinstance(nc, bool) or nc < 1:
-            raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
+        check_classes(nc)
         if not isinstance(anchors, (int, list)) or isinstance(anchors, bool):
             raise UserError(f"expected anchors to be rows of pixels or their number per level, got {anchors!r}")
         if len(rest) > 2:

@@ -15,6 +15,12 @@ from models.rules import Plan, Site
 from ultralytics.nn.modules.head import Detect
 
 
+def check_classes(nc: object) -> None:
+    """Raise `UserError` for a number of classes, of a head's row, that is none."""
+    if not isinstance(nc, int) or isinstance(nc, bool) or nc < 1:
+        raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
+
+
 class Head(Detect):
     """A detection head with layers of its own; says what ultralytics reads on every head.
 

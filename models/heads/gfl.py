@@ -11,7 +11,7 @@ from torch import nn
 from cfg import UserError, nearest
 from models.channels import Axis, Grid, Part, cells
 from models.heads import HEADS
-from models.heads.base import Head
+from models.heads.base import Head, check_classes
 from models.losses.gfl import GFLLoss, expected_bin
 from models.rules import Plan, Site, required, whole
 from models.wiring import Scope
@@ -59,8 +59,7 @@ class GFLDetect(Head):
     def rule(site: Site) -> Plan:
         required(site.args, 1, "nc, style, hidden, depth, bins")
         nc, *rest = site.args
-        if not isinstance(nc, int) or isinstance(nc, bool) or nc < 1:
-            raise UserError(f"expected nc to be a number of classes above 0, got {nc!r}; add 'nc: 6' to the YAML")
+        check_classes(nc)
         if len(rest) > 1 and rest[1] is not None:
             rest[1] = site.scale(whole("hidden", rest[1]))
         if len(rest) > 2 and rest[2] is not None:
