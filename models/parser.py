@@ -121,8 +121,8 @@ def build(description: dict[str, Any], channels: int = 3) -> tuple[nn.Sequential
     return nn.Sequential(*layers), sorted(kept)
 
 
-def _factor(description: dict[str, Any], key: str, where: str, default: float = 1.0) -> float:
-    value = description.get(key, default)
+def _factor(description: dict[str, Any], key: str, where: str) -> float:
+    value = description.get(key, 1.0)
     if not is_number(value) or value <= 0:
         raise UserError(f"{where}: expected {key} to be a number above 0, got {value!r}; correct it")
     return value
